@@ -1,0 +1,52 @@
+"""The contract of an environment. Two kinds, because some compile and some do not."""
+
+import abc
+from typing import NamedTuple
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+
+class EnvSpec(NamedTuple):
+    """What the rest of the program asks about an environment."""
+
+    id: str
+    obs_shape: tuple[int, ...]
+    num_actions: int
+    max_steps: int
+    """The time limit T: an episode still running after T steps is truncated."""
+    reward_threshold: float | None
+    """Mean return that counts as solved, if the environment defines one."""
+
+
+class JittedEnv(eqx.Module):
+    """An environment written in JAX, one lane of it; callers vmap. Truncation is the caller's affair."""
+
+    spec: eqx.AbstractVar[EnvSpec]
+
+    @abc.abstractmethod
+    def reset(self, key: PRNGKeyArray) -> tuple[PyTree, Float[Array, "*O"]]:
+        """(state, observation)."""
+
+    @abc.abstractmethod
+    def step(
+        self, key: PRNGKeyArray, state: PyTree, action: Int[Array, ""]
+    ) -> tuple[PyTree, Float[Array, "*O"], Float[Array, ""], Bool[Array, ""]]:
+        """(state, observation, reward, terminated); after termination anything may follow."""
+
+
+class HostEnv(abc.ABC):
+    """B lanes of an environment that runs in Python, stepped together."""
+
+    spec: EnvSpec
+
+    @abc.abstractmethod
+    def reset(self, seed: int) -> Float[np.ndarray, "B *O"]:
+        """Observations of fresh episodes in every lane."""
+
+    @abc.abstractmethod
+    def step(
+        self, action: Int[np.ndarray, " B"]
+    ) -> tuple[Float[np.ndarray, "B *O"], Float[np.ndarray, " B"], Bool[np.ndarray, " B"], Bool[np.ndarray, " B"]]:
+        """(observation, reward, terminated, truncated); lanes that have ended may do anything."""

@@ -1,0 +1,70 @@
+"""Environments of gymnax: written in JAX, so that a whole run is one compiled program."""
+
+import importlib
+import importlib.util
+import sys
+import types
+from dataclasses import replace
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from pgx.envs.base import EnvSpec, JittedEnv
+
+ENVIRONMENTS = {
+    "CartPole-v1": ("classic_control.cartpole", "CartPole"),
+    "Acrobot-v1": ("classic_control.acrobot", "Acrobot"),
+    "MountainCar-v0": ("classic_control.mountain_car", "MountainCar"),
+    "Catch-bsuite": ("bsuite.catch", "Catch"),
+}
+"""id → where gymnax keeps it."""
+
+
+class GymnaxEnv(JittedEnv):
+    """A discrete-action gymnax environment; its numeric parameters (gravity …) are traced."""
+
+    env: object = eqx.field(static=True)
+    params: object
+    spec: EnvSpec = eqx.field(static=True)
+
+    def __init__(self, id: str, reward_threshold: float | None = None, params: dict[str, float] | None = None):
+        self.env = _load(id)
+        # the time limit is a shape, the rest are numbers
+        self.params = replace(self.env.default_params, **(params or {}))
+        self.spec = EnvSpec(
+            id=id,
+            obs_shape=tuple(self.env.observation_space(self.params).shape),
+            num_actions=int(self.env.num_actions),
+            max_steps=int(self.params.max_steps_in_episode),
+            reward_threshold=reward_threshold,
+        )
+
+    def reset(self, key):
+        obs, state = self.env.reset_env(key, self.params)
+        return state, obs.astype(jnp.float32)
+
+    def step(self, key, state, action):
+        obs, state, reward, terminated, _ = self.env.step_env(key, state, action, self.params)
+        return state, obs.astype(jnp.float32), reward.astype(jnp.float32), terminated
+
+
+def _load(id: str):
+    """The environment, without the two seconds that `import gymnax` takes.
+
+    gymnax's package file imports all its environments and with them matplotlib, pandas and seaborn.
+    Empty stand-ins for the two packages let Python find the one module wanted; they are taken away
+    again, so a later `import gymnax` gets the real thing.
+    """
+    module, name = ENVIRONMENTS[id]
+    root = importlib.util.find_spec("gymnax").submodule_search_locations[0]
+    stand_ins = [package for package in ("gymnax", "gymnax.environments") if package not in sys.modules]
+    try:
+        for package in stand_ins:
+            stand_in = types.ModuleType(package)
+            stand_in.__path__ = [root + package.removeprefix("gymnax").replace(".", "/")]
+            sys.modules[package] = stand_in
+        found = importlib.import_module(f"gymnax.environments.{module}")
+    finally:
+        for package in stand_ins:
+            sys.modules.pop(package, None)
+    return getattr(found, name)()

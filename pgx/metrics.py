@@ -1,0 +1,54 @@
+"""What is measured at every update: the columns of metrics.csv."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from pgx.types import Episodes, Metrics
+
+COLUMNS = {
+    "update": "updates done, counting this one",
+    "env_steps": "environment steps taken since the start of the run",
+    "episodes": "episodes finished since the start of the run",
+    "return_mean": "undiscounted return over the batch's episodes: mean",
+    "return_std": "… standard deviation (n, not n − 1)",
+    "return_min": "… minimum",
+    "return_max": "… maximum",
+    "return_recent": "mean return of the last 100 training episodes; empty until there are 100",
+    "length_mean": "steps an episode, mean over the batch",
+    "policy_loss": "−(1/B) ΣΣ log π · A − c · entropy; means nothing by itself",
+    "value_loss": "mean squared error of V before its step; empty without a value network",
+    "entropy": "H(π(·|s)) in nats, mean over the batch's steps",
+    "grad_norm": "Euclidean norm of the policy gradient, before clipping",
+    "explained_variance": "1 − Var(G − b) / Var(G); empty without a critic or where Var(G) = 0",
+    "kl": "KL(old ‖ new policy) in nats, mean over the batch's steps",
+    "grad_variance": "trace of the covariance of the per-episode gradients, every diagnose_every updates",
+    "grad_snr": "(‖mean gradient‖² − grad_variance / B) / grad_variance: unbiased, so it can be negative",
+}
+"""Name and meaning, in the order of the file."""
+
+NO_GRADIENT_QUALITY: Metrics = {"grad_variance": jnp.nan, "grad_snr": jnp.nan}
+
+
+def of_episodes(episodes: Episodes) -> Metrics:
+    """Returns and lengths of the batch; `env_steps` and `episodes` are this update's own."""
+    returns = episodes.reward.sum(0)
+    return {
+        "env_steps": episodes.mask.sum(),
+        "episodes": jnp.array(returns.shape[0]),
+        "return_mean": returns.mean(),
+        "return_std": returns.std(),
+        "return_min": returns.min(),
+        "return_max": returns.max(),
+        "length_mean": episodes.length.mean(),
+    }
+
+
+def gradient_quality(gradients: PyTree[Float[Array, "B ..."]]) -> Metrics:
+    """tr Σ = Σ_b ‖g_b − ḡ‖² / (B − 1) and the signal-to-noise ratio of one episode's gradient."""
+    leaves = jax.tree.leaves(gradients)
+    batch = leaves[0].shape[0]
+    mean = [g.mean(0) for g in leaves]
+    variance = sum(((g - m) ** 2).sum() for g, m in zip(leaves, mean, strict=True)) / (batch - 1)
+    signal = sum((m**2).sum() for m in mean) - variance / batch
+    return {"grad_variance": variance, "grad_snr": signal / variance}

@@ -1,0 +1,55 @@
+"""Optimisers as data: every number in them is a traced input, so changing it compiles nothing."""
+
+from typing import Literal
+
+import equinox as eqx
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+METHODS = {"adam": optax.adam, "adamw": optax.adamw, "sgd": optax.sgd, "rmsprop": optax.rmsprop}
+
+
+class Optimiser(eqx.Module):
+    """One of optax's optimisers, with optional clipping of the global norm and a schedule.
+
+    `schedule` takes the learning rate to 0 over `decay_updates` gradient steps (linear or cosine).
+    `settings` go to optax's constructor by name (b1, b2, eps, weight_decay, momentum …).
+    """
+
+    method: str = eqx.field(static=True)
+    learning_rate: float | Float[Array, ""]
+    clip_norm: float | Float[Array, ""] | None
+    schedule: str = eqx.field(static=True)
+    decay_updates: int | None = eqx.field(static=True)
+    settings: dict[str, float | bool | None]
+
+    def __init__(
+        self,
+        method: str,
+        learning_rate: float,
+        clip_norm: float | None = None,
+        schedule: Literal["constant", "linear", "cosine"] = "constant",
+        decay_updates: int | None = None,
+        **settings: float | bool | None,
+    ):
+        self.method, self.learning_rate, self.clip_norm = method, learning_rate, clip_norm
+        self.schedule, self.decay_updates, self.settings = schedule, decay_updates, settings
+
+    def transformation(self) -> optax.GradientTransformation:
+        rate = self.learning_rate
+        if self.schedule == "linear":
+            rate = optax.linear_schedule(rate, 0.0, self.decay_updates)
+        elif self.schedule == "cosine":
+            rate = optax.cosine_decay_schedule(rate, self.decay_updates)
+        method = METHODS[self.method](rate, **self.settings)
+        if self.clip_norm is not None:
+            method = optax.chain(optax.clip_by_global_norm(self.clip_norm), method)
+        return optax.flatten(method)  # one vector instead of a leaf a layer: less to compile and to launch
+
+    def init(self, model: PyTree) -> optax.OptState:
+        return self.transformation().init(eqx.filter(model, eqx.is_inexact_array))
+
+    def step(self, model: PyTree, gradient: PyTree, opt_state: optax.OptState) -> tuple[PyTree, optax.OptState]:
+        parameters = eqx.filter(model, eqx.is_inexact_array)
+        updates, opt_state = self.transformation().update(gradient, opt_state, parameters)
+        return eqx.apply_updates(model, updates), opt_state

@@ -1,0 +1,102 @@
+"""Two doors to one Episodes: environments that compile, and environments on the host."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from pgx.envs.base import HostEnv, JittedEnv
+from pgx.types import Episodes
+
+
+def sample(logits: Float[Array, "A B"], uniform: Float[Array, " B"]) -> Int[Array, " B"]:
+    """a ~ softmax(logits) by inversion: one uniform number an action, drawn ahead of time.
+
+    NaN logits give action 0 without a word: non-finite parameters are detected at every update.
+    """
+    cumulative = jnp.cumsum(jax.nn.softmax(logits, axis=0), axis=0)
+    return (uniform >= cumulative[:-1]).sum(0, dtype=jnp.int32)
+
+
+def mode(logits: Float[Array, "A B"], uniform: Float[Array, " B"]) -> Int[Array, " B"]:
+    """The most probable action, for evaluation."""
+    return logits.argmax(0).astype(jnp.int32)
+
+
+def act(policy: Callable, obs: Float[Array, "B *O"], uniform: Float[Array, " B"], choose: Callable) -> Int[Array, " B"]:
+    """One action for each of B observations."""
+    # the batch goes last inside: a third faster on a CPU than [B, O] for nets this small
+    logits = jax.vmap(policy, in_axes=-1, out_axes=-1)(jnp.moveaxis(obs, 0, -1))
+    return choose(logits, uniform)
+
+
+def rollout(
+    env: JittedEnv, policy: Callable, key: PRNGKeyArray, num_episodes: int, choose: Callable = sample
+) -> Episodes:
+    """`num_episodes` whole episodes side by side, in a loop that ends with the longest of them."""
+    T, B = env.spec.max_steps, num_episodes
+    reset_key, step_key, action_key = jax.random.split(key, 3)
+    env_state, obs = jax.vmap(env.reset)(jax.random.split(reset_key, B))
+    # all at once: a call of the generator inside the loop costs more than the numbers
+    uniform = jax.random.uniform(action_key, (T * B,)).reshape(T, B)
+    record = (obs, jnp.zeros(B, jnp.int32), jnp.zeros(B), jnp.zeros(B, bool))
+    buffers = jax.tree.map(lambda x: jnp.zeros((T, *x.shape), x.dtype), record)
+
+    def running(carry):
+        t, _, _, alive, _, _ = carry
+        return (t < T) & alive.any()
+
+    def step(carry):
+        t, env_state, obs, alive, terminated, buffers = carry
+        action = act(policy, obs, uniform[t], choose)
+        keys = jax.random.split(jax.random.fold_in(step_key, t), B)
+        env_state, next_obs, reward, ended = jax.vmap(env.step)(keys, env_state, action)
+        taken = (obs, action, jnp.where(alive, reward, 0.0), alive)
+        buffers = jax.tree.map(lambda buffer, x: buffer.at[t].set(x), buffers, taken)
+        next_obs = jax.vmap(jnp.where)(alive, next_obs, obs)
+        return t + 1, env_state, next_obs, alive & ~ended, terminated | (alive & ended), buffers
+
+    start = (0, env_state, obs, jnp.ones(B, bool), jnp.zeros(B, bool), buffers)
+    _, _, obs, _, terminated, buffers = jax.lax.while_loop(running, step, start)
+    return Episodes(*buffers, terminated=terminated, last_obs=obs)
+
+
+class HostRollout:
+    """The other door: the environment steps on the host, the policy is one compiled call a step.
+
+    Buffers are padded to the time limit, so that no length of episode compiles anything.
+    """
+
+    def __init__(self, env: HostEnv, num_episodes: int, choose: Callable = sample):
+        self.env, self.num_episodes = env, num_episodes
+        self._act = eqx.filter_jit(lambda policy, obs, uniform: act(policy, obs, uniform, choose))
+        self._draw = jax.jit(self._random_numbers)
+
+    def _random_numbers(self, key):
+        reset_key, action_key = jax.random.split(key)
+        seed = jax.random.bits(reset_key, dtype=jnp.uint32)
+        return seed, jax.random.uniform(action_key, (self.env.spec.max_steps, self.num_episodes))
+
+    def __call__(self, policy: Callable, key: PRNGKeyArray) -> Episodes:
+        """One whole episode in every lane; a lane that has ended waits, masked, for the longest."""
+        T, B = self.env.spec.max_steps, self.num_episodes
+        seed, uniform = jax.device_get(self._draw(key))
+        obs = self.env.reset(int(seed))
+        seen = np.zeros((T, *obs.shape), np.float32)
+        actions, rewards = np.zeros((T, B), np.int32), np.zeros((T, B), np.float32)
+        mask = np.zeros((T, B), bool)
+        alive, terminated, last_obs = np.ones(B, bool), np.zeros(B, bool), obs.copy()
+        for t in range(T):
+            seen[t], mask[t] = obs, alive
+            actions[t] = np.asarray(self._act(policy, obs, uniform[t]))
+            obs, reward, ended, cut = self.env.step(actions[t])
+            rewards[t] = np.where(alive, reward, 0.0)
+            last_obs[alive] = obs[alive]
+            terminated |= alive & ended
+            alive = alive & ~(ended | cut)
+            if not alive.any():
+                break
+        return Episodes(seen, actions, rewards, mask, terminated=terminated, last_obs=last_obs)

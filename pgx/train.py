@@ -1,0 +1,188 @@
+"""Training in chunks of updates: the device works through a chunk, then the host looks at its rows."""
+
+import math
+import time
+from functools import partial
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from pgx.envs.base import EnvSpec, HostEnv, JittedEnv
+from pgx.networks import MLP
+from pgx.rollout import HostRollout, rollout
+from pgx.types import Episodes, Metrics, TrainState
+from pgx.update import Algorithm, update
+
+WATCHED = ("policy_loss", "value_loss", "grad_norm", "parameters")
+"""Quantities whose first non-finite value ends a run."""
+
+
+class Limits(NamedTuple):
+    """When a chunk ends. All traced: no budget compiles anything."""
+
+    updates: int
+    env_steps: int
+    """The chunk ends with the first update that reaches it."""
+    return_recent: float
+    """… or with the first after which the last 100 episodes return this on average; infinity: never."""
+
+
+class Chunk(NamedTuple):
+    """What a chunk leaves behind."""
+
+    state: TrainState
+    rows: dict[str, Float[np.ndarray, " K"]]
+    """One entry an update that was done."""
+    not_finite: str | None
+    """The first of WATCHED that was not finite, in the update after the last row; `state` is then of no use."""
+    seconds: float
+
+
+class Keys(NamedTuple):
+    """The random streams of one run. Within a stream, fold in the number of the update."""
+
+    init: PRNGKeyArray
+    train: PRNGKeyArray
+    evaluate: PRNGKeyArray
+
+    @classmethod
+    def of_seed(cls, seed: int) -> "Keys":
+        return cls(*jax.random.split(jax.random.key(seed, impl="threefry2x32"), 3))
+
+
+def init(algorithm: Algorithm, policy: dict, spec: EnvSpec, key: PRNGKeyArray) -> TrainState:
+    """Fresh networks and optimiser states; `policy` is width, depth and activation."""
+    policy_key, critic_key = jax.random.split(key)
+    obs_size = math.prod(spec.obs_shape)
+    network = MLP(obs_size, spec.num_actions, **policy, key=policy_key)
+    return TrainState(
+        policy=network,
+        policy_opt_state=algorithm.optimiser.init(network),
+        critic=algorithm.critic.init(obs_size, critic_key),
+        recent_returns=jnp.full(100, jnp.nan),
+        update=jnp.array(0),
+    )
+
+
+def advance(
+    state: TrainState, episodes: Episodes, algorithm: Algorithm, diagnose_every: Int[Array, ""]
+) -> tuple[TrainState, Metrics, Bool[Array, "4"]]:
+    """One update, and which of WATCHED came out finite."""
+    new, row = update(state, episodes, algorithm, (state.update + 1) % diagnose_every == 0)
+    parameters, _ = ravel_pytree(eqx.filter((new.policy, new.critic), eqx.is_inexact_array))
+    finite = [
+        jnp.isfinite(row["policy_loss"]),
+        # a critic that learns nothing has no loss: NaN means not applicable
+        jnp.isfinite(row["value_loss"]) | (state.critic is None),
+        jnp.isfinite(row["grad_norm"]),
+        jnp.isfinite(parameters).all(),
+    ]
+    return new, row, jnp.stack(finite)
+
+
+def chunk(
+    state: TrainState,
+    algorithm: Algorithm,
+    env: JittedEnv,
+    key: PRNGKeyArray,
+    limits: Limits,
+    diagnose_every: Int[Array, ""],
+    *,
+    num_episodes: int,
+    max_updates: int,
+) -> tuple[TrainState, Metrics, Int[Array, ""], Bool[Array, "4"]]:
+    """Up to `max_updates` of update ∘ rollout as one program: (state, rows, how many are filled, finite)."""
+
+    @jax.jit  # traced once, for its shapes and for the loop
+    def one(state):
+        episodes = rollout(env, state.policy, jax.random.fold_in(key, state.update), num_episodes)
+        return advance(state, episodes, algorithm, diagnose_every)
+
+    def running(carry):
+        state, rows, done, env_steps, finite = carry
+        within = (done < limits.updates) & (env_steps < limits.env_steps)
+        solved = state.recent_returns.mean() >= limits.return_recent
+        return within & ~solved & finite.all()
+
+    def step(carry):
+        state, rows, done, env_steps, _ = carry
+        state, row, finite = one(state)
+        rows = jax.tree.map(lambda xs, x: xs.at[done].set(x), rows, row)
+        return state, rows, done + finite.all(), env_steps + row["env_steps"], finite
+
+    _, row, finite = jax.eval_shape(one, state)
+    rows = jax.tree.map(lambda x: jnp.zeros((max_updates, *x.shape), x.dtype), row)
+    start = (state, rows, jnp.array(0), jnp.array(0), jnp.ones(finite.shape, bool))
+    state, rows, done, _, finite = jax.lax.while_loop(running, step, start)
+    return state, rows, done, finite
+
+
+class JittedRunner:
+    """Chunks of a run whose environment compiles. Lower, then compile, then call as often as needed."""
+
+    def __init__(self, state, algorithm, env, key, *, num_episodes, max_updates, diagnose_every):
+        self._inputs = (algorithm, env, key)
+        self._diagnose_every = jnp.array(diagnose_every)
+        self.max_updates = max_updates
+        program = eqx.filter_jit(partial(chunk, num_episodes=num_episodes, max_updates=max_updates))
+        self._lowered = program.lower(state, *self._inputs, _traced(Limits(0, 0, math.inf)), self._diagnose_every)
+
+    def compile(self) -> None:
+        self._program = self._lowered.compile()
+
+    def __call__(self, state: TrainState, limits: Limits) -> Chunk:
+        start = time.perf_counter()
+        outputs = self._program(state, *self._inputs, _traced(limits), self._diagnose_every)
+        state, rows, done, finite = outputs
+        rows, done, finite = jax.device_get((rows, done, finite))
+        return Chunk(
+            state, {name: x[:done] for name, x in rows.items()}, _not_finite(finite), time.perf_counter() - start
+        )
+
+
+class HostRunner:
+    """The same for an environment on the host: a Python loop around the one compiled update."""
+
+    def __init__(self, state, algorithm, env, key, *, num_episodes, max_updates, diagnose_every):
+        self._key, self._algorithm = key, algorithm
+        self._diagnose_every = jnp.array(diagnose_every)
+        self.max_updates = max_updates
+        self._rollout = HostRollout(env, num_episodes)
+        self._fold_in = jax.jit(jax.random.fold_in)
+        self._program = eqx.filter_jit(advance)
+
+    def compile(self) -> None:
+        """Nothing to do: the first update compiles."""
+
+    def __call__(self, state: TrainState, limits: Limits) -> Chunk:
+        start = time.perf_counter()
+        rows, env_steps, not_finite = [], 0, None
+        solved = float(state.recent_returns.mean()) >= limits.return_recent
+        while len(rows) < min(limits.updates, self.max_updates) and env_steps < limits.env_steps and not solved:
+            episodes = self._rollout(state.policy, self._fold_in(self._key, state.update))
+            episodes = jax.tree.map(jnp.asarray, episodes)
+            new, row, finite = self._program(state, episodes, self._algorithm, self._diagnose_every)
+            row, finite = jax.device_get((row, finite))
+            not_finite = _not_finite(finite)
+            state = new
+            if not_finite:
+                break
+            rows.append(row)
+            env_steps += int(row["env_steps"])
+            solved = row["return_recent"] >= limits.return_recent
+        columns = {name: np.stack([row[name] for row in rows]) for name in rows[0]} if rows else {}
+        return Chunk(state, columns, not_finite, time.perf_counter() - start)
+
+
+def _traced(limits: Limits) -> Limits:
+    counts = [jnp.array(min(x, 2**31 - 1), jnp.int32) for x in (limits.updates, limits.env_steps)]
+    return Limits(*counts, jnp.array(limits.return_recent, jnp.float32))
+
+
+def _not_finite(finite: Bool[np.ndarray, "4"]) -> str | None:
+    return None if finite.all() else WATCHED[int(finite.argmin())]

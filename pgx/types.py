@@ -1,0 +1,58 @@
+"""The data that flows through a run, and the letters used everywhere.
+
+S runs (lanes of a sweep), B episodes, T time steps, N steps of any episodes, A actions, O observation.
+"""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import optax
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+
+class Episodes(eqx.Module):
+    """B whole episodes, time first, padded to T steps.
+
+    Time comes first because a rollout writes one time step of all episodes at once, and because a
+    learner that stops at the longest episode then reads one contiguous block.
+    """
+
+    obs: Float[Array, "T B *O"]
+    action: Int[Array, "T B"]
+    reward: Float[Array, "T B"]
+    """0 where `mask` is False."""
+    mask: Bool[Array, "T B"]
+    """True on the steps that were taken: a prefix of each episode's column."""
+    terminated: Bool[Array, " B"]
+    """The environment ended the episode. False: a time limit cut it off (truncation)."""
+    last_obs: Float[Array, "B *O"]
+    """s_L, what was seen after the last action; only bootstrapping looks at it."""
+
+    @property
+    def length(self) -> Int[Array, " B"]:
+        """Steps in each episode."""
+        return self.mask.sum(0)
+
+
+Estimator = Callable[
+    [Float[Array, " T"], Float[Array, " T"], Bool[Array, " T"], Float[Array, ""]], Float[Array, " T"]
+]
+"""Ψ of one episode from (reward, value, mask, bootstrap); callers vmap over episodes."""
+
+
+class TrainState(eqx.Module):
+    """All that a run carries from one update to the next. It holds no random key: keys come from
+    (seed, update), so a resumed run needs none."""
+
+    policy: PyTree
+    policy_opt_state: optax.OptState
+    critic: PyTree
+    """What the critic learns (network and optimiser state); None where there is nothing to learn."""
+    recent_returns: Float[Array, "100"]
+    """Undiscounted returns of the last 100 training episodes, newest last; NaN until there are 100."""
+    update: Int[Array, ""]
+    """Updates done."""
+
+
+Metrics = dict[str, Float[Array, ""] | Int[Array, ""]]
+"""One row of metrics.csv (columns: `pgx.metrics.COLUMNS`); NaN where not applicable."""

@@ -1,0 +1,137 @@
+"""One gradient step, for every variant and both kinds of environment.
+
+    episodes → bootstrap, G → critic: V before its step → Ψ → A = Ψ − V → policy step → metrics
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, PyTree
+
+from pgx import metrics
+from pgx.blocks import BLOCK_STEPS, fold, to_blocks
+from pgx.critics import Critic
+from pgx.estimators import reward_to_go
+from pgx.losses import entropy, kl, log_probabilities, policy_loss
+from pgx.optimiser import Optimiser
+from pgx.types import Episodes, Estimator, Metrics, TrainState
+
+
+class Algorithm(eqx.Module):
+    """What makes a variant, and the numbers it runs with. Floats are traced: changing one compiles nothing."""
+
+    estimator: Estimator
+    critic: Critic
+    optimiser: Optimiser
+    gamma: float | Float[Array, ""]
+    entropy_coefficient: float | Float[Array, ""]
+    """Adds c · (1/B) Σ_b Σ_t H(π(·|s_t)) to the objective. 0: off."""
+    whiten: bool = eqx.field(static=True)
+    """A ← (A − mean A) / sd A over the steps of the batch: itself a baseline, and biased by the batch."""
+    bootstrap_truncated: bool = eqx.field(static=True)
+    """At a time limit the return goes on with V(s_L) instead of ending."""
+    discount_power: bool = eqx.field(static=True)
+    """Weigh step t by γ^t, which the gradient of the discounted return has and usual code omits."""
+
+
+def update(
+    state: TrainState, episodes: Episodes, algorithm: Algorithm, diagnose: Bool[Array, ""]
+) -> tuple[TrainState, Metrics]:
+    """advantage → policy step → critic step. `diagnose` adds the gradient's variance to the metrics."""
+    bootstrap = jnp.zeros(episodes.terminated.shape)
+    if algorithm.bootstrap_truncated:
+        after = algorithm.critic.bootstrap(state.critic, episodes.last_obs)
+        bootstrap = jnp.where(episodes.terminated, 0.0, jax.lax.stop_gradient(after))
+
+    zeros = jnp.zeros_like(episodes.reward)
+    target = _each(reward_to_go, episodes, zeros, bootstrap, gamma=algorithm.gamma)
+    critic, value, value_loss = algorithm.critic.learn(state.critic, episodes, target)
+    psi = _each(algorithm.estimator, episodes, value, bootstrap)
+    advantage = weights(psi - value, episodes.mask, algorithm)
+
+    loss, mean_entropy, log_probs, gradient = _policy_gradient(state.policy, episodes, advantage, algorithm)
+    policy, policy_opt_state = algorithm.optimiser.step(state.policy, gradient, state.policy_opt_state)
+
+    recent = jnp.concatenate([state.recent_returns, episodes.reward.sum(0)])[-len(state.recent_returns) :]
+    new = TrainState(policy, policy_opt_state, critic, recent, state.update + 1)
+    row = metrics.of_episodes(episodes) | {
+        "return_recent": recent.mean(),
+        "policy_loss": loss,
+        "value_loss": value_loss,
+        "entropy": mean_entropy,
+        "grad_norm": optax.global_norm(gradient),
+        "explained_variance": algorithm.critic.explained_variance(target, value, episodes.mask),
+        "kl": _mean_kl(log_probs, policy, episodes),
+    }
+    row |= jax.lax.cond(
+        diagnose,
+        lambda: metrics.gradient_quality(_gradient_of_each(state.policy, episodes, advantage, algorithm)),
+        lambda: metrics.NO_GRADIENT_QUALITY,
+    )
+    return new, row
+
+
+def weights(
+    advantage: Float[Array, "T B"], mask: Bool[Array, "T B"], algorithm: Algorithm
+) -> Float[Array, "T B"]:
+    """What multiplies ∇ log π: the advantage, 0 on padding, changed by whichever switches are on."""
+    if algorithm.whiten:
+        mean = advantage.mean(where=mask)
+        advantage = (advantage - mean) / (advantage.std(where=mask) + 1e-8)
+    if algorithm.discount_power:
+        advantage = advantage * algorithm.gamma ** jnp.arange(mask.shape[0], dtype=advantage.dtype)[:, None]
+    return jnp.where(mask, advantage, 0.0)
+
+
+def _each(estimator, episodes: Episodes, value, bootstrap, **numbers) -> Float[Array, "T B"]:
+    """`estimator` on every episode."""
+    over_episodes = jax.vmap(lambda *episode: estimator(*episode, **numbers), in_axes=(1, 1, 1, 0), out_axes=1)
+    return over_episodes(episodes.reward, value, episodes.mask, bootstrap)
+
+
+def _block_loss(policy, block, entropy_coefficient):
+    """Loss of a block of N steps; `share` is 1/B on steps that were taken and 0 on padding."""
+    obs, action, advantage, share = block
+    log_probs = log_probabilities(policy, obs)
+    mean_entropy = (share * entropy(log_probs)).sum()
+    loss = policy_loss(log_probs, action, share * advantage) - entropy_coefficient * mean_entropy
+    return loss, (mean_entropy, log_probs)
+
+
+def _policy_gradient(policy, episodes, advantage, algorithm):
+    """Loss, entropy a step, log π of every step (in blocks), and the gradient: sum over steps, mean over episodes."""
+    share = episodes.mask / episodes.mask.shape[1]
+    blocks = to_blocks((episodes.obs, episodes.action, advantage, share))
+
+    def of_block(block):
+        gradient = eqx.filter_value_and_grad(_block_loss, has_aux=True)
+        (loss, (entropy, log_probs)), gradient = gradient(policy, block, algorithm.entropy_coefficient)
+        return (loss, entropy, gradient), log_probs
+
+    (loss, entropy, gradient), log_probs = fold(of_block, blocks, episodes.length.max())
+    return loss, entropy / share.sum(), log_probs, gradient
+
+
+def _gradient_of_each(policy, episodes, advantage, algorithm) -> PyTree[Float[Array, "B ..."]]:
+    """The gradient that each episode alone would give; their mean is the batch's gradient."""
+    blocks = to_blocks((episodes.obs, episodes.action, advantage, episodes.mask.astype(advantage.dtype)))
+    gradient = eqx.filter_grad(_block_loss, has_aux=True)
+
+    def of_block(block):
+        block = jax.tree.map(lambda x: x.reshape(BLOCK_STEPS, -1, *x.shape[1:]), block)
+        each = jax.vmap(lambda episode: gradient(policy, episode, algorithm.entropy_coefficient)[0], in_axes=1)
+        return each(block), ()
+
+    return fold(of_block, blocks, episodes.length.max())[0]
+
+
+def _mean_kl(log_probs, policy, episodes) -> Float[Array, ""]:
+    """KL(old ‖ new) a step, over the steps of this batch."""
+
+    def of_block(block):
+        obs, old, mask = block
+        return jnp.where(mask, kl(old, log_probabilities(policy, obs)), 0.0).sum(), ()
+
+    obs, mask = to_blocks((episodes.obs, episodes.mask))
+    return fold(of_block, (obs, log_probs, mask), episodes.length.max())[0] / episodes.mask.sum()
