@@ -99,4 +99,5 @@ class HostRollout:
             alive = alive & ~(ended | cut)
             if not alive.any():
                 break
-        return Episodes(seen, actions, rewards, mask, terminated=terminated, last_obs=last_obs)
+        arrays = jax.tree.map(jnp.asarray, (seen, actions, rewards, mask))
+        return Episodes(*arrays, terminated=jnp.asarray(terminated), last_obs=jnp.asarray(last_obs))

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ class Limits(NamedTuple):
     """When a chunk ends. All traced: no budget compiles anything."""
 
     updates: int
-    env_steps: int
+    env_steps: float
     """The chunk ends with the first update that reaches it."""
     return_recent: float
     """… or with the first after which the last 100 episodes return this on average; infinity: never."""
@@ -64,9 +65,38 @@ def init(algorithm: Algorithm, policy: dict, spec: EnvSpec, key: PRNGKeyArray) -
         policy=network,
         policy_opt_state=algorithm.optimiser.init(network),
         critic=algorithm.critic.init(obs_size, critic_key),
-        recent_returns=jnp.full(100, jnp.nan),
-        update=jnp.array(0),
+        recent_returns=jnp.full(100, jnp.nan, jnp.float32),
+        update=jnp.zeros((), jnp.int32),
     )
+
+
+def train(
+    runner: "JittedRunner | HostRunner",
+    state: TrainState,
+    *,
+    env_steps: int,
+    num_updates: float,
+    num_env_steps: float,
+    solved_at: float,
+    pause_every: int,
+) -> Iterator[Chunk]:
+    """Chunks from `state`, which was reached after `env_steps`, until a limit or a non-finite value ends the run.
+
+    Limits may be infinite; `solved_at` is a mean return of the last 100 episodes. No chunk crosses a
+    multiple of `pause_every` updates. Where chunks begin and end does not change a bit of the results.
+    """
+    updates = int(state.update)
+    solved = bool(state.recent_returns.mean() >= solved_at)
+    while updates < num_updates and env_steps < num_env_steps and not solved:
+        size = min(runner.max_updates, pause_every - updates % pause_every, num_updates - updates)
+        chunk = runner(state, Limits(int(size), num_env_steps - env_steps, solved_at))
+        yield chunk
+        if chunk.not_finite:
+            return
+        state = chunk.state
+        updates += len(chunk.rows["env_steps"])
+        env_steps += int(chunk.rows["env_steps"].sum())
+        solved = chunk.rows["return_recent"][-1] >= solved_at
 
 
 def advance(
@@ -162,20 +192,18 @@ class HostRunner:
     def __call__(self, state: TrainState, limits: Limits) -> Chunk:
         start = time.perf_counter()
         rows, env_steps, not_finite = [], 0, None
-        solved = float(state.recent_returns.mean()) >= limits.return_recent
-        while len(rows) < min(limits.updates, self.max_updates) and env_steps < limits.env_steps and not solved:
+        while len(rows) < limits.updates and env_steps < limits.env_steps:
             episodes = self._rollout(state.policy, self._fold_in(self._key, state.update))
-            episodes = jax.tree.map(jnp.asarray, episodes)
-            new, row, finite = self._program(state, episodes, self._algorithm, self._diagnose_every)
+            state, row, finite = self._program(state, episodes, self._algorithm, self._diagnose_every)
             row, finite = jax.device_get((row, finite))
             not_finite = _not_finite(finite)
-            state = new
             if not_finite:
                 break
             rows.append(row)
             env_steps += int(row["env_steps"])
-            solved = row["return_recent"] >= limits.return_recent
-        columns = {name: np.stack([row[name] for row in rows]) for name in rows[0]} if rows else {}
+            if row["return_recent"] >= limits.return_recent:
+                break
+        columns = {name: np.array([row[name] for row in rows]) for name in row}
         return Chunk(state, columns, not_finite, time.perf_counter() - start)
 
 

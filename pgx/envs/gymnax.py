@@ -4,21 +4,14 @@ import importlib
 import importlib.util
 import sys
 import types
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import equinox as eqx
 import jax.numpy as jnp
 
+from pgx.config import ConfigError
+from pgx.envs import GYMNAX
 from pgx.envs.base import EnvSpec, JittedEnv
-
-ENVIRONMENTS = {
-    "CartPole-v1": ("classic_control.cartpole", "CartPole"),
-    "Acrobot-v1": ("classic_control.acrobot", "Acrobot"),
-    "MountainCar-v0": ("classic_control.mountain_car", "MountainCar"),
-    "Catch-bsuite": ("bsuite.catch", "Catch"),
-}
-"""id → where gymnax keeps it."""
-
 
 class GymnaxEnv(JittedEnv):
     """A discrete-action gymnax environment; its numeric parameters (gravity …) are traced."""
@@ -30,7 +23,12 @@ class GymnaxEnv(JittedEnv):
     def __init__(self, id: str, reward_threshold: float | None = None, params: dict[str, float] | None = None):
         self.env = _load(id)
         # the time limit is a shape, the rest are numbers
-        self.params = replace(self.env.default_params, **(params or {}))
+        try:
+            self.params = replace(self.env.default_params, **(params or {}))
+        except TypeError:
+            known = [field.name for field in fields(self.env.default_params)]
+            unknown = next(name for name in params if name not in known)
+            raise ConfigError(f"env.params.{unknown}", "unknown key", known=known, value=unknown) from None
         self.spec = EnvSpec(
             id=id,
             obs_shape=tuple(self.env.observation_space(self.params).shape),
@@ -55,7 +53,7 @@ def _load(id: str):
     Empty stand-ins for the two packages let Python find the one module wanted; they are taken away
     again, so a later `import gymnax` gets the real thing.
     """
-    module, name = ENVIRONMENTS[id]
+    module, name = GYMNAX[id]
     root = importlib.util.find_spec("gymnax").submodule_search_locations[0]
     stand_ins = [package for package in ("gymnax", "gymnax.environments") if package not in sys.modules]
     try:

@@ -1,0 +1,15 @@
+"""JAX, set up once a process, before its first use."""
+
+import os
+from pathlib import Path
+
+
+def prepare() -> None:
+    """Import jax with a persistent compilation cache in the user's cache folder."""
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "policy-gradient-harness" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

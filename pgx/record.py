@@ -1,0 +1,188 @@
+"""The run folder: metrics.csv, timing.csv, run.json. It is the truth about a run; everything else mirrors it."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import math
+import os
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pgx.config import ConfigError, identity
+
+PACKAGES = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "gymnax", "numpy", "orbax-checkpoint", "wandb")
+TIMING = ("update", "env_steps", "seconds", "env_steps_per_second", "compile_seconds")
+
+
+class Table:
+    """A CSV file that only grows, a chunk of rows at a time. Empty cells mean not applicable."""
+
+    def __init__(self, path: Path, columns: tuple[str, ...]):
+        self._path, self._columns = path, columns
+
+    def keep_until(self, update: int) -> list[dict[str, float | int | None]]:
+        """Drop the rows after `update` and a torn last line; what is left, byte for byte as it was."""
+        lines = self._path.read_text().splitlines(keepends=True) if self._path.exists() else []
+        header = ",".join(self._columns) + "\n"
+        kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",", 1)[0]) <= update]
+        write_atomically(self._path, header + "".join(kept))
+        return [dict(zip(self._columns, map(_number, line[:-1].split(",")), strict=True)) for line in kept]
+
+    def append(self, rows: list[dict[str, Any]]) -> None:
+        text = "".join(",".join(_cell(row[column]) for column in self._columns) + "\n" for row in rows)
+        with open(self._path, "a") as file:
+            file.write(text)
+
+
+def _cell(x: Any) -> str:
+    """The shortest text that reads back as the same float32; empty for None."""
+    if isinstance(x, float):
+        return str(np.float32(x))
+    return "" if x is None else str(x)
+
+
+def _number(cell: str) -> float | int | None:
+    if not cell:
+        return None
+    return int(cell) if cell.lstrip("-").isdecimal() else float(cell)
+
+
+class History:
+    """The rows of a run so far, and what they say about it."""
+
+    def __init__(self, rows: list[dict[str, Any]], reward_threshold: float | None):
+        self.rows, self._threshold = rows, reward_threshold
+
+    @property
+    def updates(self) -> int:
+        return len(self.rows)
+
+    @property
+    def env_steps(self) -> int:
+        return self.rows[-1]["env_steps"] if self.rows else 0
+
+    @property
+    def recent(self) -> float | None:
+        """Mean return of the last 100 episodes; None before there are 100."""
+        return self.rows[-1]["return_recent"] if self.rows else None
+
+    def extend(self, columns: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+        """Add a chunk's rows, numbered and with running totals; returns them."""
+        first = len(self.rows)
+        for i in range(len(columns["env_steps"])):
+            before = self.rows[-1] if self.rows else {"env_steps": 0, "episodes": 0}
+            row = {name: None if np.isnan(x[i]) else x[i].item() for name, x in columns.items()}
+            totals = {name: before[name] + row[name] for name in ("env_steps", "episodes")}
+            self.rows.append(row | totals | {"update": len(self.rows) + 1})
+        return self.rows[first:]
+
+    def timing(self, rows: list[dict[str, Any]], seconds: float, compile_seconds: float | None) -> dict[str, Any]:
+        """timing.csv's line for the chunk that ended just now, of these rows."""
+        first = self.updates - len(rows)
+        env_steps = self.env_steps - (self.rows[first - 1]["env_steps"] if first else 0)
+        return {
+            "update": self.updates,
+            "env_steps": self.env_steps,
+            "seconds": seconds,
+            "env_steps_per_second": env_steps / seconds,
+            "compile_seconds": compile_seconds,
+        }
+
+    def summary(self) -> dict[str, Any]:
+        recent = [row for row in self.rows if row["return_recent"] is not None]
+        reached = (row["env_steps"] for row in recent if self._threshold is not None and row["return_recent"] >= self._threshold)
+        return {
+            "updates": self.updates,
+            "env_steps": self.env_steps,
+            "episodes": self.rows[-1]["episodes"] if self.rows else 0,
+            "return_best": max((row["return_recent"] for row in recent), default=None),
+            "solved_at_env_steps": next(reached, None),
+        }
+
+
+def last_returns(recent_returns: np.ndarray) -> tuple[float, float]:
+    """Mean and interquartile mean of the last 100 training episodes (of all, while there are fewer)."""
+    returns = np.sort(recent_returns[~np.isnan(recent_returns)].astype(np.float64))
+    cut = len(returns) // 4
+    return (returns.mean(), returns[cut : len(returns) - cut].mean()) if len(returns) else (math.nan, math.nan)
+
+
+def new_summary(config: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
+    """run.json of a run that starts, or that goes on from `before`."""
+    return {
+        "status": "running",
+        "variant": config["variant"],
+        "env": config["env"]["id"],
+        "seed": config["seed"],
+        "executor": "single",
+        "config_hash": config_hash(config),
+        "started": before["started"] if before else now(),
+        "finished": None,
+        "wall_seconds": before["wall_seconds"] if before else 0.0,
+        "error": None,
+        "return_final": None,
+        "config": config,
+    }
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """run.json, or None where there is no run."""
+    path = folder / "run.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    write_atomically(folder / "run.json", json.dumps(summary, indent=2) + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Either the old file or the new one, whatever happens."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def sole_use(folder: Path) -> Iterator[None]:
+    """Refuse to share a run folder with another process."""
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError("hydra.run.dir", f"another process is at work in {folder}") from None
+        yield
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """Identifies what decides a run's results, whatever the folder or the tracker."""
+    return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def provenance() -> dict[str, Any]:
+    """What a run was made with."""
+
+    def git(*words: str) -> str | None:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    try:
+        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    except FileNotFoundError:  # no git on this machine
+        commit = changes = None
+    return {
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "git_commit": commit,
+        "git_dirty": None if changes is None else bool(changes),
+    }
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,262 @@
+"""One run: `python -m pgx.run +variant=baseline`.
+
+compose and check the configuration → build the parts → for each chunk: record, save, show.
+"""
+
+import contextlib
+import logging
+import math
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from pgx.config import BUDGET, CONF, ConfigError, check, one_line_errors
+
+log = logging.getLogger("pgx")
+
+
+def run(config: dict[str, Any], folder: Path, *, group: str) -> dict[str, Any]:
+    """Train in `folder`, going on from what is there, until the budget ends; returns the summary (run.json).
+
+    A fault is recorded as status `failed` and raised. Raises ConfigError if another process is at work here.
+    """
+    from pgx import record
+
+    with record.sole_use(folder):
+        before = record.read_summary(folder)
+        if before is not None and not _goes_on(before, config):
+            return before | {"already": True}
+        summary = record.new_summary(config, before)
+        started = time.perf_counter() - summary["wall_seconds"]
+        try:
+            with _Interrupt() as interrupt:
+                _train(config, folder, summary, group, interrupt)
+        except ConfigError:
+            if before is None:
+                shutil.rmtree(folder)
+            raise
+        except Exception as error:
+            summary |= {"status": "failed", "error": f"{type(error).__name__}: {error}".splitlines()[0]}
+            raise
+        finally:
+            if folder.exists():
+                summary |= {"finished": record.now(), "wall_seconds": round(time.perf_counter() - started, 3)}
+                record.write_summary(folder, summary)
+        return summary
+
+
+def _train(config: dict[str, Any], folder: Path, summary: dict[str, Any], group: str, interrupt: "_Interrupt") -> None:
+    """From the first import of jax to the last file; keeps `summary` up to date."""
+    from pgx import backend
+
+    backend.prepare()
+    import jax
+    from hydra.utils import instantiate
+
+    from pgx import curve, record
+    from pgx.build import build, initial_state
+    from pgx.checkpoint import Checkpoints
+    from pgx.envs.base import HostEnv
+    from pgx.metrics import COLUMNS
+    from pgx.train import HostRunner, JittedRunner, train
+
+    env, algorithm = build(config)
+    state, keys = initial_state(config, env, algorithm)
+    threshold = env.spec.reward_threshold
+    summary |= record.provenance() | {"device": jax.devices()[0].device_kind, "reward_threshold": threshold}
+    metrics = record.Table(folder / "metrics.csv", tuple(COLUMNS))
+    timing = record.Table(folder / "timing.csv", record.TIMING)
+    checkpoints = Checkpoints(folder / "checkpoints", keep=config["checkpoints_kept"])
+    tracker = instantiate(config["tracker"])
+    with checkpoints:
+        restored = checkpoints.restore(state)
+        if restored is not None:
+            state = restored[1]
+        saved = int(state.update)
+        history = record.History(metrics.keep_until(saved), threshold)
+        if history.updates != saved:
+            raise RuntimeError(f"metrics.csv has {history.updates} updates, the checkpoint {saved}: the file was altered")
+        timing.keep_until(saved)
+        record.write_summary(folder, summary)
+
+        runner = (HostRunner if isinstance(env, HostEnv) else JittedRunner)(
+            state,
+            algorithm,
+            env,
+            keys.train,
+            num_episodes=config["episodes_per_update"],
+            max_updates=config["updates_per_chunk"],
+            diagnose_every=config["diagnose_every"],
+        )
+        # XLA compiles without the interpreter's lock: these imports cost little beside it
+        tracker.start(
+            folder=folder, name=folder.name, group=group, job_type=config["variant"], tags=[env.spec.id], config=config
+        )
+        tracker.log(history.rows)
+        checkpoints.warm_up()
+        threading.Thread(target=curve.warm_up, daemon=True).start()
+        compiling = time.perf_counter()
+        runner.compile()
+        compile_seconds = time.perf_counter() - compiling
+
+        chunks = train(
+            runner,
+            state,
+            env_steps=history.env_steps,
+            num_updates=config["num_updates"] or math.inf,
+            num_env_steps=config["num_env_steps"] or math.inf,
+            solved_at=threshold if config["stop_when_solved"] else math.inf,
+            pause_every=config["checkpoint_every"],
+        )
+        status = "completed"
+        with _progress_bar(config, history) as show:
+            for chunk in chunks:
+                rows = history.extend(chunk.rows)
+                metrics.append(rows)
+                tracker.log(rows)
+                if chunk.not_finite:
+                    status = "diverged"
+                    summary["error"] = f"{chunk.not_finite} is not finite at update {history.updates + 1}"
+                    break
+                state = chunk.state
+                timing.append([history.timing(rows, chunk.seconds, compile_seconds)])
+                compile_seconds = None
+                show(chunk.seconds)
+                if history.updates % config["checkpoint_every"] == 0:
+                    checkpoints.save(history.updates, state, {}, history.recent)
+                    saved = history.updates
+                if interrupt.by is not None:
+                    status = "interrupted"
+                    summary["error"] = interrupt.by.name
+                    break
+        if saved != int(state.update):
+            checkpoints.save(int(state.update), state, {}, history.recent)
+
+    final, iqm = record.last_returns(jax.device_get(state.recent_returns))
+    summary |= history.summary() | {"return_final": final, "return_final_iqm": iqm, "status": status}
+    picture = folder / "learning_curve.png"
+    curve.draw(history.rows, f"{config['variant']} on {env.spec.id}, seed {config['seed']}", threshold, picture)
+    tracker.image("learning_curve", picture)
+    tracker.finish({key: x for key, x in summary.items() if key != "config"}, 0 if status == "completed" else 1)
+
+
+def _goes_on(before: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Whether there is anything left to do: a finished run goes on only with a larger budget."""
+    if before["status"] == "completed":
+        return any(before["config"][key] != config[key] for key in BUDGET)
+    return before["status"] != "diverged"  # it would diverge again, bit for bit
+
+
+class _Interrupt:
+    """SIGINT and SIGTERM end a run after the chunk in progress; a second SIGINT ends it at once."""
+
+    def __init__(self):
+        self.by: signal.Signals | None = None
+
+    def __enter__(self) -> "_Interrupt":
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: object) -> None:
+        if self.by is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.by = signal.Signals(number)
+
+
+@contextlib.contextmanager
+def _progress_bar(config: dict[str, Any], history: Any) -> Iterator[Callable[[float], None]]:
+    """A bar over the budget with update, env steps/s and live return; nothing if nobody is watching."""
+    if not sys.stderr.isatty():
+        yield lambda seconds: None
+        return
+    from tqdm import tqdm
+
+    by_steps = config["num_env_steps"] is not None
+    total, unit = (config["num_env_steps"], "step") if by_steps else (config["num_updates"], "update")
+    form = "{desc} {percentage:3.0f}% |{bar}| {postfix} [{elapsed} < {remaining}]"
+    done = history.env_steps
+    with tqdm(total=total, unit=unit, bar_format=form, desc=config["variant"], dynamic_ncols=True, leave=False) as bar:
+
+        def show(seconds: float) -> None:
+            nonlocal done
+            rate, done = (history.env_steps - done) / seconds, history.env_steps
+            live = history.rows[-1]["return_mean"] if history.recent is None else history.recent
+            bar.set_postfix_str(f"update {history.updates:,}, {rate:,.0f} steps/s, return {live:.1f}", refresh=False)
+            bar.n = min(total, history.env_steps if by_steps else history.updates)
+            bar.refresh()
+
+        yield show
+
+
+def last_line(summary: dict[str, Any], folder: Path) -> str:
+    """What happened, and where the files are."""
+    what = f"{summary['variant']} on {summary['env']}, seed {summary['seed']}"
+    if summary["status"] != "completed":
+        what += f": {summary['status']} ({summary['error']})"
+    if summary["return_final"] is not None:
+        what += f": return {summary['return_final']:.1f} over the last {min(100, summary['episodes'])} episodes"
+        solved = summary["solved_at_env_steps"]
+        if solved is not None:
+            what += f", solved at {solved:,} of {summary['env_steps']:,} env steps"
+        elif summary["reward_threshold"] is not None:
+            what += f", not solved in {summary['env_steps']:,} env steps"
+    already = "already finished; " if summary.get("already") else f"{summary['wall_seconds']:.1f} s; "
+    with contextlib.suppress(ValueError):
+        folder = folder.relative_to(Path.cwd())
+    return f"{what}; {already}files in {folder}"
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def task(config: DictConfig) -> float:
+    """What Hydra calls for every job: the objective is the interquartile mean of the last 100 returns."""
+    settings = HydraConfig.get()
+    folder = Path(settings.runtime.output_dir)
+    many = settings.mode.name == "MULTIRUN"
+    group = Path(settings.sweep.dir).name if many else config.get("variant")
+    try:
+        summary = run(check(config), folder, group=group)
+    except ConfigError:
+        raise
+    except Exception as error:
+        logfile = folder / f"{settings.job.name}.log"
+        log.debug("the run failed", exc_info=True)
+        raise RunFailed(f"{type(error).__name__}: {error}".splitlines()[0] + f"; traceback in {logfile}") from error
+    print(last_line(summary, folder))
+    if summary["status"] == "interrupted":
+        raise SystemExit(128 + signal.Signals[summary["error"]])
+    if summary["status"] == "diverged" and not many:
+        raise SystemExit(1)
+    return summary["return_final_iqm"]
+
+
+class RunFailed(Exception):
+    """A fault in a run; its traceback is in the run's log."""
+
+
+def main() -> None:
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises, and we say it in one line
+    try:
+        with one_line_errors():
+            task()
+    except RunFailed as error:
+        sys.exit(f"pgx: {error}")
+
+
+if __name__ == "__main__":
+    main()
