@@ -4,8 +4,13 @@ import os
 from pathlib import Path
 
 
-def prepare() -> None:
-    """Import jax with a persistent compilation cache in the user's cache folder."""
+def prepare(threads: int) -> None:
+    """Start jax with `threads` threads and a persistent compilation cache in the user's cache folder.
+
+    The number of threads decides how XLA splits sums, and so their last bits: it is part of a run's
+    configuration and not a property of the machine.
+    """
+    os.environ["PJRT_NPROC"] = str(threads)
     import jax
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

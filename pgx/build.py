@@ -33,8 +33,14 @@ def build(config: dict[str, Any]) -> tuple[JittedEnv | HostEnv, Algorithm]:
 
 def initial_state(config: dict[str, Any], env: JittedEnv | HostEnv, algorithm: Algorithm) -> tuple[TrainState, Keys]:
     """The state before the first update, and the run's random streams."""
-    keys = Keys.of_seed(config["seed"])
-    return init(algorithm, config["policy"], env.spec, keys.init), keys
+
+    def make(seed, algorithm):
+        keys = Keys.of_seed(seed)
+        return init(algorithm, config["policy"], env.spec, keys.init), keys
+
+    # one program instead of thirty, and not worth optimising: it runs once
+    options = {"xla_backend_optimization_level": 0}
+    return jax.jit(make, compiler_options=options)(jnp.array(config["seed"], jnp.uint32), algorithm)
 
 
 def traced(tree: PyTree) -> PyTree:

@@ -138,6 +138,7 @@ RULES: dict[str, Rule] = {
     "checkpoint_every": whole(1),
     "checkpoints_kept": whole(1),
     "updates_per_chunk": whole(1),
+    "xla_threads": whole(1),
     "*_target_": TEXT,
     "*_partial_": YES_OR_NO,
     "estimator.gamma": number(0, 1),
@@ -174,7 +175,7 @@ def check(config: DictConfig) -> dict[str, Any]:
     for path, node, key in _leaves(plain):
         rule = next((rule for pattern, rule in RULES.items() if fnmatchcase(path, pattern)), None)
         if rule is None:
-            raise ConfigError(path, "unknown key", known=_known_keys(), value=path)
+            raise _unknown_key(path)
         try:
             node[key] = rule.read(node[key])
         except ValueError:
@@ -252,8 +253,14 @@ def _of_hydra(error: HydraException) -> ConfigError:
         key = found[1]
         if (CONF / key).is_dir():
             return ConfigError(key, "not chosen yet", f"+{key}={'|'.join(options(key))}", "put a + before it")
-        return ConfigError(key, "unknown key", known=_known_keys(), value=key)
+        return _unknown_key(key)
     return ConfigError("command line", next(line for line in text.splitlines() if line.strip()))
+
+
+def _unknown_key(key: str) -> ConfigError:
+    if key in _known_keys():
+        return ConfigError(key, f"the chosen {key.split('.')[0]} has no such key")
+    return ConfigError(key, "unknown key", known=_known_keys(), value=key)
 
 
 class Gate(Callback):
@@ -280,9 +287,9 @@ def check_added_keys(overrides: Iterable[str]) -> None:
     """`+key=…` adds what the schema does not have: only groups and free-form dictionaries may be added to."""
     for override in overrides:
         key = override.lstrip("+").split("=")[0].split("@")[0]
-        free = key.startswith(("env.params.", "env.kwargs.")) or (CONF / key).is_dir() or key in _known_keys()
+        free = key.startswith(("env.params.", "env.kwargs.")) or (CONF / key).is_dir()
         if override.startswith("+") and not free:
-            raise ConfigError(key, "unknown key", known=_known_keys(), value=key)
+            raise _unknown_key(key)
 
 
 def _claim(folder: Path) -> Path:

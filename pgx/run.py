@@ -18,6 +18,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
 from pgx.config import BUDGET, CONF, ConfigError, check, one_line_errors
@@ -41,11 +42,9 @@ def run(config: dict[str, Any], folder: Path, *, group: str) -> dict[str, Any]:
         try:
             with _Interrupt() as interrupt:
                 _train(config, folder, summary, group, interrupt)
-        except ConfigError:
-            if before is None:
-                shutil.rmtree(folder)
-            raise
         except Exception as error:
+            if before is None and isinstance(_root(error), ConfigError):
+                shutil.rmtree(folder)
             summary |= {"status": "failed", "error": f"{type(error).__name__}: {error}".splitlines()[0]}
             raise
         finally:
@@ -59,7 +58,7 @@ def _train(config: dict[str, Any], folder: Path, summary: dict[str, Any], group:
     """From the first import of jax to the last file; keeps `summary` up to date."""
     from pgx import backend
 
-    backend.prepare()
+    backend.prepare(config["xla_threads"])
     import jax
     from hydra.utils import instantiate
 
@@ -231,12 +230,15 @@ def task(config: DictConfig) -> float:
     group = Path(settings.sweep.dir).name if many else config.get("variant")
     try:
         summary = run(check(config), folder, group=group)
-    except ConfigError:
-        raise
     except Exception as error:
-        logfile = folder / f"{settings.job.name}.log"
+        error = _root(error)
+        if many:
+            raise error
+        with one_line_errors():
+            if isinstance(error, ConfigError):
+                raise error from None
         log.debug("the run failed", exc_info=True)
-        raise RunFailed(f"{type(error).__name__}: {error}".splitlines()[0] + f"; traceback in {logfile}") from error
+        sys.exit(f"pgx: {type(error).__name__}: {error}; the traceback is in {folder / settings.job.name}.log")
     print(last_line(summary, folder))
     if summary["status"] == "interrupted":
         raise SystemExit(128 + signal.Signals[summary["error"]])
@@ -245,17 +247,15 @@ def task(config: DictConfig) -> float:
     return summary["return_final_iqm"]
 
 
-class RunFailed(Exception):
-    """A fault in a run; its traceback is in the run's log."""
+def _root(error: Exception) -> Exception:
+    """The error that Hydra's instantiate wrapped."""
+    return error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
 
 
 def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises, and we say it in one line
-    try:
-        with one_line_errors():
-            task()
-    except RunFailed as error:
-        sys.exit(f"pgx: {error}")
+    with one_line_errors():
+        task()
 
 
 if __name__ == "__main__":

@@ -163,7 +163,9 @@ class JittedRunner:
         self._lowered = program.lower(state, *self._inputs, _traced(Limits(0, 0, math.inf)), self._diagnose_every)
 
     def compile(self) -> None:
-        self._program = self._lowered.compile()
+        # on a CPU, LLVM's level 1 compiles a quarter faster than its default, and what it makes runs a tenth faster
+        options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+        self._program = self._lowered.compile(compiler_options=options)
 
     def __call__(self, state: TrainState, limits: Limits) -> Chunk:
         start = time.perf_counter()

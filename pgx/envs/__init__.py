@@ -12,7 +12,7 @@ GYMNAX = {
 }
 """id → where gymnax keeps it."""
 
-_PACKAGES = {"ale_py": "ale-py", "Box2D": "gymnasium[box2d]", "box2d": "gymnasium[box2d]", "mujoco": "gymnasium[mujoco]"}
+_PACKAGES = {"ALE": "ale-py", "Box2D": "gymnasium[box2d]", "box2d": "gymnasium[box2d]", "mujoco": "gymnasium[mujoco]"}
 
 
 def check(env: dict[str, Any]) -> float | None:

@@ -7,6 +7,7 @@ import types
 from dataclasses import fields, replace
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
 from pgx.config import ConfigError
@@ -31,7 +32,7 @@ class GymnaxEnv(JittedEnv):
             raise ConfigError(f"env.params.{unknown}", "unknown key", known=known, value=unknown) from None
         self.spec = EnvSpec(
             id=id,
-            obs_shape=tuple(self.env.observation_space(self.params).shape),
+            obs_shape=jax.eval_shape(self.env.reset_env, jax.random.key(0), self.params)[0].shape,
             num_actions=int(self.env.num_actions),
             max_steps=int(self.params.max_steps_in_episode),
             reward_threshold=reward_threshold,
