@@ -1,0 +1,32 @@
+"""A research harness for policy gradients: does this one really learn, and how stably?"""
+
+import os
+import sys
+
+__version__ = "0.1.0"
+
+
+def _refuse_namesake() -> None:
+    """Stop if the distribution `pgx`, a library of board games, is installed: it owns the same import name.
+
+    Which of the two answers to `import pgx` then depends on the folder one stands in: at the top of this repository
+    ours does, and says so; anywhere else theirs does, and `pgx.run` is not found.
+    """
+    for folder in sys.path:
+        try:
+            names = os.listdir(folder or ".")  # 0.4 ms in all; importlib.metadata takes tens
+        except OSError:
+            continue
+        for name in names:
+            if name.startswith("pgx-") and name.endswith(".dist-info"):
+                message = (
+                    f"pgx: {name.removesuffix('.dist-info')} (JAX board games, another project) is installed beside this "
+                    "harness and has the same import name: run `pip uninstall pgx`, or use a fresh environment"
+                )
+                if sys.argv[:1] == ["-m"]:  # `python -m pgx.…`, while the package is being imported
+                    print(message, file=sys.stderr)
+                    raise SystemExit(2)
+                raise ImportError(message)
+
+
+_refuse_namesake()

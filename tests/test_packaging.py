@@ -1,0 +1,93 @@
+"""The lock is complete and names no host; `import pgx` is light; the other pgx is refused."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+LOCK = (ROOT / "requirements.lock").read_text()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def locked() -> dict[str, list[str]]:
+    """Name → the versions in the lock (several where they differ between Pythons)."""
+    versions: dict[str, list[str]] = {}
+    for name, version in re.findall(r"^([a-z0-9.-]+)==([^\s;]+)", LOCK, flags=re.MULTILINE):
+        versions.setdefault(name, []).append(version)
+    return versions
+
+
+def python(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess:
+    """Run Python at the top of the repository, with `path` in the place of site-packages: after the current folder."""
+    environment = os.environ if path is None else os.environ | {"PYTHONPATH": str(path)}
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_every_requirement_is_pinned_and_hashed():
+    blocks = re.split(r"\n(?=\S)", LOCK.strip())
+    assert len(blocks) > 50
+    for block in blocks:
+        assert re.match(r"[a-z0-9.-]+==\S+( ; [^\\]+)? \\\n    --hash=sha256:[0-9a-f]{64}\b", block), block
+
+
+def test_lock_names_no_host():
+    for line in LOCK.splitlines():
+        assert re.match(r"[a-z0-9]|    --hash=sha256:|    # ", line), line  # no option such as an index
+        assert "://" not in line and not re.search(r"https?:|@ |\.(org|com|io|net)\b", line), line
+
+
+def test_lock_follows_pyproject():
+    """Somebody who edits pyproject.toml must also run `make lock`."""
+    project, versions = PROJECT["project"], locked()
+    wanted = project["dependencies"] + project["optional-dependencies"]["test"] + PROJECT["dependency-groups"]["install"]
+    for requirement in map(Requirement, wanted):
+        pins = versions.get(canonicalize_name(requirement.name), [])
+        assert pins and all(requirement.specifier.contains(pin) for pin in pins), f"{requirement}: the lock has {pins}"
+    assert not {"torch", "pgx"} & versions.keys()
+
+
+def test_import_is_light():
+    code = "import sys; before = set(sys.modules); import pgx; print(*(set(sys.modules) - before))"
+    assert python("-c", code).stdout.split() == ["pgx"]
+
+
+@pytest.fixture
+def board_games(tmp_path: Path) -> Path:
+    """A site-packages folder with PyPI's pgx in it."""
+    (tmp_path / "pgx").mkdir()
+    (tmp_path / "pgx" / "__init__.py").touch()
+    (tmp_path / "pgx-2.0.dist-info").mkdir()
+    return tmp_path
+
+
+def test_namesake_ends_the_command_in_one_line(board_games: Path):
+    ended = python("-m", "pgx.run", "+variant=baseline", path=board_games)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert re.fullmatch(r"pgx: pgx-2\.0 .* is installed beside this harness .*\n", ended.stderr)
+
+
+def test_namesake_is_an_import_error_in_a_library(board_games: Path):
+    code = "try: import pgx\nexcept ImportError as error: print(error)"
+    assert python("-c", code, path=board_games).stdout.startswith("pgx: pgx-2.0 ")
+
+
+def test_a_relative_of_the_namesake_is_no_clash(tmp_path: Path):
+    (tmp_path / "pgx_minatar-0.5.1.dist-info").mkdir()
+    assert python("-c", "import pgx", path=tmp_path).returncode == 0
+
+
+def test_an_old_python_is_told_so(tmp_path: Path):
+    old = tmp_path / "python3.10"
+    old.write_text("#!/bin/sh\nexit 1\n")  # what the check of the version gives there
+    old.chmod(0o755)
+    make = ["make", "install", f"PYTHON={old}", f"VENV={tmp_path / 'venv'}"]
+    alone = {name: x for name, x in os.environ.items() if not name.startswith("MAKE")}  # not a part of `make test`
+    ended = subprocess.run(make, cwd=ROOT, env=alone, capture_output=True, text=True)
+    assert ended.returncode != 0 and "needs Python 3.11" in ended.stderr and not (tmp_path / "venv").exists()
