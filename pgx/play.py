@@ -1,0 +1,179 @@
+"""Watch the trained policy: `python -m pgx.play RUN_DIR` writes one episode as an animated picture.
+
+The pictures are Gymnasium's own, drawn without a display, and run at the environment's real speed. A run in a
+compiled environment is shown in the environment of the same name in Gymnasium, with the run's env.params.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from pgx.config import ConfigError, whole
+from pgx.restore import Arguments, read_as, read_run, short_errors, title, trained
+
+if TYPE_CHECKING:
+    import gymnasium
+
+SUFFIXES = (".webp", ".gif")
+WIDTH = 300
+"""Pixels; the height follows."""
+FRAMES_PER_SECOND = 25
+"""The most there are; an environment with more steps a second is shown every second or third step."""
+PAUSE = 1000
+"""Milliseconds on the last picture, before the film starts again."""
+
+
+class Filmed:
+    """One lane of a Gymnasium environment, as HostRollout wants it (see HostEnv), that takes pictures of itself.
+
+    After the end of the episode nothing more is taken.
+    """
+
+    def __init__(self, env: "gymnasium.Env", spec: Any, progress: Any):
+        self._env, self.spec, self._progress = env, spec, progress
+        self._first_action = int(env.action_space.start)
+        self._steps_a_second = env.metadata.get("render_fps") or 30
+        self._steps_a_frame = max(1, round(self._steps_a_second / FRAMES_PER_SECOND))
+        self.frames: list[Image.Image] = []
+        self.steps = 0
+
+    @property
+    def durations(self) -> list[int]:
+        """Milliseconds that each frame is shown."""
+        usual = round(1000 * self._steps_a_frame / self._steps_a_second)
+        return [usual] * (len(self.frames) - 1) + [usual + PAUSE]
+
+    @property
+    def seconds(self) -> float:
+        return self.steps / self._steps_a_second
+
+    def reset(self, seed):
+        obs, _ = self._env.reset(seed=seed)
+        self._take()
+        return np.asarray(obs, np.float32)[None]
+
+    def step(self, action):
+        obs, reward, terminated, truncated, _ = self._env.step(int(action[0]) + self._first_action)
+        self.steps += 1
+        self._progress.update()
+        if terminated or truncated or self.steps % self._steps_a_frame == 0:
+            self._take()
+        return np.asarray(obs, np.float32)[None], np.array([reward]), np.array([terminated]), np.array([truncated])
+
+    def _take(self) -> None:
+        picture = Image.fromarray(self._env.render())
+        if picture.width > WIDTH:
+            picture = picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.BOX)
+        self.frames.append(picture)
+
+
+def make(config: dict[str, Any]) -> "gymnasium.Env":
+    """The Gymnasium environment of this env section, ready to be drawn. Raises ConfigError where there is none."""
+    os.environ |= {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy", "PYGAME_HIDE_SUPPORT_PROMPT": "1"}
+    import gymnasium
+
+    id, params = config["id"], dict(config.get("params", {}))
+    limit = config.get("max_steps") or params.pop("max_steps_in_episode", None)
+    if id not in gymnasium.registry and ":" not in id:
+        raise ConfigError("env.id", f"{id} has no renderer: Gymnasium does not know it", hint="pgx.evaluate needs none")
+    try:
+        env = gymnasium.make(
+            id,
+            render_mode="rgb_array",
+            max_episode_steps=limit and int(limit),
+            disable_env_checker=True,
+            **config.get("kwargs", {}),
+        )
+        env.reset(seed=0)
+        picture = env.render()
+    except Exception as error:  # an environment's own code may raise anything
+        raise ConfigError("env.id", f"{id} cannot be drawn: {error}") from error
+    if getattr(picture, "ndim", None) != 3:
+        raise ConfigError("env.id", f"{id} cannot be drawn: it has no render mode rgb_array")
+    for name, value in params.items():
+        _set(env.unwrapped, name, value)
+    if not isinstance(env.observation_space, gymnasium.spaces.Box):
+        env = gymnasium.wrappers.FlattenObservation(env)
+    return env
+
+
+def _set(env: "gymnasium.Env", name: str, value: float) -> None:
+    """gymnax names its numbers as Gymnasium does, but for capitals."""
+    for attribute in (name, name.upper()):
+        if hasattr(env, attribute):
+            setattr(env, attribute, value)
+            return
+    raise ConfigError(f"env.params.{name}", "Gymnasium's environment has no such number: it would show another policy")
+
+
+def play(
+    folder: Path, config: dict[str, Any], *, seed: int = 0, greedy: bool = False, best: bool = False
+) -> tuple[int, float, Filmed]:
+    """(the checkpoint's update, return, film) of one episode. Raises what `make` and `trained` raise."""
+    stage = make(config["env"])
+    env, policy, key, update = trained(folder, config, best=best)
+
+    import jax
+    from tqdm import tqdm
+
+    from pgx.rollout import HostRollout, mode, sample
+
+    bar = tqdm(total=env.spec.max_steps, unit="step", desc="playing", leave=False, dynamic_ncols=True, disable=None)
+    with bar:
+        film = Filmed(stage, env.spec, bar)
+        episode = HostRollout(film, 1, mode if greedy else sample)(policy, jax.random.fold_in(key, seed))
+    stage.close()
+    return update, float(episode.reward.sum()), film
+
+
+def save(film: Filmed, path: Path) -> None:
+    """WebP or GIF by the suffix, in an endless loop; the old file stays until the new one is whole."""
+    frames, temporary = film.frames, path.with_name(f".{path.name}.tmp")
+    options = {"format": "WEBP", "quality": 75, "method": 4}
+    if path.suffix.lower() == ".gif":
+        # One palette for all frames: what does not move is then the same in all, and is stored once.
+        # The octree keeps white white; the median cut makes it pink.
+        palette = _side_by_side([frames[0], frames[len(frames) // 2], frames[-1]]).quantize(64, Image.Quantize.FASTOCTREE)
+        frames, options = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames], {"format": "GIF"}
+    frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=film.durations, loop=0, **options)
+    os.replace(temporary, path)
+
+
+def _side_by_side(frames: list[Image.Image]) -> Image.Image:
+    return Image.fromarray(np.concatenate([np.asarray(frame) for frame in frames], axis=1))
+
+
+def _check_out(path: Path) -> Path:
+    """Raise ConfigError unless this file can be written."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise ConfigError("--out", f"{path} is no animated picture that can be written", f"a name that ends in {' or '.join(SUFFIXES)}")
+    if not os.access(path.parent, os.W_OK) or path.is_dir():
+        raise ConfigError("--out", f"cannot write {path}", "a file in a folder that can be written")
+    return path
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    with short_errors():
+        parser = Arguments("play", __doc__)
+        parser.add_argument("--out", metavar="FILE", type=Path, help="a .webp or .gif (default: RUN_DIR/play.webp)")
+        parser.choose_policy()
+        seed = read_as(whole(0, 2**32 - 1))
+        parser.add_argument("--seed", metavar="N", type=seed, default=0, help="which episode (default: 0)")
+        chosen = parser.parse_args(arguments)
+        summary = read_run(chosen.folder)
+        out = _check_out(chosen.out or chosen.folder / "play.webp")
+        update, total, film = play(
+            chosen.folder, summary["config"], seed=chosen.seed, greedy=chosen.greedy, best=chosen.best
+        )
+        save(film, out)
+        what = f"return {total:g} in {film.steps:,} steps ({film.seconds:.1f} s)"
+        size = f"{out.stat().st_size / 1000:,.0f} kB"
+        print(f"{title(summary, update, greedy=chosen.greedy)}: {what}; film in {out} ({size})")
+
+
+if __name__ == "__main__":
+    main()
