@@ -149,6 +149,7 @@ RULES: dict[str, Rule] = {
     **{f"critic.optimiser.{key}": rule for key, rule in _OPTIMISER.items()},
     "env.id": TEXT,
     "env.reward_threshold": number(or_null=True),
+    "env.params.max_steps_in_episode": whole(1),
     "env.params.*": number(),
     "env.num_lanes": whole(1),
     "env.max_steps": whole(1, or_null=True),
@@ -166,7 +167,7 @@ BUDGET = ("num_env_steps", "num_updates", "stop_when_solved")
 
 def check(config: DictConfig) -> dict[str, Any]:
     """The configuration as plain data, every value of the type its rule says. Raises ConfigError."""
-    if OmegaConf.is_missing(config, "variant"):
+    if "variant" not in config or OmegaConf.is_missing(config, "variant"):
         raise ConfigError("variant", "none chosen", f"+variant={'|'.join(options('variant'))}")
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -202,9 +203,9 @@ def _check_together(config: dict[str, Any]) -> None:
         raise ConfigError("bootstrap_truncated", "there is no V(s) to bootstrap with", hint="critic=value_network has one")
     if config["critic"]["_target_"] == "pgx.critics.LeaveOneOut" and config["episodes_per_update"] < 2:
         raise ConfigError("episodes_per_update", "leave-one-out has no other episode", "a whole number ≥ 2")
-    for optimiser in (config["optimiser"], config["critic"].get("optimiser")):
+    for where, optimiser in (("optimiser", config["optimiser"]), ("critic.optimiser", config["critic"].get("optimiser"))):
         if optimiser and optimiser["schedule"] != "constant" and optimiser["decay_updates"] is None:
-            raise ConfigError("optimiser.decay_updates", f"schedule {optimiser['schedule']} needs it", "a whole number ≥ 1")
+            raise ConfigError(f"{where}.decay_updates", f"schedule {optimiser['schedule']} needs it", "a whole number ≥ 1")
     from pgx.envs import check as check_env  # imports gymnasium where the environment needs it
 
     threshold = check_env(config["env"])
@@ -254,7 +255,8 @@ def _of_hydra(error: HydraException) -> ConfigError:
         if (CONF / key).is_dir():
             return ConfigError(key, "not chosen yet", f"+{key}={'|'.join(options(key))}", "put a + before it")
         return _unknown_key(key)
-    return ConfigError("command line", next(line for line in text.splitlines() if line.strip()))
+    hint = "several values are a multirun: add -m" if "Ambiguous value" in text else None
+    return ConfigError("command line", next(line for line in text.splitlines() if line.strip()), hint=hint)
 
 
 def _unknown_key(key: str) -> ConfigError:
@@ -264,29 +266,46 @@ def _unknown_key(key: str) -> ConfigError:
 
 
 class Gate(Callback):
-    """Stands before every run: Hydra calls it when the configuration is composed and no folder exists yet."""
+    """Stands before every run: Hydra calls it when the configuration is composed and no file is touched yet."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         with one_line_errors():
-            check_added_keys(config.hydra.overrides.task)
+            check_overrides(config.hydra.overrides.task)
             task = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
             checked = check(task)
-            chosen = [o for o in config.hydra.overrides.hydra if o.split("=")[0] == "hydra.run.dir"]
-            if chosen:
-                _may_continue(Path(config.hydra.run.dir), checked)
+            if _is_set(config, "hydra.run.dir"):
+                self._locked = _enter(Path(config.hydra.run.dir), checked)
             else:
                 with open_dict(config.hydra):
                     config.hydra.run.dir = str(_claim(Path(config.hydra.run.dir)))
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         with one_line_errors():
-            check_added_keys(config.hydra.overrides.task)
+            check_overrides(config.hydra.overrides.task)
+            if not _is_set(config, "hydra.sweep.dir"):
+                folder = str(_claim(Path(config.hydra.sweep.dir)))
+                with open_dict(config.hydra):
+                    config.hydra.sweep.dir = folder
+                    # every member's configuration is composed anew, from these
+                    config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
+
+    def on_job_start(self, **_: Any) -> None:
+        if hasattr(self, "_locked"):
+            self._locked.close()  # Hydra has written its files; the run locks the folder for itself
 
 
-def check_added_keys(overrides: Iterable[str]) -> None:
-    """`+key=…` adds what the schema does not have: only groups and free-form dictionaries may be added to."""
+def _is_set(config: DictConfig, key: str) -> bool:
+    """Whether the command line says what this key of Hydra's is."""
+    return any(override.lstrip("+").split("=")[0] == key for override in config.hydra.overrides.hydra)
+
+
+def check_overrides(overrides: Iterable[str]) -> None:
+    """`+key=…` adds what the schema does not have: only groups and free-form dictionaries may be added to.
+    `~key` takes away what the program asks for."""
     for override in overrides:
-        key = override.lstrip("+").split("=")[0].split("@")[0]
+        key = override.lstrip("+~").split("=")[0].split("@")[0]
+        if override.startswith("~"):
+            raise ConfigError(key, "cannot be removed")
         free = key.startswith(("env.params.", "env.kwargs.")) or (CONF / key).is_dir()
         if override.startswith("+") and not free:
             raise _unknown_key(key)
@@ -307,9 +326,10 @@ def _claim(folder: Path) -> Path:
     raise ConfigError("hydra.run.dir", f"{folder} and 998 more exist")
 
 
-def _may_continue(folder: Path, config: dict[str, Any]) -> None:
-    """A folder the user named: writable, and of the same configuration if a run is in it already."""
-    from pgx.record import read_summary
+def _enter(folder: Path, config: dict[str, Any]) -> contextlib.ExitStack:
+    """Lock a folder the user named; close what is returned to unlock it. Ends the program if there is nothing
+    to do there. Raises ConfigError if it cannot be written, is in use or holds another configuration's run."""
+    from pgx import record
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -317,20 +337,10 @@ def _may_continue(folder: Path, config: dict[str, Any]) -> None:
             raise PermissionError(13, "permission denied")
     except OSError as error:
         raise ConfigError("hydra.run.dir", f"cannot write {folder}: {error.strerror}", "a folder that can be written") from error
-    summary = read_summary(folder)
-    if summary is None:
-        return
-    old, new = identity(summary["config"]), identity(config)
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key) and not _extends(key, old, new):
-            change = f"{old.get(key)} → {new.get(key)}"
-            raise ConfigError(key, f"{change}: {folder} holds a run of another configuration", hint="choose another folder")
-
-
-def _extends(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """A budget may grow."""
-    if key not in BUDGET:
-        return False
-    if key == "stop_when_solved":
-        return not new[key]
-    return new[key] is None or (old[key] is not None and new[key] > old[key])
+    before = record.earlier_run(folder, config)
+    if before is not None and not record.goes_on(before, config):
+        print(record.last_line(before | {"already": True}, folder))
+        raise SystemExit(record.exit_code(before))
+    locked = contextlib.ExitStack()
+    locked.enter_context(record.sole_use(folder))
+    return locked

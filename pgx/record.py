@@ -4,8 +4,8 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import math
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pgx.config import ConfigError, identity
+from pgx.config import BUDGET, ConfigError, identity
 
 PACKAGES = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "gymnax", "numpy", "orbax-checkpoint", "wandb")
 TIMING = ("update", "env_steps", "seconds", "env_steps_per_second", "compile_seconds")
@@ -78,7 +78,8 @@ class History:
         first = len(self.rows)
         for i in range(len(columns["env_steps"])):
             before = self.rows[-1] if self.rows else {"env_steps": 0, "episodes": 0}
-            row = {name: None if np.isnan(x[i]) else x[i].item() for name, x in columns.items()}
+            # as the file has it: what a resumed run reads back is what this one goes on with
+            row = {name: _number("" if np.isnan(x[i]) else str(x[i])) for name, x in columns.items()}
             totals = {name: before[name] + row[name] for name in ("env_steps", "episodes")}
             self.rows.append(row | totals | {"update": len(self.rows) + 1})
         return self.rows[first:]
@@ -107,11 +108,11 @@ class History:
         }
 
 
-def last_returns(recent_returns: np.ndarray) -> tuple[float, float]:
+def last_returns(recent_returns: np.ndarray) -> tuple[float, float] | tuple[None, None]:
     """Mean and interquartile mean of the last 100 training episodes (of all, while there are fewer)."""
     returns = np.sort(recent_returns[~np.isnan(recent_returns)].astype(np.float64))
     cut = len(returns) // 4
-    return (returns.mean(), returns[cut : len(returns) - cut].mean()) if len(returns) else (math.nan, math.nan)
+    return (returns.mean(), returns[cut : len(returns) - cut].mean()) if len(returns) else (None, None)
 
 
 def new_summary(config: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
@@ -138,6 +139,63 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
+def earlier_run(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+    """run.json of the run to go on with, or None. Raises ConfigError if it is of another configuration."""
+    try:
+        summary = read_summary(folder)
+        if summary is None:
+            return None
+        old, new = identity(summary["config"]), identity(config)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(str(folder / "run.json"), f"cannot be read: {error}", hint="choose another folder") from error
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key) and not _extends(key, old, new):
+            change = f"{old.get(key)} → {new.get(key)}"
+            raise ConfigError(key, f"{change}: {folder} holds a run of another configuration", hint="choose another folder")
+    return summary
+
+
+def _extends(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """A budget may grow."""
+    if key not in BUDGET:
+        return False
+    if key == "stop_when_solved":
+        return not new[key]
+    return new[key] is None or (old[key] is not None and new[key] > old[key])
+
+
+def goes_on(before: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Whether there is anything left to do: a finished run goes on only with a larger budget."""
+    if before["status"] == "completed":
+        return any(before["config"][key] != config[key] for key in BUDGET)
+    return before["status"] != "diverged"  # it would diverge again, bit for bit
+
+
+def last_line(summary: dict[str, Any], folder: Path) -> str:
+    """What happened, and where the files are."""
+    what = f"{summary['variant']} on {summary['env']}, seed {summary['seed']}"
+    if summary["status"] != "completed":
+        what += f": {summary['status']} ({summary['error']})"
+    if summary["return_final"] is not None:
+        what += f": return {summary['return_final']:.1f} over the last {min(100, summary['episodes'])} episodes"
+        solved = summary["solved_at_env_steps"]
+        if solved is not None:
+            what += f", solved at {solved:,} of {summary['env_steps']:,} env steps"
+        elif summary["reward_threshold"] is not None:
+            what += f", not solved in {summary['env_steps']:,} env steps"
+    when = "already finished" if summary.get("already") else f"{summary['wall_seconds']:.1f} s"
+    with contextlib.suppress(ValueError):
+        folder = folder.relative_to(Path.cwd())
+    return f"{what}; {when}; files in {folder}"
+
+
+def exit_code(summary: dict[str, Any]) -> int:
+    """What the program that ran it returns: 128 + n after signal n, as shells have it."""
+    if summary["status"] == "interrupted":
+        return 128 + signal.Signals[summary["error"]]
+    return 0 if summary["status"] == "completed" else 1
+
+
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     write_atomically(folder / "run.json", json.dumps(summary, indent=2) + "\n")
 
@@ -152,7 +210,7 @@ def write_atomically(path: Path, text: str) -> None:
 @contextlib.contextmanager
 def sole_use(folder: Path) -> Iterator[None]:
     """Refuse to share a run folder with another process."""
-    with open(folder / ".lock", "w") as file:
+    with open(folder / ".lock", "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

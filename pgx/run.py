@@ -7,7 +7,6 @@ import contextlib
 import logging
 import math
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -21,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
-from pgx.config import BUDGET, CONF, ConfigError, check, one_line_errors
+from pgx.config import CONF, ConfigError, check, one_line_errors
 
 log = logging.getLogger("pgx")
 
@@ -29,13 +28,14 @@ log = logging.getLogger("pgx")
 def run(config: dict[str, Any], folder: Path, *, group: str) -> dict[str, Any]:
     """Train in `folder`, going on from what is there, until the budget ends; returns the summary (run.json).
 
-    A fault is recorded as status `failed` and raised. Raises ConfigError if another process is at work here.
+    A fault is recorded as status `failed` and raised. Raises ConfigError if another process is at work here, or
+    another configuration was.
     """
     from pgx import record
 
     with record.sole_use(folder):
-        before = record.read_summary(folder)
-        if before is not None and not _goes_on(before, config):
+        before = record.earlier_run(folder, config)
+        if before is not None and not record.goes_on(before, config):
             return before | {"already": True}
         summary = record.new_summary(config, before)
         started = time.perf_counter() - summary["wall_seconds"]
@@ -43,14 +43,14 @@ def run(config: dict[str, Any], folder: Path, *, group: str) -> dict[str, Any]:
             with _Interrupt() as interrupt:
                 _train(config, folder, summary, group, interrupt)
         except Exception as error:
-            if before is None and isinstance(_root(error), ConfigError):
-                shutil.rmtree(folder)
-            summary |= {"status": "failed", "error": f"{type(error).__name__}: {error}".splitlines()[0]}
+            summary |= {"status": "failed", "error": _one_line(_root(error))}
+            raise
+        except KeyboardInterrupt:
+            summary |= {"status": "interrupted", "error": "SIGINT"}
             raise
         finally:
-            if folder.exists():
-                summary |= {"finished": record.now(), "wall_seconds": round(time.perf_counter() - started, 3)}
-                record.write_summary(folder, summary)
+            summary |= {"finished": record.now(), "wall_seconds": round(time.perf_counter() - started, 3)}
+            record.write_summary(folder, summary)
         return summary
 
 
@@ -67,7 +67,7 @@ def _train(config: dict[str, Any], folder: Path, summary: dict[str, Any], group:
     from pgx.checkpoint import Checkpoints
     from pgx.envs.base import HostEnv
     from pgx.metrics import COLUMNS
-    from pgx.train import HostRunner, JittedRunner, train
+    from pgx.train import HostRunner, JittedRunner, Limits, train
 
     env, algorithm = build(config)
     state, keys = initial_state(config, env, algorithm)
@@ -126,6 +126,8 @@ def _train(config: dict[str, Any], folder: Path, summary: dict[str, Any], group:
                 if chunk.not_finite:
                     status = "diverged"
                     summary["error"] = f"{chunk.not_finite} is not finite at update {history.updates + 1}"
+                    if rows:  # chunk.state is past it: once more, up to the last row
+                        state = runner(state, Limits(len(rows), math.inf, math.inf)).state
                     break
                 state = chunk.state
                 timing.append([history.timing(rows, chunk.seconds, compile_seconds)])
@@ -147,13 +149,6 @@ def _train(config: dict[str, Any], folder: Path, summary: dict[str, Any], group:
     curve.draw(history.rows, f"{config['variant']} on {env.spec.id}, seed {config['seed']}", threshold, picture)
     tracker.image("learning_curve", picture)
     tracker.finish({key: x for key, x in summary.items() if key != "config"}, 0 if status == "completed" else 1)
-
-
-def _goes_on(before: dict[str, Any], config: dict[str, Any]) -> bool:
-    """Whether there is anything left to do: a finished run goes on only with a larger budget."""
-    if before["status"] == "completed":
-        return any(before["config"][key] != config[key] for key in BUDGET)
-    return before["status"] != "diverged"  # it would diverge again, bit for bit
 
 
 class _Interrupt:
@@ -203,27 +198,11 @@ def _progress_bar(config: dict[str, Any], history: Any) -> Iterator[Callable[[fl
         yield show
 
 
-def last_line(summary: dict[str, Any], folder: Path) -> str:
-    """What happened, and where the files are."""
-    what = f"{summary['variant']} on {summary['env']}, seed {summary['seed']}"
-    if summary["status"] != "completed":
-        what += f": {summary['status']} ({summary['error']})"
-    if summary["return_final"] is not None:
-        what += f": return {summary['return_final']:.1f} over the last {min(100, summary['episodes'])} episodes"
-        solved = summary["solved_at_env_steps"]
-        if solved is not None:
-            what += f", solved at {solved:,} of {summary['env_steps']:,} env steps"
-        elif summary["reward_threshold"] is not None:
-            what += f", not solved in {summary['env_steps']:,} env steps"
-    already = "already finished; " if summary.get("already") else f"{summary['wall_seconds']:.1f} s; "
-    with contextlib.suppress(ValueError):
-        folder = folder.relative_to(Path.cwd())
-    return f"{what}; {already}files in {folder}"
-
-
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def task(config: DictConfig) -> float:
     """What Hydra calls for every job: the objective is the interquartile mean of the last 100 returns."""
+    from pgx import record
+
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
     many = settings.mode.name == "MULTIRUN"
@@ -232,19 +211,21 @@ def task(config: DictConfig) -> float:
         summary = run(check(config), folder, group=group)
     except Exception as error:
         error = _root(error)
+        if not isinstance(error, ConfigError):
+            log.debug("the run failed", exc_info=True)
+            error = _Failed(f"{_one_line(error)}; the traceback is in {folder / settings.job.name}.log")
         if many:
-            raise error
-        with one_line_errors():
-            if isinstance(error, ConfigError):
-                raise error from None
-        log.debug("the run failed", exc_info=True)
-        sys.exit(f"pgx: {type(error).__name__}: {error}; the traceback is in {folder / settings.job.name}.log")
-    print(last_line(summary, folder))
-    if summary["status"] == "interrupted":
-        raise SystemExit(128 + signal.Signals[summary["error"]])
-    if summary["status"] == "diverged" and not many:
-        raise SystemExit(1)
+            raise error from None
+        with _in_one_line():
+            raise error from None
+    print(record.last_line(summary, folder))
+    if summary["status"] == "interrupted" or (summary["status"] == "diverged" and not many):
+        raise SystemExit(record.exit_code(summary))
     return summary["return_final_iqm"]
+
+
+class _Failed(Exception):
+    """A run failed; the message is one line and says where the traceback is."""
 
 
 def _root(error: Exception) -> Exception:
@@ -252,9 +233,31 @@ def _root(error: Exception) -> Exception:
     return error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
 
 
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+@contextlib.contextmanager
+def _in_one_line(*, traceback: bool = False) -> Iterator[None]:
+    """An error ends the program with one line on stderr; `traceback`: unless nobody foresaw it."""
+    try:
+        with one_line_errors():
+            yield
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except _Failed as error:
+        sys.exit(f"pgx: {error}")
+    except Exception as error:  # Hydra's own, as for `policy=[1]`
+        if traceback:
+            raise
+        print(f"pgx: command line: {_one_line(error)}; HYDRA_FULL_ERROR=1 shows the traceback", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
 def main() -> None:
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises, and we say it in one line
-    with one_line_errors():
+    wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and we say it in one line
+    with _in_one_line(traceback=wanted):
         task()
 
 

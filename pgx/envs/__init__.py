@@ -1,5 +1,8 @@
 """Environments: what can be asked of them before anything heavy is imported."""
 
+import ast
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from pgx.config import ConfigError
@@ -21,10 +24,22 @@ def check(env: dict[str, Any]) -> float | None:
         if env["id"] not in GYMNAX:
             hint = "other environments run on the host: env=gymnasium env.id=…"
             raise ConfigError("env.id", f"no compiled environment {env['id']!r}", known=GYMNAX, value=env["id"], hint=hint)
+        known = _gymnax_parameters(env["id"])
+        for name in env["params"]:
+            if name not in known:
+                raise ConfigError(f"env.params.{name}", "unknown key", known=known, value=name)
     elif env["_target_"] == "pgx.envs.gymnasium.GymnasiumEnv":
         declared = _check_gymnasium(env["id"], env["max_steps"], env["kwargs"])
         return declared.reward_threshold if env["reward_threshold"] is None else env["reward_threshold"]
     return env["reward_threshold"]
+
+
+def _gymnax_parameters(id: str) -> list[str]:
+    """The fields of its EnvParams, read from gymnax's source: importing it would import jax."""
+    root, (module, _) = find_spec("gymnax").submodule_search_locations[0], GYMNAX[id]
+    source = Path(root, "environments", *module.split(".")).with_suffix(".py").read_text()
+    params = next(x for x in ast.parse(source).body if isinstance(x, ast.ClassDef) and x.name == "EnvParams")
+    return [field.target.id for field in params.body if isinstance(field, ast.AnnAssign)]
 
 
 def _check_gymnasium(id: str, max_steps: int | None, kwargs: dict[str, Any]):
@@ -40,9 +55,9 @@ def _check_gymnasium(id: str, max_steps: int | None, kwargs: dict[str, Any]):
     except gymnasium.error.DependencyNotInstalled as error:
         module = getattr(error.__cause__, "name", None)
         raise _missing(id, module) if module else ConfigError("env.id", f"{id} cannot be made", hint=str(error)) from error
-    except gymnasium.error.UnregisteredEnv as error:
-        raise ConfigError("env.id", f"no Gymnasium environment {id!r}", known=gymnasium.registry, value=id) from error
     except Exception as error:  # an environment's own constructor may raise anything
+        if isinstance(error, gymnasium.error.Error) and id not in gymnasium.registry and ":" not in id:
+            raise ConfigError("env.id", f"no Gymnasium environment {id!r}", known=gymnasium.registry, value=id) from error
         raise ConfigError("env.id", f"{id} cannot be made: {error}") from error
     space = env.action_space
     env.close()
