@@ -18,7 +18,7 @@ def sample(logits: Float[Array, "A B"], uniform: Float[Array, " B"]) -> Int[Arra
     NaN logits give action 0 without a word: non-finite parameters are detected at every update.
     """
     cumulative = jnp.cumsum(jax.nn.softmax(logits, axis=0), axis=0)
-    return (uniform >= cumulative[:-1]).sum(0, dtype=jnp.int32)
+    return (uniform[None, :] >= cumulative[:-1]).sum(0, dtype=jnp.int32)
 
 
 def mode(logits: Float[Array, "A B"], uniform: Float[Array, " B"]) -> Int[Array, " B"]:
