@@ -1,9 +1,11 @@
 """From a checked configuration to the parts of a run."""
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from hydra.utils import instantiate
 from jaxtyping import PyTree
 
@@ -31,16 +33,27 @@ def build(config: dict[str, Any]) -> tuple[JittedEnv | HostEnv, Algorithm]:
     return env, traced(algorithm)
 
 
+_ONCE = {"xla_backend_optimization_level": 0}
+"""For small programs that run once: not worth optimising."""
+
+
+def random_streams(config: dict[str, Any]) -> Keys:
+    """The run's named random streams."""
+    return jax.jit(Keys.of_seed, compiler_options=_ONCE)(np.uint32(config["seed"]))
+
+
 def initial_state(config: dict[str, Any], env: JittedEnv | HostEnv, algorithm: Algorithm) -> tuple[TrainState, Keys]:
     """The state before the first update, and the run's random streams."""
+    keys = random_streams(config)
+    make = jax.jit(partial(init, policy=config["policy"], spec=env.spec), compiler_options=_ONCE)
+    return make(algorithm, key=keys.init), keys
 
-    def make(seed, algorithm):
-        keys = Keys.of_seed(seed)
-        return init(algorithm, config["policy"], env.spec, keys.init), keys
 
-    # one program instead of thirty, and not worth optimising: it runs once
-    options = {"xla_backend_optimization_level": 0}
-    return jax.jit(make, compiler_options=options)(jnp.array(config["seed"], jnp.uint32), algorithm)
+def skeleton(config: dict[str, Any], env: JittedEnv | HostEnv, algorithm: Algorithm) -> TrainState:
+    """A state of the right shapes, all zeros: enough to compile for, or to restore into, and nothing to compute."""
+    key = jax.eval_shape(lambda: Keys.of_seed(0).init)
+    shapes = jax.eval_shape(partial(init, policy=config["policy"], spec=env.spec), algorithm, key=key)
+    return jax.tree.map(lambda x: jnp.asarray(np.zeros(x.shape, x.dtype)), shapes)
 
 
 def traced(tree: PyTree) -> PyTree:

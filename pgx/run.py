@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +64,14 @@ def _train(config: dict[str, Any], folder: Path, summary: dict[str, Any], group:
     from hydra.utils import instantiate
 
     from pgx import curve, record
-    from pgx.build import build, initial_state
+    from pgx.build import build, initial_state, random_streams, skeleton
     from pgx.checkpoint import Checkpoints
     from pgx.envs.base import HostEnv
     from pgx.metrics import COLUMNS
     from pgx.train import HostRunner, JittedRunner, Limits, train
 
     env, algorithm = build(config)
-    state, keys = initial_state(config, env, algorithm)
+    state = skeleton(config, env, algorithm)
     threshold = env.spec.reward_threshold
     summary |= record.provenance() | {"device": jax.devices()[0].device_kind, "reward_threshold": threshold}
     metrics = record.Table(folder / "metrics.csv", tuple(COLUMNS))
@@ -81,6 +82,8 @@ def _train(config: dict[str, Any], folder: Path, summary: dict[str, Any], group:
         restored = checkpoints.restore(state)
         if restored is not None:
             state = restored[1]
+        else:  # in a thread: it compiles beside the big program
+            fresh = ThreadPoolExecutor(1).submit(initial_state, config, env, algorithm)
         saved = int(state.update)
         history = record.History(metrics.keep_until(saved), threshold)
         if history.updates != saved:
@@ -92,7 +95,7 @@ def _train(config: dict[str, Any], folder: Path, summary: dict[str, Any], group:
             state,
             algorithm,
             env,
-            keys.train,
+            random_streams(config).train,
             num_episodes=config["episodes_per_update"],
             max_updates=config["updates_per_chunk"],
             diagnose_every=config["diagnose_every"],
@@ -107,6 +110,8 @@ def _train(config: dict[str, Any], folder: Path, summary: dict[str, Any], group:
         compiling = time.perf_counter()
         runner.compile()
         compile_seconds = time.perf_counter() - compiling
+        if restored is None:
+            state, _ = fresh.result()
 
         chunks = train(
             runner,
