@@ -1,0 +1,65 @@
+"""Running pgx as a person does, for the tests: as a process, or composed in this one."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+
+from pgx.config import CONF, Gate, check, one_line_errors
+
+ROOT = Path(__file__).resolve().parent.parent
+XLA_CACHE = Path(tempfile.gettempdir()) / f"pgx-tests-xla-{os.getuid()}"
+"""Shared by all tests and sessions: most of a short run is compiling."""
+
+
+def environment(**more: str) -> dict[str, str]:
+    """For a pgx process: this tree's pgx, and none of the person's own settings."""
+    unset = ("HYDRA_FULL_ERROR", "PYTHONDONTWRITEBYTECODE", "PJRT_NPROC")
+    own = {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))), "JAX_COMPILATION_CACHE_DIR": str(XLA_CACHE)}
+    return {key: x for key, x in os.environ.items() if key not in unset} | own | {"JAX_PLATFORMS": "cpu"} | more
+
+
+def start(*overrides: str, cwd: Path, **more: str) -> subprocess.Popen:
+    """`python -m pgx.run …` in its own process."""
+    command = [sys.executable, "-m", "pgx.run", *overrides, "tracker=none"]
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment(**more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
+    try:
+        out, err = process.communicate(timeout=200)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def pgx(*overrides: str, cwd: Path, **more: str) -> subprocess.CompletedProcess:
+    return finish(start(*overrides, cwd=cwd, **more))
+
+
+@contextlib.contextmanager
+def composed(*overrides: str) -> Iterator[Any]:
+    """Hydra's whole configuration for these overrides, as its callbacks get it."""
+    overrides = ("tracker=none", *overrides)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield compose("config", list(overrides), return_hydra_config=True)
+
+
+def checked(*overrides: str) -> dict[str, Any]:
+    """The configuration as the program gets it."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return check(compose("config", ["tracker=none", *overrides]))
+
+
+def gate(*overrides: str) -> None:
+    """What stands before a run. Ends the program, or lets the run begin."""
+    with one_line_errors(), composed(*overrides) as config:
+        Gate().on_run_start(config)
