@@ -92,8 +92,8 @@ class ValueNetwork(Critic):
 
     def learn(self, state, episodes, target):
         network, opt_state = state
-        steps = episodes.mask.sum()
-        blocks = to_blocks((episodes.obs, target, episodes.mask / steps))
+        weight = jnp.where(episodes.mask, 1 / episodes.mask.sum(), 0.0)
+        blocks = to_blocks((episodes.obs, target, weight))
 
         def loss(network, block):
             obs, target, weight = block

@@ -19,7 +19,7 @@ def vanilla(
     mask: Bool[Array, " T"],
     bootstrap: Float[Array, ""],
     *,
-    gamma: Float[Array, ""],
+    gamma: float | Float[Array, ""],
 ) -> Float[Array, " T"]:
     """R(τ) = Σ_t γ^t r_t, the same number at every step (REINFORCE; Williams 1992, section 4)."""
     return_ = reward_to_go(reward, value, mask, bootstrap, gamma=gamma)[0]
@@ -32,7 +32,7 @@ def reward_to_go(
     mask: Bool[Array, " T"],
     bootstrap: Float[Array, ""],
     *,
-    gamma: Float[Array, ""],
+    gamma: float | Float[Array, ""],
 ) -> Float[Array, " T"]:
     """G_t = Σ_{k≥t} γ^{k−t} r_k (GPOMDP; Baxter & Bartlett 2001; Sutton & Barto 2018, eq. 3.9).
 
@@ -47,8 +47,8 @@ def lambda_return(
     mask: Bool[Array, " T"],
     bootstrap: Float[Array, ""],
     *,
-    gamma: Float[Array, ""],
-    lam: Float[Array, ""],
+    gamma: float | Float[Array, ""],
+    lam: float | Float[Array, ""],
 ) -> Float[Array, " T"]:
     """G^λ_t = r_t + γ [(1−λ) V(s_{t+1}) + λ G^λ_{t+1}] (Sutton & Barto 2018, section 12.1).
 
@@ -61,7 +61,7 @@ def lambda_return(
 
 
 def _backward(
-    x: Float[Array, " T"], mask: Bool[Array, " T"], last: Float[Array, ""], *, discount: Float[Array, ""]
+    x: Float[Array, " T"], mask: Bool[Array, " T"], last: Float[Array, ""], *, discount: float | Float[Array, ""]
 ) -> Float[Array, " T"]:
     """y_t = x_t + discount · y_{t+1} with y_L = last; padding carries `last` through untouched."""
 

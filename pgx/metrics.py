@@ -48,7 +48,7 @@ def gradient_quality(gradients: PyTree[Float[Array, "B ..."]]) -> Metrics:
     """tr Σ = Σ_b ‖g_b − ḡ‖² / (B − 1) and the signal-to-noise ratio of one episode's gradient."""
     leaves = jax.tree.leaves(gradients)
     batch = leaves[0].shape[0]
-    mean = [g.mean(0) for g in leaves]
+    mean = [g.mean(0, keepdims=True) for g in leaves]
     variance = sum(((g - m) ** 2).sum() for g, m in zip(leaves, mean, strict=True)) / (batch - 1)
     signal = sum((m**2).sum() for m in mean) - variance / batch
     return {"grad_variance": variance, "grad_snr": signal / variance}

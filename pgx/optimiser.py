@@ -3,6 +3,7 @@
 from typing import Literal
 
 import equinox as eqx
+import jax
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -51,5 +52,6 @@ class Optimiser(eqx.Module):
 
     def step(self, model: PyTree, gradient: PyTree, opt_state: optax.OptState) -> tuple[PyTree, optax.OptState]:
         parameters = eqx.filter(model, eqx.is_inexact_array)
-        updates, opt_state = self.transformation().update(gradient, opt_state, parameters)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integers, even where jax is told to refuse
+            updates, opt_state = self.transformation().update(gradient, opt_state, parameters)
         return eqx.apply_updates(model, updates), opt_state

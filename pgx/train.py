@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from pgx.envs.base import EnvSpec, HostEnv, JittedEnv
 from pgx.networks import MLP
@@ -125,7 +125,7 @@ def chunk(
     *,
     num_episodes: int,
     max_updates: int,
-) -> tuple[TrainState, Metrics, Int[Array, ""], Bool[Array, "4"]]:
+) -> tuple[TrainState, dict[str, Shaped[Array, " K"]], Int[Array, ""], Bool[Array, "4"]]:
     """Up to `max_updates` of update ∘ rollout as one program: (state, rows, how many are filled, finite)."""
 
     @jax.jit  # traced once, for its shapes and for the loop
@@ -143,7 +143,7 @@ def chunk(
         state, rows, done, env_steps, _ = carry
         state, row, finite = one(state)
         rows = jax.tree.map(lambda xs, x: xs.at[done].set(x), rows, row)
-        return state, rows, done + finite.all(), env_steps + row["env_steps"], finite
+        return state, rows, done + finite.all().astype(done.dtype), env_steps + row["env_steps"], finite
 
     _, row, finite = jax.eval_shape(one, state)
     rows = jax.tree.map(lambda x: jnp.zeros((max_updates, *x.shape), x.dtype), row)

@@ -101,7 +101,7 @@ def _block_loss(policy, block, entropy_coefficient):
 
 def _policy_gradient(policy, episodes, advantage, algorithm):
     """Loss, entropy a step, log π of every step (in blocks), and the gradient: sum over steps, mean over episodes."""
-    share = episodes.mask / episodes.mask.shape[1]
+    share = jnp.where(episodes.mask, 1 / episodes.mask.shape[1], 0.0)
     blocks = to_blocks((episodes.obs, episodes.action, advantage, share))
 
     def of_block(block):
@@ -134,4 +134,4 @@ def _mean_kl(log_probs, policy, episodes) -> Float[Array, ""]:
         return jnp.where(mask, kl(old, log_probabilities(policy, obs)), 0.0).sum(), ()
 
     obs, mask = to_blocks((episodes.obs, episodes.mask))
-    return fold(of_block, (obs, log_probs, mask), episodes.length.max())[0] / episodes.mask.sum()
+    return fold(of_block, (obs, log_probs, mask), episodes.length.max())[0] / episodes.mask.sum(dtype=jnp.float32)

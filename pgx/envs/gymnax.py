@@ -43,7 +43,8 @@ class GymnaxEnv(JittedEnv):
         return state, obs.astype(jnp.float32)
 
     def step(self, key, state, action):
-        obs, state, reward, terminated, _ = self.env.step_env(key, state, action, self.params)
+        with jax.numpy_dtype_promotion("standard"):  # gymnax multiplies integers by floats, even where jax is told to refuse
+            obs, state, reward, terminated, _ = self.env.step_env(key, state, action, self.params)
         return state, obs.astype(jnp.float32), reward.astype(jnp.float32), terminated
 
 
