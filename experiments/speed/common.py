@@ -1,0 +1,178 @@
+"""What the parts share: figures, the clock, a run built the way the command line builds it, child processes."""
+
+import contextlib
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+
+from pgx import backend
+from pgx.config import CONF, check
+
+
+class Figure(NamedTuple):
+    """One line of the table. No values: `note` says why."""
+
+    name: str
+    unit: str
+    values: list[float]
+    at_least: float | None = None
+    at_most: float | None = None
+    note: str = ""
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    @property
+    def met(self) -> bool | None:
+        """None where there is no target."""
+        if not self.values or self.at_least is self.at_most is None:
+            return None
+        return self.median >= self.at_least if self.at_most is None else self.median <= self.at_most
+
+
+def interleave(contenders: dict[str, Callable[[], float]], repeat: int) -> dict[str, list[float]]:
+    """A B A B …, so that a machine that grows slower meanwhile is equally slow to all of them."""
+    values = {name: [] for name in contenders}
+    for _ in range(repeat):
+        for name, measure in contenders.items():
+            values[name].append(measure())
+    return values
+
+
+def ratios(above: list[float], below: list[float]) -> list[float]:
+    """Round by round: what was measured side by side is divided."""
+    return [x / y for x, y in zip(above, below, strict=True)]
+
+
+def skipped(name: str, need: str) -> Figure:
+    return Figure(name, "", [], note=f"skipped: needs {need}")
+
+
+class Trained(NamedTuple):
+    """The parts of a run, and its state when the policy has just come near the 500-step limit."""
+
+    config: dict[str, Any]
+    env: Any
+    algorithm: Any
+    keys: Any
+    runner: Any
+    untrained: Any
+    state: Any
+
+
+def configuration(*overrides: str) -> dict[str, Any]:
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return check(compose("config", overrides=["tracker=none", *overrides]))
+
+
+def assemble(*overrides: str) -> Trained:
+    """Compiled, not yet trained."""
+    config = configuration(*overrides)
+    backend.prepare(config["xla_threads"])
+    from pgx.build import build, initial_state
+    from pgx.envs.base import HostEnv
+    from pgx.train import HostRunner, JittedRunner
+
+    env, algorithm = build(config)
+    state, keys = initial_state(config, env, algorithm)
+    runner = (HostRunner if isinstance(env, HostEnv) else JittedRunner)(
+        state,
+        algorithm,
+        env,
+        keys.train,
+        num_episodes=config["episodes_per_update"],
+        max_updates=config["updates_per_chunk"],
+        diagnose_every=config["diagnose_every"],
+    )
+    runner.compile()
+    return Trained(config, env, algorithm, keys, runner, state, state)
+
+
+def at_the_limit(*overrides: str) -> Trained:
+    """Trained until the last 100 episodes return 480 on average."""
+    parts = assemble(*overrides)
+    return parts._replace(state=train_to(480.0, parts))
+
+
+def train_to(threshold: float, parts: Trained, most_updates: int = 10_000) -> Any:
+    from pgx.train import Limits
+
+    state = parts.state
+    while not state.recent_returns.mean() >= threshold:
+        if int(state.update) >= most_updates:
+            raise RuntimeError(f"{parts.config['variant']} is not at {threshold} after {most_updates} updates")
+        state = parts.runner(state, Limits(parts.runner.max_updates, math.inf, threshold)).state
+    return state
+
+
+class Speed(NamedTuple):
+    steps_per_second: float
+    mean_length: float
+
+
+def throughput(runner: Any, state: Any, chunks: int) -> Speed:
+    """Real env steps (padding not counted) a second of wall time. Every chunk trains on from `state` itself:
+    a policy that has moved on may have left the limit."""
+    from pgx.train import Limits
+
+    env_steps = episodes = 0
+    start = time.perf_counter()
+    for _ in range(chunks):
+        chunk = runner(state, Limits(runner.max_updates, math.inf, math.inf))
+        env_steps += int(chunk.rows["env_steps"].sum())
+        episodes += int(chunk.rows["episodes"].sum())
+    return Speed(env_steps / (time.perf_counter() - start), env_steps / episodes)
+
+
+class Child(NamedTuple):
+    seconds: float
+    """From the start of the process to its end."""
+    returncode: int
+    last_line: str
+
+
+def child(*arguments: str, cache: Path | None = None) -> Child:
+    """`python arguments` from the root of the repository, with its compilation cache in `cache`."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # a user's Python keeps its bytecode
+    environment.pop("PJRT_NPROC", None)  # ours, not the child's
+    if cache is not None:
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    seconds = time.perf_counter() - start
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    return Child(seconds, done.returncode, lines[-1] if lines else "")
+
+
+def traced_child(report: Path, *overrides: str, cache: Path | None = None) -> dict[str, float]:
+    """A run with timers in it (inside.py): {phase: seconds}, and its peak memory under "peak_mb"."""
+    started = time.time()
+    done = child("-m", "experiments.speed.inside", str(report), repr(started), *overrides, cache=cache)
+    ended = time.time()
+    if done.returncode:
+        raise RuntimeError(f"pgx.run failed: {done.last_line}")
+    phases = json.loads(report.read_text())
+    phases["exit"] = ended - phases.pop("end")
+    return phases
+
+
+@contextlib.contextmanager
+def quiet():
+    """Some libraries talk on stdout."""
+    with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
+        yield

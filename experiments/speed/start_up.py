@@ -1,0 +1,72 @@
+"""Seconds from the start of the process to solved and exit, and to the message about bad input; where they go."""
+
+import statistics
+import tempfile
+from pathlib import Path
+
+from experiments.speed.common import Figure, child, interleave, traced_child
+from pgx.config import options
+
+SOLVE = ("+variant=baseline", "stop_when_solved=true")
+BAD = {
+    "+variant=basline": ("+variant=basline",),
+    "optimiser.learning_rate=-1": ("+variant=baseline", "optimiser.learning_rate=-1"),
+    "env.id=Pendulum-v1": ("+variant=baseline", "env=gymnasium", "env.id=Pendulum-v1"),
+}
+TARGETS = {"cold": 6.0, "warm": 4.0, "bad input": 1.5}
+
+
+def run(repeat: int, seconds: float) -> list[Figure]:
+    with tempfile.TemporaryDirectory() as scratch:
+        return _run(repeat, Path(scratch))
+
+
+def _run(repeat: int, scratch: Path) -> list[Figure]:
+    warm, count = scratch / "warm", iter(range(10**6))
+
+    def arguments(cache: str, tracker: str):
+        folder = scratch / f"run-{next(count)}"
+        where = warm if cache == "warm" else scratch / f"cache-{next(count)}"
+        return (*SOLVE, f"tracker={tracker}", f"hydra.run.dir={folder}"), where
+
+    def solve(cache: str, tracker: str) -> float:
+        overrides, where = arguments(cache, tracker)
+        return _expect(0, child("-m", "pgx.run", *overrides, cache=where))
+
+    phases = {}
+
+    def look_inside(cache: str, tracker: str) -> float:
+        overrides, where = arguments(cache, tracker)
+        found = traced_child(scratch / "report.json", *overrides, cache=where)
+        for phase, x in found.items():
+            phases.setdefault((cache, tracker), {}).setdefault(phase, []).append(x)
+        return found["exit"]
+
+    trackers = [name for name in ("wandb", "none") if name in options("tracker")]
+    solve("warm", trackers[-1])  # fills the cache, and Python's bytecode
+    contenders, limits = {}, {}
+    for tracker in trackers:
+        for cache in ("cold", "warm"):
+            name = f"solved, {cache} cache, tracker {tracker}"
+            contenders[name], limits[name] = (lambda c=cache, t=tracker: solve(c, t)), TARGETS[cache]
+    for what, overrides in BAD.items():
+        name = f"message: {what}"
+        contenders[name] = lambda overrides=overrides: _expect(2, child("-m", "pgx.run", *overrides))
+        limits[name] = TARGETS["bad input"]
+    inside = {f"{c} {t}": (lambda c=c, t=t: look_inside(c, t)) for c, t in (("cold", "none"), ("warm", trackers[0]))}
+    values = interleave(contenders | inside, repeat)
+    return [
+        *(Figure(name, "s", values[name], at_most=limits[name]) for name in contenders),
+        *(
+            Figure(f"  {cache} cache, tracker {tracker}: {phase}", "s", found)
+            for (cache, tracker), spent in phases.items()
+            for phase, found in spent.items()
+            if statistics.median(found) >= 0.02 and phase not in ("peak_mb", "loop")
+        ),
+    ]
+
+
+def _expect(code: int, done) -> float:
+    if done.returncode != code:
+        raise RuntimeError(f"exit code {done.returncode} instead of {code}: {done.last_line}")
+    return done.seconds
