@@ -13,6 +13,8 @@ def prepare(threads: int) -> None:
     os.environ["PJRT_NPROC"] = str(threads)
     import jax
 
+    # every result is waited for, so handing calls to another thread only costs; it halves a small call
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "policy-gradient-harness" / "xla"))

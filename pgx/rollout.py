@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,7 +71,10 @@ class HostRollout:
 
     def __init__(self, env: HostEnv, num_episodes: int, choose: Callable = sample):
         self.env, self.num_episodes = env, num_episodes
-        self._act = eqx.filter_jit(lambda policy, obs, uniform: act(policy, obs, uniform, choose))
+        self._act = jax.jit(
+            lambda structure, leaves, obs, uniform: act(jax.tree.unflatten(structure, leaves), obs, uniform, choose),
+            static_argnums=0,
+        )
         self._draw = jax.jit(self._random_numbers)
 
     def _random_numbers(self, key):
@@ -88,10 +90,11 @@ class HostRollout:
         seen = np.zeros((T, *obs.shape), np.float32)
         actions, rewards = np.zeros((T, B), np.int32), np.zeros((T, B), np.float32)
         mask = np.zeros((T, B), bool)
+        leaves, structure = jax.tree.flatten(policy)  # once, and not at every step
         alive, terminated, last_obs = np.ones(B, bool), np.zeros(B, bool), obs.copy()
         for t in range(T):
             seen[t], mask[t] = obs, alive
-            actions[t] = np.asarray(self._act(policy, obs, uniform[t]))
+            actions[t] = np.asarray(self._act(structure, leaves, obs, uniform[t]))
             obs, reward, ended, cut = self.env.step(actions[t])
             rewards[t] = np.where(alive, reward, 0.0)
             last_obs[alive] = obs[alive]
