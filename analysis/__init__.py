@@ -1,0 +1,28 @@
+"""From run folders to a verdict: load → align → statistics → results. Imports neither jax nor pgx.
+
+    load.py         run folders → tables `runs` and `metrics`; the ledger; one metric's `curves`
+    align.py        curves on one grid of env steps; a run's final score and its area
+    reliability.py  DT, SRT, LRT, drawdown, DR, RR, DF, RF
+    aggregates.py   IQM and company, performance profiles, probability of improvement, bootstrap, tolerance
+    events.py       drawdown episodes, collapses, dead runs, and what became of every run
+    survival.py     time to threshold: Kaplan–Meier, log-rank, restricted mean
+    compare.py      differences between variants, permutation tests, families, effect sizes, how many seeds
+    results.py      the row in which every one of these numbers ends up
+
+Four shapes of table go round, all tidy, one row an observation:
+
+    runs      one row a run (load.RUNS), and a column for every config value that varies
+    metrics   run_id, update, env_steps, phase, metric, value, n_samples
+    curves    run_id, variant, env, seed, env_steps, value: one metric, one row a (run, step)
+    scores    run_id, variant, env, seed, value: one number a run
+    results   results.COLUMNS, then what places a row (env_steps, tau, p …)
+
+Functions take one of them and return another. What can be chosen is a frozen dataclass (a *spec*) that is stored in
+the `params_json` of every row computed with it. Data that cannot be used are reported, in the ledger or in the column
+`warning`; only a wrong request (no such folder, no such metric) raises, and always `InputError`, with one clear line.
+Same input and same spec: the same numbers, byte for byte.
+"""
+
+from analysis.load import InputError, Tables, curves, ledger, load
+
+__all__ = ["InputError", "Tables", "curves", "ledger", "load"]
