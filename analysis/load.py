@@ -1,9 +1,9 @@
 """Run folders → tidy tables. Bad data never raise here: what cannot be used is in the ledger, with the reason."""
 
 import contextlib
-import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +94,24 @@ def ledger(runs: pd.DataFrame) -> pd.DataFrame:
 
 def warnings(runs: pd.DataFrame) -> list[str]:
     """What a reader of any number about these runs has to know first: one sentence each."""
-    raise NotImplementedError
+    said = []
+    if bad := int((runs["status"] != "completed").sum()):
+        counts = ", ".join(f"{n} {status}" for status, n in runs["status"].value_counts().items() if status != "completed")
+        said.append(f"{bad} of {len(runs)} runs are not completed: {counts}")
+    if len(envs := sorted(runs["env"].unique())) > 1:
+        said.append(f"several environments ({', '.join(envs)}): every statistic is of one of them unless it says `all`")
+    for (variant, env), group in runs.groupby(["variant", "env"]):
+        name = f"{variant} on {env}"
+        if group["seed"].nunique() < 2:
+            said.append(f"{name}: one seed only, so nothing can be said about other seeds")
+        if repeated := int(group.duplicated("config_hash").where(group["config_hash"] != "", False).sum()):
+            said.append(f"{name}: {repeated} runs repeat another one's configuration and seed; they are not independent")
+        varied = [key for key in group.columns[len(RUNS) :] if group[key].nunique(dropna=False) > 1]
+        if varied:
+            said.append(f"{name}: the runs also differ in {', '.join(varied)}, so they are no replicates: see grouped_by")
+    if len(shas := sorted(set(runs["git_sha"]) - {""})) > 1:
+        said.append(f"the runs were made by {len(shas)} versions of the code")
+    return said
 
 
 def curves(tables: Tables, metric: str, phase: str = "train") -> pd.DataFrame:
@@ -102,7 +119,15 @@ def curves(tables: Tables, metric: str, phase: str = "train") -> pd.DataFrame:
 
     Raises InputError if there is no such metric, naming those there are.
     """
-    raise NotImplementedError
+    metrics = tables.metrics
+    known = list(metrics["metric"].cat.categories)
+    if metric not in known:
+        raise InputError(f"there is no metric '{metric}'; there are: {', '.join(known) or 'none'}")
+    rows = metrics[(metrics["metric"] == metric) & (metrics["phase"] == phase)]
+    of_run = tables.runs.set_index("run_id").loc[rows["run_id"].cat.categories, ["variant", "env", "seed"]]
+    described = of_run.iloc[rows["run_id"].cat.codes].reset_index(drop=True)
+    rows = rows[["run_id", "env_steps", "value"]].astype({"run_id": "str"}).reset_index(drop=True)
+    return pd.concat([rows, described], axis=1)[list(CURVES)]
 
 
 def grouped_by(tables: Tables, keys: Sequence[str]) -> Tables:
@@ -110,4 +135,301 @@ def grouped_by(tables: Tables, keys: Sequence[str]) -> Tables:
 
     Raises InputError if there is no such column.
     """
-    raise NotImplementedError
+    if unknown := [key for key in keys if key not in tables.runs]:
+        varied = ", ".join(["variant", *tables.runs.columns[len(RUNS) :]])
+        raise InputError(f"the runs have no column '{unknown[0]}'; what varies: {varied}")
+    label = tables.runs[list(keys)].astype("str").agg(", ".join, axis=1)
+    return Tables(tables.runs.assign(variant=label), tables.metrics)
+
+
+# Run folders
+
+
+def _load_one(sweep: Path, name: str, cache: str | Path | None) -> tuple[list[dict[str, Any]], pd.DataFrame]:
+    """The runs of one sweep and their metrics; `name` goes in front of the run_ids if it is not empty."""
+    folders = sorted(_run_folders(sweep), key=lambda folder: _natural(str(folder)))
+    ids = [_run_id(folder.relative_to(sweep), sweep, name) for folder in folders]
+    cached = Path(cache) / f"{_natural_name(sweep)}.parquet" if cache else sweep / ".analysis" / "metrics.parquet"
+    wide, notes = _metrics_of(sweep, folders, cached)
+    reached = _last_steps(wide)
+    records = [
+        _record(folder, run_id, sweep.resolve().name, reached.get(i), notes.get(i))
+        for i, (folder, run_id) in enumerate(zip(folders, ids, strict=True))
+    ]
+    return records, _long(wide, ids)
+
+
+def _run_folders(sweep: Path) -> Iterator[Path]:
+    """Folders with run.json, and Hydra's job folders without; there is nothing to be found below one of them."""
+    for path, subfolders, files in os.walk(sweep):
+        if "run.json" in files or "metrics.csv" in files or ".hydra" in subfolders:
+            subfolders.clear()
+            yield Path(path)
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+
+
+def _natural(text: str) -> list[Any]:
+    """A key that sorts run 2 before run 10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
+
+
+def _run_id(relative: Path, sweep: Path, name: str) -> str:
+    inside = relative.as_posix()
+    if inside == ".":  # the given folder is a run itself
+        return name or sweep.resolve().name
+    return f"{name}/{inside}" if name else inside
+
+
+def _distinct_names(folders: Sequence[Path]) -> list[str]:
+    """What goes in front of run_ids: nothing for one sweep, otherwise names that tell them apart."""
+    if len(folders) < 2:
+        return [""] * len(folders)
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) == len(names):
+        return names
+    return [folder.as_posix() if names.count(name) > 1 else name for folder, name in zip(folders, names, strict=True)]
+
+
+def _natural_name(sweep: Path) -> str:
+    return re.sub(r"\W+", "_", str(sweep.resolve())).strip("_")
+
+
+def _record(folder: Path, run_id: str, sweep: str, reached: int | None, note: str | None) -> dict[str, Any]:
+    """One row of `runs`, with the whole configuration under `config`."""
+    summary, problem = _read_json(folder / "run.json")
+    config = summary.get("config") if isinstance(summary.get("config"), dict) else {}
+    status, asked = summary.get("status"), _hydra_overrides(folder)
+    if problem:
+        status = "missing" if problem.startswith("no ") else "broken"
+    elif status not in STATUSES:
+        status, problem = "broken", f"run.json: unknown status {status!r}"
+    elif status == "running":
+        problem = "no end recorded: still going, or killed"
+    elif status == "completed" and reached is None:
+        status = "broken"
+    errors = [summary.get("error"), problem, note]
+    return {
+        "run_id": run_id,
+        "variant": _text(summary.get("variant")) or asked.get("variant") or "?",
+        "env": _text(summary.get("env")) or "?",
+        "seed": _number(summary.get("seed", asked.get("seed"))),
+        "config_hash": _text(summary.get("config_hash")),
+        "git_sha": _text(summary.get("git_commit")) + ("+" if summary.get("git_dirty") else ""),
+        "status": status,
+        "env_steps": reached if reached is not None else 0,
+        "budget": _number(config.get("num_env_steps")),
+        "wall_seconds": _number(summary.get("wall_seconds")),
+        "error": "; ".join(str(error) for error in errors if error),
+        "reward_threshold": _number(summary.get("reward_threshold")),
+        "return_final": _number(summary.get("return_final")),
+        "solved_at_env_steps": _number(summary.get("solved_at_env_steps")),
+        "device": _text(summary.get("device")),
+        "sweep": sweep,
+        "folder": str(folder),
+        "config": _flat(config),
+    }
+
+
+def _read_json(path: Path) -> tuple[dict[str, Any], str]:
+    """What is in it, and what is wrong with it."""
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}, f"no {path.name}"
+    except (OSError, ValueError, RecursionError) as error:
+        return {}, f"{path.name} cannot be read: {' '.join(str(error).split())}"
+    return (content, "") if isinstance(content, dict) else ({}, f"{path.name} holds no run")
+
+
+def _hydra_overrides(folder: Path) -> dict[str, str]:
+    """`key=value` of the command line: all that is known about a job that left no run.json."""
+    try:
+        text = (folder / ".hydra" / "overrides.yaml").read_text()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    return dict(re.findall(r"^- '?\+*([\w.@]+)=([^'\n]*)'?$", text, flags=re.MULTILINE))
+
+
+def _text(x: Any) -> str:
+    return x if isinstance(x, str) else ""
+
+
+def _number(x: Any) -> float:
+    try:
+        return float(x)
+    except (TypeError, ValueError):
+        return np.nan
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} → {"a.b": 1}"""
+    flat: dict[str, Any] = {}
+    for key, x in config.items():
+        flat |= _flat(x, f"{prefix}{key}.") if isinstance(x, dict) and x else {f"{prefix}{key}": x}
+    return flat
+
+
+def _runs(records: list[dict[str, Any]]) -> pd.DataFrame:
+    """Records → `runs`, with those config values that vary."""
+    configs = [record.pop("config") for record in records]
+    runs = pd.DataFrame(records, columns=list(RUNS))
+    seed = runs["seed"].where(runs["seed"] == runs["seed"].round())
+    text = ("run_id", "variant", "env", "config_hash", "git_sha", "status", "error", "device", "sweep", "folder")
+    runs = runs.assign(seed=seed).astype({name: "str" for name in text} | {"seed": "Int64", "env_steps": "int64"})
+    known = [config for config in configs if config]
+    for key in sorted({key for config in known for key in config} - {"variant", "seed", "env.id", "num_env_steps"}):
+        if key.startswith("tracker") or len({json.dumps(config.get(key), default=str) for config in known}) < 2:
+            continue
+        values = pd.Series([config.get(key) for config in configs])
+        plain = pd.api.types.infer_dtype(values, skipna=True) in ("floating", "integer", "mixed-integer-float", "boolean")
+        runs[key] = values if plain else values.map(lambda x: x if x is None or isinstance(x, str) else json.dumps(x))
+    return runs
+
+
+# metrics.csv
+
+
+def _metrics_of(sweep: Path, folders: list[Path], cache: Path) -> tuple[pa.Table, dict[int, str]]:
+    """Every row of every run as in the files, with the run's number in column `run`; and what was wrong, by number."""
+    stamps = [(folder.relative_to(sweep).as_posix(), *_stamp(folder / "metrics.csv")) for folder in folders]
+    fingerprint = json.dumps([_CACHE_VERSION, *stamps])
+    with contextlib.suppress(OSError, pa.ArrowException, KeyError, ValueError, TypeError):
+        wide = pa.parquet.read_table(cache)
+        about = json.loads(wide.schema.metadata[b"analysis"])
+        if about["fingerprint"] == fingerprint:
+            return wide, {int(i): note for i, note in about["notes"].items()}
+    wide, notes = _read_metrics(folders)
+    with contextlib.suppress(OSError):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        about = json.dumps({"fingerprint": fingerprint, "notes": notes})
+        temporary = cache.with_name(f".{cache.name}.{os.getpid()}")
+        pa.parquet.write_table(wide.replace_schema_metadata({"analysis": about}), temporary, use_dictionary=["run"])
+        os.replace(temporary, cache)
+    return wide, notes
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return (-1, 0)
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _read_metrics(folders: list[Path]) -> tuple[pa.Table, dict[int, str]]:
+    """Files with the same header are parsed as one: that is most of the speed. If one is bad, each by itself."""
+    by_header: dict[tuple[str, ...], list[tuple[int, bytes]]] = {}
+    notes: dict[int, list[str]] = {}
+    for i, folder in enumerate(folders):
+        try:
+            columns, body, note = _split((folder / "metrics.csv").read_bytes())
+        except FileNotFoundError:
+            columns, body, note = (), b"", "no metrics.csv"
+        except (OSError, ValueError) as error:
+            columns, body, note = (), b"", f"metrics.csv cannot be read: {' '.join(str(error).split())}"
+        if note:
+            notes.setdefault(i, []).append(note)
+        if body:
+            by_header.setdefault(columns, []).append((i, body))
+    tables = []
+    for columns, files in by_header.items():
+        try:
+            tables.append(_parse(columns, files))
+        except (pa.ArrowException, ValueError):
+            for file in files:
+                try:
+                    tables.append(_parse(columns, [file]))
+                except (pa.ArrowException, ValueError) as error:
+                    reason = f"metrics.csv cannot be read: {' '.join(str(error).split())[:200]}"
+                    notes.setdefault(file[0], []).append(reason)
+    empty = pa.table({"run": pa.array([], pa.int32()), **{key: pa.array([], pa.float64()) for key in _KEYS}})
+    wide = pa.concat_tables([empty, *tables], promote_options="default")
+    wide = _in_order(wide, notes)
+    return wide, {i: "; ".join(said) for i, said in sorted(notes.items())}
+
+
+def _split(content: bytes) -> tuple[tuple[str, ...], bytes, str]:
+    """Column names, whole lines, and whether the last one was torn. Raises ValueError if it is no table of ours."""
+    header, _, body = content.partition(b"\n")
+    columns = tuple(header.decode().strip().split(","))
+    if missing := [key for key in _KEYS if key not in columns]:
+        raise ValueError(f"no column {missing[0]}")
+    if len(set(columns)) < len(columns) or "run" in columns:
+        raise ValueError("two columns of the same name")
+    whole = body[: body.rfind(b"\n") + 1]
+    return columns, whole, "a torn last line of metrics.csv was dropped" if len(whole) < len(body) else ""
+
+
+def _parse(columns: tuple[str, ...], files: list[tuple[int, bytes]]) -> pa.Table:
+    """Whole lines of several files of the same columns. An empty cell is null (not applicable), `nan` is NaN."""
+    table = pa.csv.read_csv(
+        pa.BufferReader(b"".join(body for _, body in files)),
+        read_options=pa.csv.ReadOptions(column_names=list(columns)),
+        parse_options=pa.csv.ParseOptions(quote_char=False, ignore_empty_lines=False),
+        convert_options=pa.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.float64()), null_values=[""]),
+    )
+    run = np.repeat(np.array([i for i, _ in files], np.int32), [body.count(b"\n") for _, body in files])
+    return table.append_column("run", pa.array(run))
+
+
+def _in_order(wide: pa.Table, notes: dict[int, list[str]]) -> pa.Table:
+    """One row a (run, step), in order; of several at one step the last one written."""
+    run, update, steps = (wide[name].to_numpy() for name in ("run", *_KEYS))
+    keyed = np.isfinite(update) & np.isfinite(steps)
+    for i, n in zip(*np.unique(run[~keyed], return_counts=True), strict=True):
+        notes.setdefault(int(i), []).append(f"{n} rows of metrics.csv without update or env_steps were dropped")
+    later = (np.diff(run) > 0) | ((np.diff(run) == 0) & (np.diff(steps) > 0))
+    if keyed.all() and later.all():
+        return wide
+    order = np.lexsort((np.arange(len(run)), steps, run))
+    order = order[keyed[order]]
+    last = np.append((np.diff(run[order]) != 0) | (np.diff(steps[order]) != 0), True)[: len(order)]
+    for i, n in zip(*np.unique(run[order[~last]], return_counts=True), strict=True):
+        notes.setdefault(int(i), []).append(f"{n} rows of metrics.csv at a step that comes again were dropped")
+    return wide.take(pa.array(order[last]))
+
+
+def _last_steps(wide: pa.Table) -> dict[int, int]:
+    """The env steps that each run reached, by its number."""
+    run, steps = wide["run"].to_numpy(), wide["env_steps"].to_numpy()
+    ends = np.flatnonzero(np.append(np.diff(run) != 0, True)) if len(run) else []
+    return {int(run[i]): int(steps[i]) for i in ends}
+
+
+def _long(wide: pa.Table, run_ids: list[str]) -> pd.DataFrame:
+    """A column a metric → a row a measurement; cells that do not apply have no row."""
+    run, update, steps = (wide[name].to_numpy() for name in ("run", *_KEYS))
+    update, steps = update.astype(np.int32), steps.astype(np.int64)
+    n = np.zeros(len(run), np.int32)  # 0: not recorded
+    if "episodes" in wide.column_names:
+        total = np.nan_to_num(wide["episodes"].to_numpy()).astype(np.int32)
+        n = np.where(np.diff(run, prepend=-1) != 0, total, np.diff(total, prepend=0)).astype(np.int32)
+    names = [name for name in wide.column_names if name not in ("run", *_KEYS)]
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in METRICS if name != "phase"}
+    for code, name in enumerate(names):
+        column = wide[name]
+        there = slice(None) if column.null_count == 0 else column.is_valid().to_numpy()
+        value = column.to_numpy()[there]
+        samples = np.full(len(value), _RECENT, np.int32) if name == "return_recent" else n[there]
+        parts = (run[there], update[there], steps[there], np.full(len(value), code, np.int16), value, samples)
+        for column_name, part in zip(columns, parts, strict=True):
+            columns[column_name].append(part)
+    types = {"run_id": np.int32, "update": np.int32, "env_steps": np.int64, "metric": np.int16, "n_samples": np.int32}
+    joined = {
+        name: np.concatenate(parts) if parts else np.array([], types.get(name, np.float64))
+        for name, parts in columns.items()
+    }
+    joined["run_id"] = pd.Categorical.from_codes(joined["run_id"], pd.Index(run_ids, dtype="str"))
+    joined["metric"] = pd.Categorical.from_codes(joined["metric"], pd.Index(names, dtype="str"))
+    joined["phase"] = pd.Categorical.from_codes(np.zeros(len(joined["value"]), np.int8), list(PHASES))
+    return pd.DataFrame(joined, columns=list(METRICS), copy=False)
+
+
+def _concat(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    """Tables of several sweeps under each other; pandas would make text of categories that differ."""
+    if len(parts) == 1:
+        return parts[0]
+    for name in ("run_id", "metric"):
+        union = pd.api.types.union_categoricals([part[name] for part in parts]).categories
+        parts = [part.assign(**{name: part[name].cat.set_categories(union)}) for part in parts]
+    return pd.concat(parts, ignore_index=True)
