@@ -89,18 +89,17 @@ class HostRollout:
         obs = self.env.reset(int(seed))
         seen = np.zeros((T, *obs.shape), np.float32)
         actions, rewards = np.zeros((T, B), np.int32), np.zeros((T, B), np.float32)
-        mask = np.zeros((T, B), bool)
+        length, terminated, last_obs = np.full(B, T), np.zeros(B, bool), obs.copy()
         leaves, structure = jax.tree.flatten(policy)  # once, and not at every step
-        alive, terminated, last_obs = np.ones(B, bool), np.zeros(B, bool), obs.copy()
         for t in range(T):
-            seen[t], mask[t] = obs, alive
-            actions[t] = np.asarray(self._act(structure, leaves, obs, uniform[t]))
-            obs, reward, ended, cut = self.env.step(actions[t])
-            rewards[t] = np.where(alive, reward, 0.0)
-            last_obs[alive] = obs[alive]
-            terminated |= alive & ended
-            alive = alive & ~(ended | cut)
-            if not alive.any():
-                break
-        arrays = jax.tree.map(jnp.asarray, (seen, actions, rewards, mask))
+            seen[t] = obs
+            actions[t] = action = np.asarray(self._act(structure, leaves, obs, uniform[t]))
+            obs, rewards[t], ended, cut = self.env.step(action)
+            now = (ended | cut) & (length == T) if (t + 1 < T) else length == T
+            if now.any():
+                length[now], last_obs[now], terminated[now] = t + 1, obs[now], ended[now]
+                if (length < T).all():
+                    break
+        mask = np.arange(T)[:, None] < length
+        arrays = jax.tree.map(jnp.asarray, (seen, actions, np.where(mask, rewards, 0), mask))
         return Episodes(*arrays, terminated=jnp.asarray(terminated), last_obs=jnp.asarray(last_obs))

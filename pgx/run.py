@@ -66,9 +66,8 @@ def _train(config: dict[str, Any], folder: Path, summary: dict[str, Any], group:
     from pgx import curve, record
     from pgx.build import build, initial_state, random_streams, skeleton
     from pgx.checkpoint import Checkpoints
-    from pgx.envs.base import HostEnv
     from pgx.metrics import COLUMNS
-    from pgx.train import HostRunner, JittedRunner, Limits, train
+    from pgx.train import Limits, make_runner, train
 
     env, algorithm = build(config)
     state = skeleton(config, env, algorithm)
@@ -91,7 +90,7 @@ def _train(config: dict[str, Any], folder: Path, summary: dict[str, Any], group:
         timing.keep_until(saved)
         record.write_summary(folder, summary)
 
-        runner = (HostRunner if isinstance(env, HostEnv) else JittedRunner)(
+        runner = make_runner(
             state,
             algorithm,
             env,

@@ -178,12 +178,13 @@ class JittedRunner:
 
 
 class HostRunner:
-    """The same for an environment on the host: a Python loop around the one compiled update."""
+    """The same for an environment on the host, in chunks of one update: the host is there at every step anyway."""
 
-    def __init__(self, state, algorithm, env, key, *, num_episodes, max_updates, diagnose_every):
+    max_updates = 1
+
+    def __init__(self, state, algorithm, env, key, *, num_episodes, diagnose_every):
         self._key, self._algorithm = key, algorithm
         self._diagnose_every = jnp.array(diagnose_every)
-        self.max_updates = max_updates
         self._rollout = HostRollout(env, num_episodes)
         self._fold_in = jax.jit(jax.random.fold_in)
         self._program = eqx.filter_jit(advance)
@@ -193,20 +194,28 @@ class HostRunner:
 
     def __call__(self, state: TrainState, limits: Limits) -> Chunk:
         start = time.perf_counter()
-        rows, env_steps, not_finite = [], 0, None
-        while len(rows) < limits.updates and env_steps < limits.env_steps:
-            episodes = self._rollout(state.policy, self._fold_in(self._key, state.update))
-            state, row, finite = self._program(state, episodes, self._algorithm, self._diagnose_every)
-            row, finite = jax.device_get((row, finite))
-            not_finite = _not_finite(finite)
-            if not_finite:
-                break
-            rows.append(row)
-            env_steps += int(row["env_steps"])
-            if row["return_recent"] >= limits.return_recent:
-                break
-        columns = {name: np.array([row[name] for row in rows]) for name in row}
-        return Chunk(state, columns, not_finite, time.perf_counter() - start)
+        episodes = self._rollout(state.policy, self._fold_in(self._key, state.update))
+        state, row, finite = self._program(state, episodes, self._algorithm, self._diagnose_every)
+        row, finite = jax.device_get((row, finite))
+        rows = {name: np.array([x] if finite.all() else []) for name, x in row.items()}
+        return Chunk(state, rows, _not_finite(finite), time.perf_counter() - start)
+
+
+def make_runner(
+    state: TrainState,
+    algorithm: Algorithm,
+    env: JittedEnv | HostEnv,
+    key: PRNGKeyArray,
+    *,
+    num_episodes: int,
+    diagnose_every: int,
+    max_updates: int,
+) -> JittedRunner | HostRunner:
+    """What makes chunks in this kind of environment, of at most `max_updates` where it compiles."""
+    common = {"num_episodes": num_episodes, "diagnose_every": diagnose_every}
+    if isinstance(env, HostEnv):
+        return HostRunner(state, algorithm, env, key, **common)
+    return JittedRunner(state, algorithm, env, key, **common, max_updates=max_updates)
 
 
 def _traced(limits: Limits) -> Limits:

@@ -82,12 +82,11 @@ def assemble(*overrides: str) -> Trained:
     config = configuration(*overrides)
     backend.prepare(config["xla_threads"])
     from pgx.build import build, initial_state
-    from pgx.envs.base import HostEnv
-    from pgx.train import HostRunner, JittedRunner
+    from pgx.train import make_runner
 
     env, algorithm = build(config)
     state, keys = initial_state(config, env, algorithm)
-    runner = (HostRunner if isinstance(env, HostEnv) else JittedRunner)(
+    runner = make_runner(
         state,
         algorithm,
         env,

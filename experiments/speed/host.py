@@ -6,7 +6,7 @@ import time
 from experiments.speed.common import Figure, assemble, at_the_limit, interleave, quiet, ratios, skipped, throughput
 
 TARGET = 6.0
-CHUNKS = {"at the limit": 1, "untrained": 2}
+UPDATES = {"at the limit": 20, "untrained": 40}
 
 
 def run(repeat: int, seconds: float) -> list[Figure]:
@@ -44,9 +44,9 @@ def _ours(envs: int, width: int, lengths: dict[str, float]) -> dict:
     contenders = {}
     for stage, state in states.items():
         name = f"pgx 2×{width}, {stage}"
-        throughput(host.runner, state, 1)
+        throughput(host.runner, state, 2)
 
-        def measure(name=name, state=state, chunks=CHUNKS[stage]):
+        def measure(name=name, state=state, chunks=UPDATES[stage]):
             speed = throughput(host.runner, state, chunks)
             lengths[name] = speed.mean_length
             return speed.steps_per_second
