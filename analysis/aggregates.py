@@ -1,11 +1,17 @@
 """Scores of several runs → one number with an honest interval (Agarwal et al. 2021, "Deep Reinforcement Learning at
-the Edge of the Statistical Precipice")."""
+the Edge of the Statistical Precipice", sections 4.1–4.3). The unit of resampling is the run, never the episode."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 import pandas as pd
+from scipy import stats
+
+from analysis.align import matrix
+from analysis.load import InputError
+from analysis.results import row, table
 
 
 @dataclass(frozen=True)
@@ -17,41 +23,263 @@ class Bootstrap:
     rng_seed: int = 0
 
 
+def mean(x: np.ndarray, axis: int = -1) -> np.ndarray:
+    return np.mean(x, axis=axis)
+
+
+def median(x: np.ndarray, axis: int = -1) -> np.ndarray:
+    return np.median(x, axis=axis)
+
+
 def iqm(x: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Interquartile mean: a quarter of the scores is cut off at either end."""
-    raise NotImplementedError
+    """Interquartile mean: ⌊n/4⌋ of the scores are cut off at either end, so that with fewer than 4 none is."""
+    return stats.trim_mean(x, 0.25, axis=axis)
 
 
 def optimality_gap(x: np.ndarray, target: float = 1.0, axis: int = -1) -> np.ndarray:
-    """Mean shortfall from the target, scores above it counting as the target."""
-    raise NotImplementedError
+    """Mean shortfall from the target, scores above it counting as the target: smaller is better."""
+    return np.mean(np.maximum(target - np.asarray(x), 0.0), axis=axis)
+
+
+STATISTICS: dict[str, Callable[..., np.ndarray]] = {"iqm": iqm, "mean": mean, "median": median}
+
+
+def statistic_named(name: str) -> Callable[..., np.ndarray]:
+    if name not in STATISTICS:
+        raise InputError(f"there is no statistic '{name}'; there are: {', '.join(STATISTICS)}")
+    return STATISTICS[name]
 
 
 def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """P(X > Y) + ½ P(X = Y) = U / (n_x n_y)."""
-    raise NotImplementedError
+    """P(X > Y) + ½ P(X = Y) = U / (n_x n_y), of the last axes (Agarwal et al. 2021, section 4.3)."""
+    x, y = np.asarray(x)[..., :, None], np.asarray(y)[..., None, :]
+    return ((x > y) + 0.5 * (x == y)).mean((-2, -1))
 
 
-def aggregate(scores: pd.DataFrame, metric: str, statistic: str = "iqm", spec: Bootstrap = Bootstrap(), *, target: float = 1.0, pool_envs: bool = False) -> pd.DataFrame:  # fmt: skip  # noqa: E501
-    """Scores → a results row a (variant, env), or a variant over all environments (scope `variant`)."""
-    raise NotImplementedError
+# Intervals
 
 
-def curve_bands(aligned: pd.DataFrame, metric: str, statistic: str = "iqm", spec: Bootstrap = Bootstrap()) -> pd.DataFrame:  # fmt: skip  # noqa: E501
-    """Aligned curves → a results row a point (scope `point`, extra column env_steps); whole curves resampled."""
-    raise NotImplementedError
+def interval(
+    samples: Sequence[np.ndarray], statistic: Callable[..., np.ndarray], spec: Bootstrap, *, paired: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile interval of `statistic(*samples, axis=…)`; runs are along axis 0 of every sample.
+
+    Several samples are resampled each by itself (strata), with `paired` together. A sample of 2 dimensions
+    [runs, points] is resampled by whole curves. NaN where a sample has fewer than 3 runs.
+    """
+    shape = np.shape(statistic(*samples, axis=0))
+    if min(len(sample) for sample in samples) < 3:
+        return np.full(shape, np.nan), np.full(shape, np.nan)
+    elements = sum(np.asarray(sample).size for sample in samples)
+    if len(samples) > 1:  # a comparison of all pairs is n_x n_y numbers a resample
+        elements += int(np.prod([float(len(sample)) for sample in samples[:2]]))
+    with np.errstate(invalid="ignore"):
+        done = stats.bootstrap(
+            samples,
+            statistic,
+            n_resamples=spec.n_boot,
+            batch=max(1, min(spec.n_boot, 8_000_000 // elements)),  # bounds the memory, and does not change a bit
+            confidence_level=spec.level,
+            method="percentile",
+            paired=paired,
+            vectorized=True,
+            axis=0,
+            rng=np.random.default_rng(spec.rng_seed),
+        )
+    return done.confidence_interval.low, done.confidence_interval.high
+
+
+def doubts_about(n: int, statistic: str = "", level: float = 0.95) -> list[str]:
+    """What a reader has to know about an interval over n runs (a simulation in tests/analysis has the figures)."""
+    said = []
+    if statistic == "iqm" and n < 4:
+        said.append(f"with {n} runs nothing is trimmed: the IQM is the mean")
+    if n < 3:
+        said.append("fewer than 3 runs: no interval")
+    elif n < 10:
+        said.append(f"{n} runs: a nominal {level:.0%} interval covers less than that; 10 are the least")
+    return said
+
+
+def _finite(scores: pd.DataFrame) -> tuple[np.ndarray, str]:
+    """The scores there are, and a warning about those that are not."""
+    x = scores["value"].to_numpy(float)
+    missing = int(np.isnan(x).sum())
+    return x[~np.isnan(x)], f"{missing} of {len(x)} runs have no score and are left out" if missing else ""
+
+
+def aggregate(
+    scores: pd.DataFrame,
+    metric: str,
+    statistic: str = "iqm",
+    spec: Bootstrap = Bootstrap(),
+    *,
+    target: float | None = None,
+    pool_envs: bool = False,
+) -> pd.DataFrame:
+    """Scores → a results row a (variant, env), or a variant over all environments (scope `variant`).
+
+    `statistic`: iqm, mean, median or, with a `target`, optimality_gap. `pool_envs` pools the runs of all environments,
+    resampled within each: the scores must be on one scale then.
+    """
+    if statistic == "optimality_gap":
+        if target is None:
+            raise InputError("the optimality gap needs a target")
+        score = lambda x, axis: optimality_gap(x, target, axis)  # noqa: E731
+    else:
+        score = statistic_named(statistic)
+    pooled = lambda *samples, axis: score(np.concatenate(samples, axis=axis), axis=axis)  # noqa: E731
+    rows = []
+    for key, group in scores.groupby(["variant"] if pool_envs else ["variant", "env"]):
+        strata = [_finite(part) for _, part in group.groupby("env")]
+        samples, doubts = [x for x, _ in strata if len(x)], [warning for _, warning in strata]
+        n = sum(map(len, samples))
+        estimate, (lo, hi) = np.nan, (np.nan, np.nan)
+        if n:
+            estimate, (lo, hi) = pooled(*samples, axis=0), interval(samples, pooled, spec)
+            doubts += doubts_about(min(map(len, samples)), statistic if len(samples) == 1 else "", spec.level)
+        else:
+            doubts.append("no scores")
+        rows.append(
+            row("variant", key[0], "all" if pool_envs else key[1], f"{statistic} of {metric}", estimate, lo, hi,
+                level=spec.level, method="percentile bootstrap over runs" + (", stratified by env" if pool_envs else ""),
+                n_runs=n, n_boot=spec.n_boot, rng_seed=spec.rng_seed, warning=doubts,
+                params=[spec, {"statistic": statistic} | ({} if target is None else {"target": target})])
+        )  # fmt: skip
+    return table(rows)
+
+
+def curve_bands(
+    aligned: pd.DataFrame, metric: str, statistic: str = "iqm", spec: Bootstrap = Bootstrap()
+) -> pd.DataFrame:
+    """Curves on one grid → a results row a point (scope `point`, extra column env_steps).
+
+    The interval is pointwise; whole curves are resampled. At a point which some runs did not reach, those that did
+    are resampled, n_runs is their number and a warning says so.
+    """
+    score, rows = statistic_named(statistic), []
+    for (variant, env), group in aligned.groupby(["variant", "env"]):
+        y, steps = matrix(group), np.unique(group["env_steps"])
+        there = ~np.isnan(y)
+        # points with the same runs behind them are resampled in one go
+        for pattern in np.unique(there, axis=1).T:
+            points = np.flatnonzero((there == pattern[:, None]).all(0))
+            part, n = y[np.ix_(pattern, points)], int(pattern.sum())
+            doubts = [*doubts_about(n, statistic, spec.level), "" if n == len(y) else f"{n} of {len(y)} runs got here"]
+            estimate = score(part, axis=0) if n else np.full(len(points), np.nan)
+            lo, hi = interval([part], score, spec) if n else (estimate, estimate)
+            for i, point in enumerate(points):
+                rows.append(
+                    row("point", variant, env, f"{statistic} of {metric}", estimate[i], lo[i], hi[i], level=spec.level,
+                        method="pointwise percentile bootstrap of whole curves", n_runs=n, n_boot=spec.n_boot,
+                        rng_seed=spec.rng_seed, params=[spec, {"statistic": statistic}], warning=doubts,
+                        env_steps=steps[point])
+                )  # fmt: skip
+    return table(rows, "env_steps").sort_values(["variant", "env", "env_steps"], kind="stable", ignore_index=True)
 
 
 def profile(scores: pd.DataFrame, metric: str, taus: Sequence[float], spec: Bootstrap = Bootstrap()) -> pd.DataFrame:
-    """Performance profile P(score > τ): a results row a τ (scope `point`, extra column tau)."""
-    raise NotImplementedError
+    """Performance profile P(score > τ): a results row a τ (scope `point`, extra column tau); pointwise intervals.
+
+    Agarwal et al. 2021, section 4.2. Reads well where it stays above another variant's: then it is better at every
+    level.
+    """
+    taus, rows = np.asarray(taus, float), []
+    for (variant, env), group in scores.groupby(["variant", "env"]):
+        x, warning = _finite(group)
+        if not len(x):
+            continue
+        above = (x[:, None] > taus).astype(float)
+        lo, hi = interval([above], mean, spec)
+        for i, tau in enumerate(taus):
+            rows.append(
+                row("point", variant, env, f"P({metric} > τ)", above[:, i].mean(), lo[i], hi[i], level=spec.level,
+                    method="pointwise percentile bootstrap over runs", n_runs=len(x), n_boot=spec.n_boot,
+                    rng_seed=spec.rng_seed, params=spec, warning=[warning, *doubts_about(len(x), "", spec.level)], tau=tau)
+            )  # fmt: skip
+    return table(rows, "tau")
 
 
 def improvements(scores: pd.DataFrame, metric: str, spec: Bootstrap = Bootstrap()) -> pd.DataFrame:
-    """Probability of improvement of every ordered pair of variants (scope `comparison`, extra columns a, b)."""
-    raise NotImplementedError
+    """P(a > b) of every ordered pair of variants in every env (scope `comparison`, extra columns a, b)."""
+    statistic = lambda x, y, axis: probability_of_improvement(np.moveaxis(x, axis, -1), np.moveaxis(y, axis, -1))  # noqa: E731, E501
+    rows = []
+    for env, of_env in scores.groupby("env"):
+        samples = {variant: _finite(group) for variant, group in of_env.groupby("variant")}
+        for a, b in permutations(samples, 2):
+            (x, missing_x), (y, missing_y) = samples[a], samples[b]
+            n = min(len(x), len(y))
+            estimate = probability_of_improvement(x, y) if n else np.nan
+            lo, hi = interval([x, y], statistic, spec) if n else (np.nan, np.nan)
+            rows.append(
+                row("comparison", f"{a} > {b}", env, f"probability of improvement of {metric}", estimate, lo, hi,
+                    level=spec.level, method="U / (n m), ties ½; percentile bootstrap over runs of each variant",
+                    n_runs=n, n_boot=spec.n_boot, rng_seed=spec.rng_seed, params=spec,
+                    warning=[missing_x, missing_y, *doubts_about(n, "", spec.level)], a=a, b=b)
+            )  # fmt: skip
+    return table(rows, "a", "b")
+
+
+# Tolerance intervals: where the runs lie, not where their centre lies
+
+
+def tolerance_confidence(r: int, s: int, n: int, share: float) -> float:
+    """Confidence that [x_(r), x_(s)] of n runs holds at least `share` of all runs: BinomCDF(s − r − 1; n, share).
+
+    Order statistics, without any assumption about the distribution (Wilks 1941).
+    """
+    return float(stats.binom.cdf(s - r - 1, n, share))
+
+
+def tolerance_ranks(n: int, share: float, level: float) -> tuple[int, int]:
+    """The narrowest (r, s), as central as can be, whose confidence reaches `level`; (1, n) if none does."""
+    for width in range(1, n):
+        if tolerance_confidence(1, 1 + width, n, share) >= level:
+            r = (n - width + 1) // 2
+            return r, r + width
+    return 1, n
 
 
 def tolerance(scores: pd.DataFrame, metric: str, share: float = 0.9, level: float = 0.95) -> pd.DataFrame:
-    """Where the middle `share` of runs lies, with the confidence that was achieved (scope `variant`)."""
-    raise NotImplementedError
+    """Where at least that share of runs lies: a results row a (variant, env) (scope `variant`).
+
+    `estimate` is the median, `level` the confidence that was achieved, which n decides: with 10 runs and a share of
+    .9 it is .26.
+    """
+    rows = []
+    for (variant, env), group in scores.groupby(["variant", "env"]):
+        x, warning = _finite(group)
+        rows.append(_tolerance_row(np.sort(x), variant, env, metric, share, level, warning))
+    return table(rows)
+
+
+def tolerance_bands(aligned: pd.DataFrame, metric: str, share: float = 0.9, level: float = 0.95) -> pd.DataFrame:
+    """The same at every point of curves on one grid (scope `point`, extra column env_steps)."""
+    rows = []
+    for (variant, env), group in aligned.groupby(["variant", "env"]):
+        y = np.sort(matrix(group), axis=0)  # NaN come last
+        for step, column in zip(np.unique(group["env_steps"]), y.T, strict=True):
+            x = column[~np.isnan(column)]
+            short = "" if len(x) == len(column) else f"{len(x)} of {len(column)} runs got here"
+            rows.append(_tolerance_row(x, variant, env, metric, share, level, short) | {"scope": "point", "env_steps": step})
+    return table(rows, "env_steps")
+
+
+def _tolerance_row(
+    ordered: np.ndarray, variant: str, env: str, metric: str, share: float, level: float, warning: str
+) -> dict:
+    n = len(ordered)
+    lo = hi = achieved = np.nan
+    doubts = [warning]
+    if n < 2:
+        doubts.append("fewer than 2 runs: no interval")
+    else:
+        r, s = tolerance_ranks(n, share, level)
+        lo, hi, achieved = ordered[r - 1], ordered[s - 1], tolerance_confidence(r, s, n, share)
+        if achieved < level:
+            doubts.append(f"only {achieved:.0%} confidence that {share:.0%} of runs lie here: {n} runs allow no more")
+    return row(
+        "variant", variant, env, f"tolerance of {metric}", np.median(ordered) if n else np.nan, lo, hi, level=achieved,
+        method=f"order statistics that hold {share:.0%} of runs", n_runs=n, params={"share": share, "asked": level},
+        warning=doubts,
+    )  # fmt: skip

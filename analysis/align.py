@@ -6,36 +6,103 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from analysis.load import CURVES, InputError
+
+SCORES = ("run_id", "variant", "env", "seed", "value")
+
 
 @dataclass(frozen=True)
 class Alignment:
     """`policy` at a grid point t: `previous`, the last value at or before t; `linear`, between the two around it;
-    `exact`, only a value at t itself. Outside of a run's own range of steps: NaN."""
+    `exact`, only a value at t itself. Outside of a run's own range of steps: NaN. A NaN in a run stays one."""
 
     policy: Literal["previous", "linear", "exact"] = "previous"
     points: int = 100
 
 
 def grid(curves: pd.DataFrame, points: int = 100, stop: float | None = None) -> np.ndarray:
-    """Evenly spaced env steps, from where every run has started to `stop` (default: where the first run ends)."""
-    raise NotImplementedError
+    """Evenly spaced whole env steps, from where every run has started to `stop`.
+
+    By default that is the last step of the run that got farthest: runs that ended before have NaN from there on. Where
+    all runs had the same budget, the budget is the better `stop`. Raises InputError if there is nothing between.
+    """
+    ends = curves.groupby("run_id")["env_steps"].agg(["min", "max"])
+    if not len(ends):
+        raise InputError("no curves to align")
+    first, last = ends["min"].max(), ends["max"].max() if stop is None else stop
+    if not first <= last:
+        raise InputError(f"no env steps between {first:,.0f}, where the last run starts, and {last:,.0f}")
+    return np.unique(np.round(np.linspace(first, last, points)).astype(np.int64))
 
 
 def align(curves: pd.DataFrame, steps: np.ndarray, spec: Alignment = Alignment()) -> pd.DataFrame:
     """Curves → curves with a row for every (run, step of the grid); NaN where a run has no value."""
-    raise NotImplementedError
+    parts = []
+    for run in runs_of(curves):
+        first = run.iloc[0]
+        value = interpolate(steps, run["env_steps"].to_numpy(), run["value"].to_numpy(), spec.policy)
+        same = {name: first[name] for name in ("run_id", "variant", "env", "seed")}
+        parts.append(pd.DataFrame(same | {"env_steps": steps, "value": value}, columns=list(CURVES)))
+    return pd.concat(parts, ignore_index=True).astype(curves.dtypes.to_dict()) if parts else curves[list(CURVES)]
+
+
+def interpolate(at: np.ndarray, t: np.ndarray, y: np.ndarray, policy: str = "previous") -> np.ndarray:
+    """y(t), t increasing, at other steps; NaN before t[0] and after t[−1]."""
+    at = np.asarray(at, float)
+    if not len(t):
+        return np.full(len(at), np.nan)
+    before = np.clip(np.searchsorted(t, at, side="right") - 1, 0, None)
+    if policy == "previous":
+        value = y[before]
+    elif policy == "linear":
+        value = np.interp(at, t, y)
+        exactly = t[before] == at  # np.interp makes NaN of a point whose next neighbour is NaN
+        value = np.where(exactly, y[before], value)
+    elif policy == "exact":
+        value = np.where(t[before] == at, y[before], np.nan)
+    else:
+        raise InputError(f"there is no alignment policy '{policy}'; there are: previous, linear, exact")
+    return np.where((at >= t[0]) & (at <= t[-1]), value, np.nan).astype(float)
+
+
+def runs_of(curves: pd.DataFrame) -> list[pd.DataFrame]:
+    """One table a run, in the order in which they come, each by env steps."""
+    ordered = (run.sort_values("env_steps", kind="stable") for _, run in curves.groupby("run_id", sort=False))
+    return list(ordered)
+
+
+def matrix(aligned: pd.DataFrame) -> np.ndarray:
+    """[runs, points] of curves that are on one grid, in the order of the runs."""
+    wide = aligned.pivot(index="run_id", columns="env_steps", values="value")
+    return wide.loc[aligned["run_id"].drop_duplicates()].to_numpy()
 
 
 def smooth(curves: pd.DataFrame, points: int) -> pd.DataFrame:
     """Each run's trailing mean over that many of its points; NaN until there are as many."""
-    raise NotImplementedError
+    if points == 1:
+        return curves
+    parts = [run.assign(value=run["value"].rolling(points).mean()) for run in runs_of(curves)]
+    return pd.concat(parts, ignore_index=True) if parts else curves
 
 
 def score_at(curves: pd.DataFrame, env_steps: float, policy: str = "previous") -> pd.DataFrame:
     """Curves → scores: the value at one number of env steps; NaN where the run did not get there."""
-    raise NotImplementedError
+    aligned = align(curves, np.array([env_steps]).astype(np.int64), Alignment(policy, 1))
+    return aligned[list(SCORES)]
 
 
 def area(curves: pd.DataFrame, until: float) -> pd.DataFrame:
-    """Curves → scores: the mean of the curve over its env steps up to `until` (trapezium rule)."""
-    raise NotImplementedError
+    """Curves → scores: the mean of the curve over its env steps up to `until`, by the trapezium rule.
+
+    In units of the metric: the area under the curve divided by its width. NaN where the run did not get there.
+    """
+    rows = []
+    for run in runs_of(curves):
+        known = run.dropna(subset="value")
+        t, y = known["env_steps"].to_numpy(float), known["value"].to_numpy(float)
+        end = interpolate(np.array([until]), t, y, "linear")[0]
+        t, y = np.append(t[t < until], until), np.append(y[t < until], end)
+        mean = np.trapezoid(y, t) / (t[-1] - t[0]) if len(t) > 1 else end
+        rows.append([*run.iloc[0][["run_id", "variant", "env", "seed"]], mean])
+    types = {name: curves[name].dtype for name in SCORES[:-1]}
+    return pd.DataFrame(rows, columns=list(SCORES)).astype(types | {"value": float})

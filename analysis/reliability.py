@@ -1,16 +1,26 @@
 """How reliable training is, within a run, across runs and across rollouts (Chan et al. 2020, "Measuring the
-Reliability of Reinforcement Learning Algorithms", section 3)."""
+Reliability of Reinforcement Learning Algorithms", section 3). Greater is worse for DT, LRT, DR and DF; SRT, RR and
+RF are risks, whose lower values are worse.
 
+Their code's default configuration takes the lower tail of the drawdown in LRT, which is 0 even for a run that
+collapses and never recovers; the worst drawdowns are the large ones, so here it is the upper tail.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from analysis.align import matrix, runs_of
+from analysis.results import row, table
 
 
 @dataclass(frozen=True)
 class Reliability:
     """`alpha` of the CVaR; `window` of DT in env steps; windows with fewer than `min_points` differences do not
-    count; `normalise`: divide by P95(y) − y_0."""
+    count; `normalise`: divide by P95(y) − y_0, the range that a run covered (its median over runs for DR and RR)."""
 
     alpha: float = 0.05
     window: float = 50_000
@@ -19,30 +29,137 @@ class Reliability:
 
 
 def cvar(x: np.ndarray, alpha: float, tail: str = "lower") -> float:
-    """The mean of the worst share α: of x ≤ its α-quantile (`lower`), or of x ≥ its (1 − α)-quantile (`upper`)."""
-    raise NotImplementedError
+    """The mean of the worst share α: of x ≤ its α-quantile (`lower`), or of x ≥ its (1 − α)-quantile (`upper`).
+
+    Quantiles interpolate linearly; the tail includes them; NaN is left out (Chan et al. 2020, appendix B).
+    """
+    x = np.asarray(x, float)
+    x = x[~np.isnan(x)]
+    if not len(x):
+        return np.nan
+    if tail == "upper":
+        return -cvar(-x, alpha)
+    return float(x[x <= np.quantile(x, alpha)].mean())
+
+
+def iqr(x: np.ndarray, axis: int | None = None) -> Any:
+    """Interquartile range, without the NaN."""
+    lower, upper = np.nanquantile(x, [0.25, 0.75], axis=axis)
+    return upper - lower
 
 
 def differences(env_steps: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """d_i = (y_i − y_{i−1}) / (t_i − t_{i−1})."""
-    raise NotImplementedError
+    """d_i = (y_i − y_{i−1}) / (t_i − t_{i−1}), in units of y an env step: differencing is the detrending."""
+    return np.diff(y) / np.diff(env_steps)
 
 
 def drawdown(y: np.ndarray) -> np.ndarray:
-    """DD_i = max_{j≤i} y_j − y_i."""
-    raise NotImplementedError
+    """DD_i = max_{j≤i} y_j − y_i, in units of y; NaN where y is, and it does not touch the maximum."""
+    return np.fmax.accumulate(y) - y
+
+
+def span(y: np.ndarray) -> float:
+    """The normaliser P95(y) − y_0, the range a run covered; y_0 is its first value that is not NaN."""
+    y = y[~np.isnan(y)]
+    return float(np.quantile(y, 0.95) - y[0]) if len(y) else np.nan
+
+
+def dispersion_across_time(env_steps: np.ndarray, y: np.ndarray, window: float, min_points: int) -> float:
+    """DT: IQR of d in the trailing window (t − window, t], averaged over all t whose window lies within the run.
+
+    NaN if no window has `min_points` differences.
+    """
+    known = ~np.isnan(y)
+    if known.sum() < 2:
+        return np.nan
+    t, start = env_steps[known][1:], env_steps[known][0]
+    clock = pd.to_timedelta(t.astype(np.int64), unit="ns")  # what pandas needs for a window that is no number of rows
+    d = pd.Series(differences(env_steps[known], y[known]), clock)
+    windows = d.rolling(pd.Timedelta(int(window), "ns"), min_periods=min_points)  # (t − window, t]
+    spread = (windows.quantile(0.75) - windows.quantile(0.25)).to_numpy()
+    whole = spread[(t - window >= start) & ~np.isnan(spread)]
+    return float(whole.mean()) if len(whole) else np.nan
 
 
 def within_runs(curves: pd.DataFrame, metric: str, spec: Reliability = Reliability()) -> pd.DataFrame:
-    """DT, SRT, LRT and maximal drawdown: a results row a run each (scope `run`, extra column run_id)."""
-    raise NotImplementedError
+    """DT, SRT, LRT and the maximal drawdown: a results row a run each (scope `run`, extra column run_id).
+
+    DT and SRT are per env step. With `normalise`, a run that never rose above its first value has NaN.
+    """
+    rows = []
+    for run in runs_of(curves):
+        t, y = run["env_steps"].to_numpy(float), run["value"].to_numpy(float)
+        known = ~np.isnan(y)
+        t, y = t[known], y[known]
+        loss = drawdown(y)
+        measured = {
+            "DT": dispersion_across_time(t, y, spec.window, spec.min_points),
+            "SRT": cvar(differences(t, y), spec.alpha),
+            "LRT": cvar(loss, spec.alpha, "upper"),
+            "max drawdown": loss.max() if len(loss) else np.nan,
+        }
+        scale, warning = _scale(span(y), spec)
+        first = run.iloc[0]
+        for name, x in measured.items():
+            doubts = [warning]
+            if np.isnan(x):
+                few = f"no window of {spec.window:,.0f} env steps within the run has {spec.min_points} differences"
+                doubts.append(few if name == "DT" and len(y) > 1 else "too few points")
+            method = f"{name} within a run{', divided by P95(y) − y₀' if spec.normalise else ''}"
+            rows.append(
+                row("run", first["variant"], first["env"], f"{name} of {metric}", x / scale, method=method, n_runs=1,
+                    params=spec, warning=doubts, run_id=first["run_id"])
+            )  # fmt: skip
+    return table(rows, "run_id")
+
+
+def _scale(span: float, spec: Reliability) -> tuple[float, str]:
+    """What to divide by, and a warning if that is NaN."""
+    if not spec.normalise:
+        return 1.0, ""
+    return (span, "") if span > 0 else (np.nan, "P95(y) − y₀ is not positive: nothing to normalise by")
 
 
 def across_runs(aligned: pd.DataFrame, metric: str, spec: Reliability = Reliability()) -> pd.DataFrame:
-    """DR and RR: a results row a point each (scope `point`, extra column env_steps)."""
-    raise NotImplementedError
+    """DR and RR: a results row a point each (scope `point`, extra column env_steps), of curves on one grid.
+
+    Over the runs that have a value there; n_runs says how many. They are not detrended (Chan et al. 2020, section 3).
+    """
+    rows = []
+    for (variant, env), group in aligned.groupby(["variant", "env"]):
+        y = matrix(group)
+        spans = np.array([span(curve) for curve in y])
+        scale, warning = _scale(float(np.nanmedian(spans)) if not np.isnan(spans).all() else np.nan, spec)
+        for step, values in zip(np.unique(group["env_steps"]), y.T, strict=True):
+            n = int((~np.isnan(values)).sum())
+            doubts = [warning, "" if n > 1 else "fewer than 2 runs", "" if n == len(y) else f"{n} of {len(y)} runs got here"]
+            measured = {"DR": iqr(values), "RR": cvar(values, spec.alpha)} if n > 1 else {"DR": np.nan, "RR": np.nan}
+            for name, x in measured.items():
+                method = f"{name} over runs{', divided by the median of P95(y) − y₀' if spec.normalise else ''}"
+                rows.append(
+                    row("point", variant, env, f"{name} of {metric}", x / scale, method=method, n_runs=n, params=spec,
+                        warning=doubts, env_steps=step)
+                )  # fmt: skip
+    return table(rows, "env_steps")
 
 
-def across_rollouts(rollouts: pd.DataFrame, spec: Reliability = Reliability()) -> pd.DataFrame:
-    """DF and RF of fixed policies; `rollouts`: run_id, variant, env, value, one row an episode (scope `run`)."""
-    raise NotImplementedError
+def across_rollouts(rollouts: pd.DataFrame, metric: str, spec: Reliability = Reliability()) -> pd.DataFrame:
+    """DF and RF of fixed policies: a results row a policy each (scope `run`, extra column run_id).
+
+    `rollouts` has run_id, variant, env, value: one row an episode. Divided by the median over the episodes; NaN with a
+    warning where that is not positive.
+    """
+    measures: dict[str, Callable[[np.ndarray], float]] = {"DF": iqr, "RF": lambda x: cvar(x, spec.alpha)}
+    rows = []
+    for (run_id, variant, env), group in rollouts.groupby(["run_id", "variant", "env"], sort=False):
+        x = group["value"].dropna().to_numpy(float)
+        median = float(np.median(x)) if len(x) else np.nan
+        scale = (median if median > 0 else np.nan) if spec.normalise else 1.0
+        doubts = ["no episodes" if not len(x) else "the median is not positive" if np.isnan(scale) else ""]
+        for name, measure in measures.items():
+            rows.append(
+                row("run", variant, env, f"{name} of {metric}", measure(x) / scale if len(x) else np.nan, n_runs=1,
+                    method=f"{name} over {len(x)} episodes{', divided by their median' if spec.normalise else ''}",
+                    params=spec, warning=doubts, run_id=run_id)
+            )  # fmt: skip
+    return table(rows, "run_id")
