@@ -106,3 +106,10 @@ def area(curves: pd.DataFrame, until: float) -> pd.DataFrame:
         rows.append([*run.iloc[0][["run_id", "variant", "env", "seed"]], mean])
     types = {name: curves[name].dtype for name in SCORES[:-1]}
     return pd.DataFrame(rows, columns=list(SCORES)).astype(types | {"value": float})
+
+
+def with_all(scores: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Scores with a row for every run of `runs`, NaN where there is none, so that what comes next counts them too."""
+    there = scores.set_index("run_id")["value"]
+    everyone = runs[["run_id", "variant", "env", "seed"]].reset_index(drop=True)
+    return everyone.assign(value=there.reindex(everyone["run_id"]).to_numpy(float))

@@ -117,13 +117,13 @@ def warnings(runs: pd.DataFrame) -> list[str]:
 def curves(tables: Tables, metric: str, phase: str = "train") -> pd.DataFrame:
     """One metric of every run (CURVES): one row a (run, step), in the order of runs, then of env steps.
 
-    Raises InputError if there is no such metric, naming those there are.
+    Raises InputError if there is no such metric, naming those there are. A run without it has no rows here.
     """
-    metrics = tables.metrics
-    known = list(metrics["metric"].cat.categories)
-    if metric not in known:
-        raise InputError(f"there is no metric '{metric}'; there are: {', '.join(known) or 'none'}")
-    rows = metrics[(metrics["metric"] == metric) & (metrics["phase"] == phase)]
+    of_phase = tables.metrics[tables.metrics["phase"] == phase]
+    rows = of_phase[of_phase["metric"] == metric]
+    if rows.empty:
+        known = ", ".join(of_phase["metric"].cat.remove_unused_categories().cat.categories)
+        raise InputError(f"no run has a metric '{metric}' ({phase}); there are: {known or 'none at all'}")
     of_run = tables.runs.set_index("run_id").loc[rows["run_id"].cat.categories, ["variant", "env", "seed"]]
     described = of_run.iloc[rows["run_id"].cat.codes].reset_index(drop=True)
     rows = rows[["run_id", "env_steps", "value"]].astype({"run_id": "str"}).reset_index(drop=True)
@@ -138,8 +138,9 @@ def grouped_by(tables: Tables, keys: Sequence[str]) -> Tables:
     if unknown := [key for key in keys if key not in tables.runs]:
         varied = ", ".join(["variant", *tables.runs.columns[len(RUNS) :]])
         raise InputError(f"the runs have no column '{unknown[0]}'; what varies: {varied}")
-    label = tables.runs[list(keys)].astype("str").agg(", ".join, axis=1)
-    return Tables(tables.runs.assign(variant=label), tables.metrics)
+    rows = tables.runs[list(keys)].itertuples(index=False, name=None)
+    labels = [", ".join("–" if pd.isna(x) else str(x) for x in row) for row in rows]
+    return Tables(tables.runs.assign(variant=pd.Series(labels, dtype="str")), tables.metrics)
 
 
 # Run folders

@@ -82,7 +82,7 @@ def _survival(time: np.ndarray, reached: np.ndarray, at: np.ndarray, level: floa
 
 
 def median_times(times: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
-    """Median env steps to the threshold (scope `variant`): the first time where S ≤ ½, NaN if S stays above.
+    """Median env steps to the threshold (scope `variant`, extra column reached, runs): the first time where S ≤ ½, NaN if S stays above.
 
     The interval is where the band of S crosses ½ (Brookmeyer & Crowley 1982); an end that it does not cross is NaN.
     """
@@ -92,14 +92,14 @@ def median_times(times: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
         at = np.unique(time)
         s, lo, hi = _survival(time, reached, at, level)
         crossing = [_first(at, end <= 0.5) for end in (s, np.where(s == 0, 0.0, lo), hi)]
-        doubts = [_cut_short(group), f"{int(reached.sum())} of {len(group)} runs reached the threshold"]
+        doubts = [_cut_short(group)]
         if np.isnan(crossing[2]):
-            doubts.append("no upper end: too few runs reached it")
+            doubts.append(f"{int(reached.sum())} of {len(group)} runs reached the threshold: too few for an upper end")
         rows.append(
             row("variant", variant, env, "median env steps to threshold", *crossing, level=level, n_runs=len(group),
-                method="Kaplan–Meier, log-log band", params={"level": level}, warning=doubts)
+                method="Kaplan–Meier, log-log band", params={"level": level}, warning=doubts, reached=int(reached.sum()))
         )  # fmt: skip
-    return table(rows)
+    return table(rows, "reached")
 
 
 def _first(at: np.ndarray, true: np.ndarray) -> float:

@@ -1,0 +1,70 @@
+"""Curves on one grid, and nothing made up outside of what was measured."""
+
+import numpy as np
+import pytest
+from run_folders import made_curves
+
+from analysis.align import Alignment, align, area, grid, interpolate, matrix, score_at, smooth, with_all
+from analysis.load import InputError
+
+NAN = np.nan
+T, Y = np.array([10, 20, 40]), np.array([1.0, 3.0, 7.0])
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [("previous", [NAN, 1, 1, 3, 3, 7, NAN]), ("linear", [NAN, 1, 2, 3, 5, 7, NAN]), ("exact", [NAN, 1, NAN, 3, NAN, 7, NAN])],
+)
+def test_policies(policy: str, expected: list[float]):
+    np.testing.assert_array_equal(interpolate(np.array([9, 10, 15, 20, 30, 40, 41]), T, Y, policy), expected)
+
+
+@pytest.mark.parametrize("policy", ["previous", "linear", "exact"])
+def test_nan_stays_where_it_is(policy: str):
+    y = interpolate(T, T, np.array([1.0, NAN, 7.0]), policy)
+    np.testing.assert_array_equal(y, [1.0, NAN, 7.0])
+    assert np.isnan(interpolate(np.array([30]), T, np.array([1.0, NAN, 7.0]), policy)).all()
+
+
+def test_unknown_policy():
+    with pytest.raises(InputError, match="no alignment policy 'nearest'; there are: previous, linear, exact"):
+        interpolate(T, T, Y, "nearest")
+
+
+def test_unequal_lengths_and_late_starts():
+    curves = made_curves({"a/0": [1, 2, 3, 4, 5], "a/1": [1, 2]})
+    curves = curves[~((curves["run_id"] == "a/0") & (curves["env_steps"] < 2000))]  # starts later
+    assert grid(curves, 4).tolist() == [2000, 3000, 4000, 5000]  # where the last has started … where the last ends
+    assert grid(curves, 3, stop=4000).tolist() == [2000, 3000, 4000]
+    np.testing.assert_array_equal(matrix(align(curves, grid(curves, 4))), [[2, 3, 4, 5], [2, NAN, NAN, NAN]])
+    with pytest.raises(InputError, match="no env steps between 2,000.* and 1,500"):
+        grid(curves, stop=1500)
+    with pytest.raises(InputError, match="no curves"):
+        grid(curves.iloc[:0])
+
+
+def test_align_keeps_rows_in_order_whatever_the_order_of_the_input():
+    curves = made_curves({"b/1": [1, 2, 3], "a/0": [4, 5, 6]})
+    shuffled = align(curves.sample(frac=1, random_state=0).sort_values("run_id", ascending=False), grid(curves, 3))
+    assert shuffled.equals(align(curves, grid(curves, 3)))
+    assert align(curves, grid(curves, 3), Alignment("exact")).dtypes.equals(curves.dtypes)
+    assert align(curves.iloc[:0], np.array([1])).empty
+
+
+def test_smooth_is_a_trailing_mean_of_one_run():
+    smoothed = smooth(made_curves({"a/0": [1, 2, 6], "a/1": [5, 5, 5]}), 2)["value"]
+    np.testing.assert_array_equal(smoothed, [NAN, 1.5, 4, NAN, 5, 5])
+
+
+def test_scores():
+    curves = made_curves({"a/0": [1, 3, 5], "a/1": [2, 2]})
+    np.testing.assert_array_equal(score_at(curves, 2500)["value"], [3, NAN])
+    # ½ (1 + 3) · 1000 + ½ (3 + 4) · 500 over 1500 steps
+    np.testing.assert_allclose(area(curves, 2500)["value"], [(2000 + 1750) / 1500, NAN])
+    assert area(curves.iloc[:0], 1).empty and score_at(curves.iloc[:0], 1).empty
+
+
+def test_runs_without_a_score_are_counted():
+    runs = made_curves({"a/0": [1], "a/1": [1]})
+    scores = score_at(made_curves({"a/1": [4]}), 1000)
+    np.testing.assert_array_equal(with_all(scores, runs)["value"], [NAN, 4])

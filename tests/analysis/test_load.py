@@ -1,0 +1,213 @@
+"""Run folders → tables: what is in them, what is wrong with them, and that the cache never lies."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from run_folders import HEADER, lines, write_run
+
+from analysis.load import METRICS, RUNS, InputError, curves, grouped_by, ledger, load, warnings
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    folder = tmp_path / "sweep"
+    for seed in range(3):
+        write_run(folder / f"{seed}", [1.0, 2.0, 3.0, 4.0], seed=seed, variant="vanilla")
+        write_run(folder / f"{seed + 9}", [2.0, 4.0, 6.0], seed=seed)
+    return folder
+
+
+def test_tables(sweep: Path):
+    tables = load(sweep)
+    assert list(tables.runs["run_id"]) == ["0", "1", "2", "9", "10", "11"]  # 10 after 9
+    assert list(tables.runs.columns) == list(RUNS)  # nothing varies but variant and seed
+    assert list(tables.runs["env_steps"]) == [400] * 3 + [300] * 3
+    metrics = tables.metrics
+    assert tuple(metrics.columns) == METRICS
+    assert not metrics.duplicated(["run_id", "phase", "metric", "env_steps"]).any()
+    assert set(metrics["metric"]) == {"episodes", "return_mean", "return_recent"}  # value_loss applies to none
+    mean = metrics[(metrics["run_id"] == "10") & (metrics["metric"] == "return_mean")]
+    assert mean[["update", "env_steps", "value", "n_samples"]].to_numpy().tolist() == [
+        [1, 100, 2, 10],
+        [2, 200, 4, 10],
+        [3, 300, 6, 10],
+    ]
+    recent = metrics[metrics["metric"] == "return_recent"]
+    assert recent["env_steps"].min() == 300 and (recent["n_samples"] == 100).all()  # empty until then: no rows
+
+
+def test_curves(sweep: Path):
+    of_mean = curves(load(sweep), "return_mean")
+    assert list(of_mean.columns) == ["run_id", "variant", "env", "seed", "env_steps", "value"]
+    assert of_mean.iloc[4].tolist() == ["1", "vanilla", "CartPole-v1", 1, 100, 1.0]
+    with pytest.raises(InputError, match=r"no run has a metric 'retrun' \(train\); there are: .*return_mean"):
+        curves(load(sweep), "retrun")
+    with pytest.raises(InputError, match=r"\(eval\); there are: none at all"):
+        curves(load(sweep), "return_mean", "eval")
+
+
+def test_config_values_that_vary_are_columns(sweep: Path):
+    write_run(sweep / "lr", [1.0], config={"optimiser": {"learning_rate": 0.1}, "depth": [1, 2]}, seed=7)
+    runs = load(sweep).runs.set_index("run_id")
+    assert runs.loc["lr", ["depth", "optimiser.learning_rate"]].tolist() == ["[1, 2]", 0.1]
+    assert np.isnan(runs.loc["0", "optimiser.learning_rate"])
+    assert any("also differ in depth, optimiser.learning_rate" in said for said in warnings(load(sweep).runs))
+    grouped = grouped_by(load(sweep), ["variant", "optimiser.learning_rate"])
+    assert set(grouped.runs["variant"]) == {"vanilla, –", "baseline, –", "baseline, 0.1"}
+    with pytest.raises(InputError, match=r"no column 'lr'; what varies: variant, depth, optimiser.learning_rate"):
+        grouped_by(load(sweep), ["lr"])
+
+
+def test_a_torn_last_line_is_dropped_and_said(sweep: Path):
+    whole = load(sweep).metrics
+    with open(sweep / "9" / "metrics.csv", "a") as file:
+        file.write("4,400,40,8.0,5")
+    tables = load(sweep)
+    pd.testing.assert_frame_equal(tables.metrics, whole)
+    assert "torn last line" in tables.runs.set_index("run_id").loc["9", "error"]
+    assert tables.runs.set_index("run_id").loc["9", "status"] == "completed"
+
+
+BROKEN = {
+    "garbage": b"\x00\xff\xfe\n\n\n",
+    "no columns": b"a,b\n1,2\n",
+    "text": f"{HEADER}\n1,100,10,2.0,,\n2,200,20,oops,,\n".encode(),
+    "too many cells": f"{HEADER}\n1,100,10,2.0,,\n2,200,20,1.0,,,,\n".encode(),
+    "same column twice": b"update,env_steps,x,x\n1,2,3,4\n",
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_a_broken_table_stays_in_the_ledger_and_spoils_no_other(sweep: Path, content: bytes):
+    whole = load(sweep).metrics
+    write_run(sweep / "bad", seed=5)
+    (sweep / "bad" / "metrics.csv").write_bytes(content)
+    for _ in range(2):  # from the files, then from the cache
+        tables = load(sweep)
+        bad = tables.runs.set_index("run_id").loc["bad"]
+        assert bad["status"] == "broken" and "metrics.csv cannot be read" in bad["error"] and "\n" not in bad["error"]
+        pd.testing.assert_frame_equal(tables.metrics.astype({"run_id": str}), whole.astype({"run_id": str}))
+    row = ledger(tables.runs).set_index("variant").loc["baseline"]
+    assert (row["runs"], row["completed"], row["broken"]) == (4, 3, 1) and "cannot be read" in row["reasons"]
+
+
+def test_broken_summaries(sweep: Path):
+    for name, content in {"json": b"{", "list": b"[]", "bytes": b"\xff", "types": b'{"status": 3, "seed": "x"}'}.items():
+        write_run(sweep / name, [1.0])
+        (sweep / name / "run.json").write_bytes(content)
+    job = sweep / "job"
+    (job / ".hydra").mkdir(parents=True)
+    (job / ".hydra" / "overrides.yaml").write_text("- +variant=gae\n- seed=12\n")
+    write_run(sweep / "lost", None)
+    write_run(sweep / "alive", [1.0], status="running", wall_seconds=None, error=None)
+    write_run(sweep / "dead", None, status="failed", error="ValueError: no")
+    runs = load(sweep).runs.set_index("run_id")
+    assert runs.loc[["json", "list", "bytes", "types", "lost"], "status"].eq("broken").all()
+    assert runs.loc["job", ["status", "variant", "seed", "error"]].tolist() == ["missing", "gae", 12, "no run.json; no metrics.csv"]
+    assert runs.loc["alive", "status"] == "running" and "killed" in runs.loc["alive", "error"]
+    assert runs.loc["dead", "error"].startswith("ValueError: no")
+    counted = ledger(load(sweep).runs)
+    assert counted["runs"].sum() == len(runs) == counted[list(counted.columns[4:-1])].to_numpy().sum()
+    assert warnings(load(sweep).runs)[0].startswith("8 of 14 runs are not completed: ")
+
+
+def test_nan_is_kept_and_repeated_steps_are_not(tmp_path: Path):
+    run = write_run(tmp_path / "s" / "r", seed=1)
+    rows = [HEADER, "1,100,10,nan,,", "2,200,20,5.0,,", "2,200,20,6.0,,", "", "1,50,10,-inf,,", "3,,30,1.0,,"]
+    (run / "metrics.csv").write_text("\n".join(rows) + "\n")
+    tables = load(tmp_path / "s")
+    mean = curves(tables, "return_mean")
+    assert mean["env_steps"].tolist() == [50, 100, 200]
+    np.testing.assert_array_equal(mean["value"], [-np.inf, np.nan, 6.0])
+    error = tables.runs.loc[0, "error"]
+    assert "2 rows of metrics.csv without update or env_steps" in error and "1 rows of metrics.csv at a step" in error
+
+
+def test_files_with_other_columns_go_together(sweep: Path):
+    run = write_run(sweep / "new", seed=8)
+    (run / "metrics.csv").write_text("update,env_steps,novelty\n1,10,0.5\n")
+    tables = load(sweep)
+    assert curves(tables, "novelty")["value"].tolist() == [0.5]
+    assert (tables.metrics.loc[tables.metrics["metric"] == "novelty", "n_samples"] == 0).all()
+    assert len(curves(tables, "return_mean")) == 21
+
+
+def test_the_cache_follows_the_files(sweep: Path):
+    first = load(sweep).metrics
+    cache = sweep / ".analysis" / "metrics.parquet"
+    written = cache.stat().st_mtime_ns
+    pd.testing.assert_frame_equal(load(sweep).metrics, first)
+    assert cache.stat().st_mtime_ns == written
+    table = sweep / "0" / "metrics.csv"
+    stamp = table.stat().st_mtime_ns
+    table.write_text(table.read_text().replace("4.0", "9.0"))  # the same size
+    os.utime(table, ns=(stamp + 1, stamp + 1))
+    assert curves(load(sweep), "return_mean")["value"].tolist()[3] == 9.0
+    cache.write_bytes(cache.read_bytes()[:100])  # damaged: read again
+    assert curves(load(sweep), "return_mean")["value"].tolist()[3] == 9.0
+    write_run(sweep / "more", [1.0], seed=9)
+    assert len(load(sweep).runs) == 7
+    assert {path.name for path in (sweep / ".analysis").iterdir()} == {"metrics.parquet"}
+
+
+def test_the_cache_may_live_elsewhere_or_nowhere(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    load(sweep, cache=tmp_path / "cache")
+    assert not (sweep / ".analysis").exists() and len(list((tmp_path / "cache").iterdir())) == 1
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert len(load(sweep).runs) == 6 and not (sweep / ".analysis").exists()
+
+
+def test_several_sweeps_and_a_single_run(sweep: Path, tmp_path: Path):
+    write_run(tmp_path / "other" / "0", [5.0], env="Acrobot-v1")
+    tables = load(sweep, tmp_path / "other")
+    assert list(tables.runs["run_id"])[-2:] == ["sweep/11", "other/0"] and set(tables.runs["sweep"]) == {"sweep", "other"}
+    assert curves(tables, "return_mean").iloc[-1].tolist() == ["other/0", "baseline", "Acrobot-v1", 0, 100, 5.0]
+    assert any("several environments (Acrobot-v1, CartPole-v1)" in said for said in warnings(tables.runs))
+    assert load(sweep / "9").runs["run_id"].tolist() == ["9"]
+    twice = load(sweep, tmp_path / "other" / ".." / "sweep").runs
+    assert twice["run_id"].is_unique
+    assert any("repeat another one's configuration" in said for said in warnings(twice))
+
+
+def test_nothing_to_load(tmp_path: Path):
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        load(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file: not a folder"):
+        load(tmp_path / "file")
+    with pytest.raises(InputError, match="no runs"):
+        load(tmp_path)
+    with pytest.raises(InputError, match="no folder was given"):
+        load()
+
+
+def test_one_seed_is_said(tmp_path: Path):
+    write_run(tmp_path / "a", [1.0])
+    assert warnings(load(tmp_path).runs) == [
+        "baseline on CartPole-v1: one seed only, so nothing can be said about other seeds"
+    ]
+
+
+@pytest.mark.slow
+def test_speed(tmp_path: Path):
+    """1,000 runs of 500 rows: ≤ 4 s, then ≤ 1 s (on 2 cores; tripled here, for a machine that has other work too)."""
+    body = "\n".join(lines(list(np.linspace(0, 500, 500).round(3)))) + "\n"
+    wide = [f"{line},{','.join(['0.12345678'] * 11 if i else [f'm{k}' for k in range(11)])}" for i, line in enumerate(body.split("\n")[:-1])]
+    for seed in range(1000):
+        run = write_run(tmp_path / str(seed), seed=seed)
+        (run / "metrics.csv").write_text("\n".join(wide) + "\n")
+    for limit in (12, 3):
+        start = time.perf_counter()
+        assert len(load(tmp_path).runs) == 1000
+        seconds = time.perf_counter() - start
+        print(f"1,000 runs × 500 rows: {seconds:.2f} s")
+        assert seconds < limit

@@ -1,0 +1,124 @@
+"""Chan et al. (2020) by hand and by naive loops; and where the published default is wrong, ours is not."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from run_folders import made_curves
+from scipy import stats
+
+from analysis.align import align, grid
+from analysis.reliability import (
+    Reliability,
+    across_rollouts,
+    across_runs,
+    cvar,
+    differences,
+    dispersion_across_time,
+    drawdown,
+    span,
+    within_runs,
+)
+
+RAW = Reliability(normalise=False, window=3000, min_points=2)
+
+
+def estimates(results: pd.DataFrame) -> dict[str, float]:
+    return dict(zip(results["metric"].str.removesuffix(" of y"), results["estimate"], strict=True))
+
+
+def test_cvar_by_hand():
+    x = np.arange(1.0, 101.0)  # the 5 % quantile is 5.95: the mean of 1 … 5
+    assert cvar(x, 0.05) == 3.0
+    assert cvar(x, 0.05, "upper") == 98.0  # of 96 … 100
+    assert cvar(np.array([2.0, np.nan, 4.0]), 0.05) == 2.0  # never empty: the tail includes the quantile's own x
+    assert cvar(np.array([3.0]), 0.05) == cvar(np.array([3.0]), 0.05, "upper") == 3.0
+    assert np.isnan(cvar(np.array([np.nan]), 0.05))
+
+
+def test_drawdown_by_hand():
+    np.testing.assert_array_equal(drawdown(np.array([1.0, 4, 2, 5, 0])), [0, 0, 2, 0, 5])
+    np.testing.assert_array_equal(drawdown(np.array([1.0, np.nan, 0.5])), [0, np.nan, 0.5])
+
+
+def test_within_a_run_by_hand():
+    results = estimates(within_runs(made_curves({"a/0": [0, 2, 1, 5, 4]}), "y", RAW))
+    # d per 1000 steps: 2 −1 4 −1. The whole windows of 3000 steps hold (2 −1 4) and (−1 4 −1)
+    first, second = np.subtract(*np.quantile([2, -1, 4], [0.75, 0.25])), np.subtract(*np.quantile([-1, 4, -1], [0.75, 0.25]))
+    assert (first, second) == (2.5, 2.5)
+    np.testing.assert_allclose(results["DT"], 2.5e-3)
+    np.testing.assert_allclose(results["SRT"], -1e-3)
+    assert results["LRT"] == results["max drawdown"] == 1.0
+
+
+def test_within_a_run_by_naive_loops(rng: np.random.Generator):
+    y = rng.normal(size=200).cumsum()
+    t = rng.integers(1, 400, size=200).cumsum()
+    curves = made_curves({"a/0": list(y)}).assign(env_steps=t)
+    results = estimates(within_runs(curves, "y", Reliability(window=5000, min_points=4)))
+    scale = np.percentile(y, 95) - y[0]
+    d = [(y[i] - y[i - 1]) / (t[i] - t[i - 1]) for i in range(1, 200)]
+    spreads = []
+    for end in range(1, 200):
+        inside = [d[i - 1] for i in range(1, 200) if t[end] - 5000 < t[i] <= t[end]]
+        if t[end] - 5000 >= t[0] and len(inside) >= 4:
+            spreads.append(stats.iqr(inside))
+    losses = [max(y[: i + 1]) - y[i] for i in range(200)]
+    np.testing.assert_allclose(results["DT"], np.mean(spreads) / scale, rtol=1e-9)
+    worst = [x for x in d if x <= np.percentile(d, 5)]
+    np.testing.assert_allclose(results["SRT"], np.mean(worst) / scale)
+    worst = [x for x in losses if x >= np.percentile(losses, 95)]
+    np.testing.assert_allclose(results["LRT"], np.mean(worst) / scale)
+    np.testing.assert_allclose(results["max drawdown"], max(losses) / scale)
+
+
+def test_a_full_collapse_is_a_long_term_risk():
+    """The published code's default configuration takes the lower tail of the drawdown, and sees nothing here."""
+    y = np.array([*range(0, 101, 5), *[0.0] * 10])
+    assert cvar(drawdown(y), 0.05, "lower") == 0.0
+    assert estimates(within_runs(made_curves({"a/0": list(y)}), "y", RAW))["LRT"] == 100.0
+
+
+def test_normaliser():
+    assert span(np.array([1.0, np.nan, 5.0])) == np.quantile([1, 5], 0.95) - 1
+    falling = within_runs(made_curves({"a/0": [5, 4, 3, 2, 1]}), "y", Reliability(window=2000, min_points=1))
+    assert falling["estimate"].isna().all() and falling["warning"].str.contains("not positive").all()
+    short = within_runs(made_curves({"a/0": [1, 2]}), "y")
+    assert "no window of 50,000" in short.loc[0, "warning"] and np.isnan(short.loc[0, "estimate"])
+    alone = within_runs(made_curves({"a/0": [np.nan, 3]}), "y", RAW)
+    assert alone["estimate"].isna().tolist() == [True, True, False, False]
+    assert within_runs(made_curves({"a/0": [np.nan]}), "y")["estimate"].isna().all()
+
+
+def test_across_runs(rng: np.random.Generator):
+    y = rng.normal(size=(8, 5)).cumsum(1)
+    curves = made_curves({f"a/{i}": list(row) for i, row in enumerate(y)})
+    aligned = align(curves, grid(curves, 5))
+    raw = across_runs(aligned, "y", RAW)
+    np.testing.assert_allclose(raw.loc[raw["metric"] == "DR of y", "estimate"], stats.iqr(y, axis=0))
+    worst = [np.mean([x for x in column if x <= np.quantile(column, 0.05)]) for column in y.T]
+    np.testing.assert_allclose(raw.loc[raw["metric"] == "RR of y", "estimate"], worst)
+    scaled = across_runs(aligned, "y", Reliability())
+    scale = np.median([np.quantile(row, 0.95) - row[0] for row in y])
+    np.testing.assert_allclose(scaled["estimate"], raw["estimate"] / scale)
+    assert raw["env_steps"].tolist() == sorted([1000, 2000, 3000, 4000, 5000] * 2)
+    short = across_runs(align(curves, np.array([5000, 6000])), "y", RAW)
+    assert short.loc[2:, "n_runs"].tolist() == [0, 0] and "0 of 8 runs got here" in short.loc[2, "warning"]
+    one = across_runs(aligned[aligned["run_id"] == "a/0"], "y", RAW)
+    assert one["estimate"].isna().all() and (one["warning"] == "fewer than 2 runs").all()
+
+
+def test_across_rollouts():
+    rollouts = pd.DataFrame({"run_id": "r", "variant": "a", "env": "e", "value": [10.0, 20, 30, 40, 50]})
+    assert estimates(across_rollouts(rollouts, "y")) == {"DF": 20 / 30, "RF": 10 / 30}
+    low = across_rollouts(rollouts.assign(value=-1.0), "y")
+    assert low["estimate"].isna().all() and (low["warning"] == "the median is not positive").all()
+
+
+def test_differences_are_per_env_step():
+    np.testing.assert_array_equal(differences(np.array([0, 10, 30]), np.array([0.0, 5, 5])), [0.5, 0])
+    assert np.isnan(dispersion_across_time(np.array([1.0]), np.array([1.0]), 10, 1))
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
