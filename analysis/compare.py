@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import optimize, stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestIndPower
 
@@ -226,8 +226,12 @@ def seeds_by_rank(probability: float, power: float = 0.8, alpha: float = 0.05) -
 
 def seeds_by_means(effect: float, power: float = 0.8, alpha: float = 0.05) -> float:
     """Runs a group that a t test needs to find a difference of so many standard deviations; ∞ at 0."""
-    if abs(effect) < 1e-3:  # more than ten million
+    effect = min(abs(effect), 10.0)  # then 2 are enough, and the distribution cannot be computed far beyond
+    if effect < 1e-3:  # more than ten million
         return np.inf
-    if TTestIndPower().power(abs(effect), 2, alpha) >= power:
+    # of the two tails only the one that the effect is in: the other adds next to nothing, and is NaN at some sizes
+    short = lambda n: TTestIndPower().power(effect, n, alpha / 2, alternative="larger") - power  # noqa: E731
+    if short(2) >= 0:
         return 2.0
-    return float(np.ceil(TTestIndPower().solve_power(abs(effect), power=power, alpha=alpha)))
+    by_normal = 2 * ((stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)) / effect) ** 2
+    return float(np.ceil(optimize.brentq(short, 2, 2 * by_normal + 10)))

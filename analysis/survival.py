@@ -91,7 +91,7 @@ def median_times(times: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
         time, reached = group["time"].to_numpy(), group["reached"].to_numpy()
         at = np.unique(time)
         s, lo, hi = _survival(time, reached, at, level)
-        crossing = [_first(at, end <= 0.5) for end in (s, np.where(s == 0, 0.0, lo), hi)]
+        crossing = [_first(at, end <= 0.5 + 1e-12) for end in (s, np.where(s == 0, 0.0, lo), hi)]
         doubts = [_cut_short(group)]
         if np.isnan(crossing[2]):
             doubts.append(f"{int(reached.sum())} of {len(group)} runs reached the threshold: too few for an upper end")

@@ -1,0 +1,161 @@
+"""Aggregates against rliable's functions, and intervals against the same bootstrap written as a loop."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from rliable import metrics as rliable
+from run_folders import made_curves, made_scores
+from scipy import stats
+
+from analysis.aggregates import (
+    Bootstrap,
+    aggregate,
+    curve_bands,
+    improvements,
+    interval,
+    iqm,
+    mean,
+    optimality_gap,
+    probability_of_improvement,
+    profile,
+    tolerance,
+    tolerance_bands,
+    tolerance_confidence,
+    tolerance_ranks,
+)
+from analysis.align import align, grid
+from analysis.load import InputError
+
+QUICK = Bootstrap(n_boot=200)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 7, 10, 33])
+def test_point_estimates_agree_with_rliable(rng: np.random.Generator, n: int):
+    x, y = rng.lognormal(size=(2, n, 1)).round(1)  # rounded: ties
+    np.testing.assert_allclose(iqm(x[:, 0]), rliable.aggregate_iqm(x))
+    np.testing.assert_allclose(np.median(x), rliable.aggregate_median(x.T))  # of tasks, each the mean of its runs
+    np.testing.assert_allclose(optimality_gap(x[:, 0], 1.5), rliable.aggregate_optimality_gap(x, gamma=1.5))
+    np.testing.assert_allclose(
+        probability_of_improvement(x[:, 0], y[:, 0]), rliable.probability_of_improvement(x, y), atol=1e-12
+    )
+
+
+def test_by_hand():
+    assert iqm(np.array([100.0, 1, 2, 3, 4, -50, 5, 6])) == 3.5  # without −50, 1 and 6, 100: 2 3 4 5
+    assert iqm(np.array([1.0, 2, 30])) == 11  # nothing is trimmed
+    assert optimality_gap(np.array([0.5, 2.0])) == 0.25
+    assert probability_of_improvement(np.array([1, 2]), np.array([1, 0, 3])) == (0.5 + 1 + 0 + 1 + 1 + 0) / 6
+    u = stats.mannwhitneyu([1, 2], [1, 0, 3]).statistic
+    assert probability_of_improvement(np.array([1, 2]), np.array([1, 0, 3])) == u / 6
+
+
+def test_one_row_a_variant_and_env(rng: np.random.Generator):
+    x = rng.normal(size=20)
+    result = aggregate(made_scores({"b": list(x), "a": [1.0] * 10}), "return", spec=QUICK)
+    assert result["variant"].tolist() == ["a", "b"] and result["metric"].unique().tolist() == ["iqm of return"]
+    a, b = result.iloc[0], result.iloc[1]
+    assert (a["estimate"], a["lo"], a["hi"], a["warning"]) == (1, 1, 1, "")
+    assert b["lo"] < b["estimate"] == iqm(x) < b["hi"] and b["n_runs"] == 20
+    assert (b["n_boot"], b["rng_seed"], b["level"]) == (200, 0, 0.95) and '"statistic": "iqm"' in b["params_json"]
+
+
+def test_interval_is_a_loop_over_resamples(rng: np.random.Generator):
+    x = rng.normal(size=12)
+    picks = np.random.default_rng(7).integers(0, 12, size=(500, 12))
+    lo, hi = np.quantile([x[pick].mean() for pick in picks], [0.05, 0.95])
+    np.testing.assert_allclose(interval([x], mean, Bootstrap(0.9, 500, 7)), (lo, hi))
+
+
+def test_curves_are_resampled_whole(rng: np.random.Generator):
+    """Each point's interval uses the same runs as its neighbour's, and equals that of the point alone."""
+    y = rng.normal(size=(12, 4)).cumsum(1)
+    aligned = align(curves := made_curves({f"a/{i}": list(row) for i, row in enumerate(y)}), grid(curves, 4))
+    bands = curve_bands(aligned, "y", spec=QUICK)
+    for i, point in enumerate(bands.itertuples()):
+        np.testing.assert_allclose((point.lo, point.hi), interval([y[:, i]], iqm, QUICK))
+        assert point.estimate == iqm(y[:, i])
+    shifted = curve_bands(aligned.assign(value=aligned["value"] + 5), "y", spec=QUICK)
+    np.testing.assert_allclose(shifted["lo"], bands["lo"] + 5)
+
+
+def test_curve_bands_where_runs_have_ended():
+    curves = made_curves({f"a/{i}": [float(i)] * (5 if i < 4 else 3) for i in range(12)})
+    bands = curve_bands(align(curves, np.arange(1000, 7000, 1000)), "y", spec=QUICK)
+    assert bands["n_runs"].tolist() == [12, 12, 12, 4, 4, 0] and bands["env_steps"].is_monotonic_increasing
+    assert bands["estimate"].tolist()[:5] == [5.5, 5.5, 5.5, 1.5, 1.5] and np.isnan(bands["estimate"].iloc[5])
+    assert "4 of 12 runs got here" in bands["warning"].iloc[3] and bands["warning"].iloc[0] == ""
+
+
+def test_strata_keep_their_size(rng: np.random.Generator):
+    """Two environments pooled: each is resampled within itself, so that an interval does not see their distance."""
+    near, far = rng.normal(size=10), rng.normal(100, 1, size=10)
+    scores = pd.concat([made_scores({"a": list(near)}, "near"), made_scores({"a": list(far)}, "far")])
+    pooled = aggregate(scores, "return", "mean", QUICK, pool_envs=True)
+    assert len(pooled) == 1 and pooled["env"].item() == "all" and pooled["n_runs"].item() == 20
+    assert pooled["hi"].item() - pooled["lo"].item() < 2  # unstratified: about 40
+    assert len(aggregate(scores, "return", "mean", QUICK)) == 2
+
+
+def test_few_runs_are_said():
+    def of(n: int) -> tuple[str, float]:
+        result = aggregate(made_scores({"a": list(range(n))}), "return", spec=QUICK).iloc[0]
+        return result["warning"], result["lo"]
+
+    assert of(10)[0] == ""
+    assert "9 runs: a nominal 95% interval covers less" in of(9)[0] and not np.isnan(of(9)[1])
+    assert "nothing is trimmed" in of(3)[0] and not np.isnan(of(3)[1])
+    assert "fewer than 3 runs: no interval" in of(2)[0] and np.isnan(of(2)[1])
+    assert np.isnan(of(1)[1])
+
+
+def test_runs_without_a_score_are_said():
+    result = aggregate(made_scores({"a": [1.0, np.nan, 3.0, 2.0], "b": [np.nan]}), "return", spec=QUICK)
+    assert "1 of 4 runs have no score" in result.loc[0, "warning"] and result.loc[0, "estimate"] == 2
+    assert np.isnan(result.loc[1, "estimate"]) and result.loc[1, "n_runs"] == 0 and "no scores" in result.loc[1, "warning"]
+
+
+def test_unknown_statistic():
+    with pytest.raises(InputError, match="no statistic 'mode'; there are: iqm, mean, median"):
+        aggregate(made_scores({"a": [1.0]}), "return", "mode")
+    with pytest.raises(InputError, match="needs a target"):
+        aggregate(made_scores({"a": [1.0]}), "return", "optimality_gap")
+    gap = aggregate(made_scores({"a": [1.0, 3, 9]}), "return", "optimality_gap", QUICK, target=4.0)
+    assert gap["estimate"].item() == 4 / 3
+
+
+def test_profile_and_improvements():
+    scores = made_scores({"a": [1.0, 2, 3, 4], "b": [0.0, 0, 5, 1]})
+    result = profile(scores, "return", [0, 2, 4.5], QUICK)
+    assert result["estimate"].tolist() == [1, 0.5, 0, 0.5, 0.25, 0.25] and result["tau"].tolist() == [0, 2, 4.5] * 2
+    better = improvements(scores, "return", QUICK)
+    assert better[["a", "b"]].to_numpy().tolist() == [["a", "b"], ["b", "a"]]
+    assert better["estimate"].tolist() == [(2.5 + 3 + 3 + 3) / 16, (0 + 0 + 4 + 0.5) / 16]
+    np.testing.assert_allclose(better["estimate"].sum(), 1)
+    assert improvements(scores[scores["variant"] == "a"], "return").empty
+
+
+def test_tolerance_confidence_is_that_of_order_statistics(rng: np.random.Generator):
+    np.testing.assert_allclose([tolerance_confidence(1, n, n, 0.9) for n in (10, 30)], [0.26, 0.82], atol=0.005)
+    samples = np.sort(rng.random((20_000, 12)))
+    held = samples[:, 10] - samples[:, 1]  # of a uniform distribution [x_(2), x_(11)] holds its own length
+    np.testing.assert_allclose(tolerance_confidence(2, 11, 12, 0.7), (held >= 0.7).mean(), atol=0.01)
+    assert tolerance_ranks(10, 0.9, 0.95) == (1, 10)
+    r, s = tolerance_ranks(200, 0.9, 0.95)
+    assert tolerance_confidence(r, s, 200, 0.9) >= 0.95 > tolerance_confidence(r, s - 1, 200, 0.9)
+    assert abs((r - 1) - (200 - s)) <= 1
+
+
+def test_tolerance_rows():
+    row = tolerance(made_scores({"a": [5.0, 1, 3]}), "return").iloc[0]
+    assert (row["lo"], row["estimate"], row["hi"]) == (1, 3, 5)
+    np.testing.assert_allclose(row["level"], stats.binom.cdf(1, 3, 0.9))
+    assert "only 3% confidence" in row["warning"]
+    assert np.isnan(tolerance(made_scores({"a": [5.0]}), "return")["lo"].item())
+    curves = made_curves({"a/0": [1, 2], "a/1": [3]})
+    bands = tolerance_bands(align(curves, np.array([1000, 2000])), "y")
+    assert bands["lo"].iloc[0] == 1 and np.isnan(bands["lo"].iloc[1]) and "1 of 2 runs" in bands["warning"].iloc[1]
