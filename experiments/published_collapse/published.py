@@ -1,0 +1,199 @@
+"""The posts' way to learn, as an update of the harness: minibatches of a few consecutive steps, one optimiser step each.
+
+Every defect is an option, so that each can be taken out of the published program and put into the correct one. With
+all of them off this is `pgx.update.update` up to rounding. literal.py is the oracle.
+"""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from pgx import metrics
+from pgx.blocks import fold, to_blocks
+from pgx.config import ConfigError
+from pgx.losses import entropy, kl, log_probabilities, policy_loss
+from pgx.types import Episodes, Metrics, TrainState
+from pgx.update import Algorithm
+
+CHOICES = {
+    "optimiser_steps": ("minibatch", "frozen", "batch"),
+    "returns": ("window", "episode"),
+    "value_target": ("psi", "reward"),
+}
+
+
+class Minibatches(eqx.Module):
+    """`algorithm` says Ψ, critic and optimiser as everywhere; the fields say how they are fed. Letters: M minibatches
+    of W steps, episode after episode."""
+
+    window: int = eqx.field(static=True)
+    """W, the consecutive steps in a minibatch; the posts have 4."""
+    drop_last: bool = eqx.field(static=True)
+    """Leave out an episode's last steps where they do not fill a minibatch. Otherwise the last one is smaller."""
+    broadcast: bool = eqx.field(static=True)
+    """(n,1) × (n,): every step of a minibatch gets the mean Ψ of its n steps, and so does V as its target."""
+    average: bool = eqx.field(static=True)
+    """A minibatch's objective is a mean over its steps; otherwise a sum."""
+    optimiser_steps: str = eqx.field(static=True)
+    """`minibatch`: one after every minibatch, each gradient at the newest parameters. `frozen`: as many, but each
+    gradient at the parameters that acted. `batch`: one, of the sum over minibatches, mean over episodes."""
+    returns: str = eqx.field(static=True)
+    """Ψ sees only the `window`, as if each were an episode, or the whole `episode`."""
+    value_target: str = eqx.field(static=True)
+    """What V is fitted to: `psi`, or the step's own `reward`. The second post can be read both ways."""
+
+    def __check_init__(self):
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"update.{name}", f"{getattr(self, name)!r} is not allowed", " | ".join(allowed))
+        for name in ("drop_last", "broadcast", "average"):
+            if type(getattr(self, name)) is not bool:
+                raise ConfigError(f"update.{name}", f"{getattr(self, name)!r} is not allowed", "true or false")
+        if type(self.window) is not int or self.window < 1:
+            raise ConfigError("update.window", f"{self.window!r} is not allowed", "a whole number ≥ 1")
+
+    def __call__(
+        self, state: TrainState, episodes: Episodes, algorithm: Algorithm, diagnose: Bool[Array, ""]
+    ) -> tuple[TrainState, Metrics]:
+        """Learn from B whole episodes. The gradient's variance is not measured: `diagnose` changes nothing."""
+        if algorithm.whiten or algorithm.bootstrap_truncated or algorithm.discount_power:
+            raise ConfigError("update", "minibatches know neither whiten nor bootstrap_truncated nor discount_power")
+        used, share, psi, target = self._weights(episodes, algorithm.estimator)
+        learn = self._one_step if self.optimiser_steps == "batch" else self._many_steps
+        policy, policy_opt_state, critic, value, (loss, value_loss, grad_norm) = learn(
+            state, episodes, algorithm, used, share, psi, target
+        )
+        recent = jnp.concatenate([state.recent_returns, episodes.reward.sum(0)])[-len(state.recent_returns) :]
+        new = TrainState(policy, policy_opt_state, critic, recent, state.update + 1)
+        mean_entropy, mean_kl = _moved(state.policy, policy, episodes)
+        row = metrics.of_episodes(episodes) | {
+            "return_recent": recent.mean(),
+            "policy_loss": loss,
+            "value_loss": value_loss,
+            "entropy": mean_entropy,
+            "grad_norm": grad_norm,
+            "explained_variance": algorithm.critic.explained_variance(target, value, used),
+            "kl": mean_kl,
+        }
+        return new, row | metrics.NO_GRADIENT_QUALITY
+
+    def _weights(
+        self, episodes: Episodes, estimator: Callable
+    ) -> tuple[Bool[Array, "T B"], Float[Array, "T B"], Float[Array, "T B"], Float[Array, "T B"]]:
+        """What the minibatches are made of: the steps that are used, their share in their minibatch's objective,
+        Ψ, and the target of V. 0 where not used."""
+        T, W = episodes.mask.shape[0], self.window
+        length, t = episodes.length[None, :], jnp.arange(T)[:, None]
+        full = length - length % W
+        used = t < full if self.drop_last else episodes.mask
+        size = jnp.where(t < full, W, jnp.maximum(length - full, 1)).astype(jnp.float32)
+        share = jnp.where(used, 1 / size if self.average else 1.0, 0.0)
+
+        # a Ψ that looks at V would see another one at every minibatch: NaN ends the run
+        no_value = jnp.full_like(episodes.reward, jnp.nan)
+        series = (episodes.reward, no_value, episodes.mask)
+        if self.returns == "window":
+            series = self._cut(series)
+            psi = self._join(_along_time(estimator, series), like=episodes.mask)
+        else:
+            psi = _along_time(estimator, series)
+        target = psi if self.value_target == "psi" else episodes.reward
+        psi, target = jnp.where(used, psi, 0.0), jnp.where(used, target, 0.0)
+        if self.broadcast:  # mean_ij l_i (Ψ_j − V_i) = mean_i l_i (Ψ̄ − V_i), and likewise for V's squared error
+            psi, target = (self._spread(x, used, size) for x in (psi, target))
+        return used, share, psi, target
+
+    def _spread(self, x: Float[Array, "T B"], used: Bool[Array, "T B"], size: Float[Array, "T B"]) -> Float[Array, "T B"]:
+        """The mean of each minibatch at all of its steps."""
+        windows = self._cut(x)
+        total = self._join(jnp.broadcast_to(windows.sum(0), windows.shape), like=x)
+        return jnp.where(used, total / size, 0.0)
+
+    def _cut(self, tree: PyTree[Array]) -> PyTree[Array]:
+        """[T, B, …] → [W, M, …], zeros after T; episode after episode."""
+
+        def one(x):
+            T, B, *rest = x.shape
+            x = jnp.pad(x, [(0, -T % self.window)] + [(0, 0)] * (x.ndim - 1))
+            x = jnp.moveaxis(x.reshape(-1, self.window, B, *rest), 0, 2)
+            return x.reshape(self.window, -1, *rest)
+
+        return jax.tree.map(one, tree)
+
+    def _join(self, x: Array, like: Array) -> Array:
+        """[W, M] → [T, B] as in `like`."""
+        T, B = like.shape
+        return jnp.moveaxis(x.reshape(self.window, B, -1), 2, 0).reshape(-1, B)[:T]
+
+    def _many_steps(self, state, episodes, algorithm, used, share, psi, target):
+        """One optimiser step a minibatch, in the order of the episodes; only minibatches that hold a step are visited."""
+        columns = (episodes.obs, episodes.action, episodes.reward, used, share, psi, target)
+        columns = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), self._cut(columns))  # [M, W, …]: one row a minibatch
+        holds = columns[3].any(1)
+        visited = jnp.nonzero(holds, size=len(holds), fill_value=0)[0]
+        gradient_of = eqx.filter_value_and_grad(_loss)
+
+        def step(i, carry):
+            policy, policy_opt_state, critic, values, sums = carry
+            obs, action, reward, used, share, psi, target = jax.tree.map(lambda x: x[visited[i]], columns)
+            critic, value, value_loss = algorithm.critic.learn(critic, _alone(obs, action, reward, used), target[:, None])
+            actor = state.policy if self.optimiser_steps == "frozen" else policy
+            weight = share * (psi - value[:, 0])
+            loss, gradient = gradient_of(actor, obs, action, weight, share, algorithm.entropy_coefficient)
+            policy, policy_opt_state = algorithm.optimiser.step(policy, gradient, policy_opt_state)
+            measured = jnp.stack([loss, value_loss, optax.global_norm(gradient)])
+            return policy, policy_opt_state, critic, values.at[visited[i]].set(value[:, 0]), sums + measured
+
+        count = holds.sum()
+        start = (state.policy, state.policy_opt_state, state.critic, jnp.zeros_like(columns[-1]), jnp.zeros(3))
+        policy, policy_opt_state, critic, values, sums = jax.lax.fori_loop(0, count, step, start)
+        value = self._join(jnp.moveaxis(values, 1, 0), like=used)
+        return policy, policy_opt_state, critic, value, sums / jnp.maximum(count, 1).astype(sums.dtype)
+
+    def _one_step(self, state, episodes, algorithm, used, share, psi, target):
+        """The same gradients, added up."""
+        held = eqx.tree_at(lambda e: e.mask, episodes, used)
+        critic, value, value_loss = algorithm.critic.learn(state.critic, held, target)
+        share = share / share.shape[1]
+        blocks = to_blocks((episodes.obs, episodes.action, share * (psi - value), share))
+
+        def of_block(block):
+            return eqx.filter_value_and_grad(_loss)(state.policy, *block, algorithm.entropy_coefficient), ()
+
+        (loss, gradient), _ = fold(of_block, blocks, episodes.length.max())
+        policy, policy_opt_state = algorithm.optimiser.step(state.policy, gradient, state.policy_opt_state)
+        return policy, policy_opt_state, critic, value, jnp.stack([loss, value_loss, optax.global_norm(gradient)])
+
+
+def _along_time(estimator, series):
+    """Ψ of every column."""
+    return jax.vmap(lambda *column: estimator(*column, jnp.zeros(())), in_axes=1, out_axes=1)(*series)
+
+
+def _alone(obs: Float[Array, "W *O"], action: Int[Array, " W"], reward: Float[Array, " W"], used: Bool[Array, " W"]) -> Episodes:
+    """A minibatch as the one episode that a critic takes it for."""
+    obs, action, reward, used = (x[:, None] for x in (obs, action, reward, used))
+    return Episodes(obs, action, reward, used, terminated=jnp.ones(1, bool), last_obs=obs[-1])
+
+
+def _loss(policy, obs, action, weight, share, entropy_coefficient) -> Float[Array, ""]:
+    """−Σ log π(a|s) · weight − c Σ share · H over N steps."""
+    log_probs = log_probabilities(policy, obs)
+    return policy_loss(log_probs, action, weight) - entropy_coefficient * (share * entropy(log_probs)).sum()
+
+
+def _moved(before: PyTree, after: PyTree, episodes: Episodes) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """(entropy of `before`, KL(before ‖ after)), means over the steps of the batch."""
+
+    def of_block(block):
+        obs, mask = block
+        old, new = log_probabilities(before, obs), log_probabilities(after, obs)
+        return jnp.stack([jnp.where(mask, x, 0.0).sum() for x in (entropy(old), kl(old, new))]), ()
+
+    sums, _ = fold(of_block, to_blocks((episodes.obs, episodes.mask)), episodes.length.max())
+    mean_entropy, mean_kl = sums / episodes.mask.sum(dtype=jnp.float32)
+    return mean_entropy, mean_kl
