@@ -153,7 +153,9 @@ G_LAMBDA = partial(lambda_return, gamma=GAMMA, lam=LAM)
 CASES = {
     "vanilla": Case(algorithm(R), true_gradient),
     "vanilla, γ = 1": Case(algorithm(partial(vanilla, gamma=1.0), gamma=1.0), lambda: true_gradient(gamma=1.0)),
-    "reward_to_go, γ = 1": Case(algorithm(partial(reward_to_go, gamma=1.0), gamma=1.0), lambda: true_gradient(gamma=1.0)),
+    "reward_to_go, γ = 1": Case(
+        algorithm(partial(reward_to_go, gamma=1.0), gamma=1.0), lambda: true_gradient(gamma=1.0)
+    ),
     "reward_to_go": Case(algorithm(G), usual),
     "reward_to_go, γ^t": Case(algorithm(G, discount_power=True), true_gradient),
     # the factor belongs to G_t and not to R(τ), which has it already; the switch multiplies whatever it is given
@@ -561,9 +563,8 @@ def test_both_kinds_of_environment_get_the_same_update():
     """One compiled chunk (rollout and update) and the update alone, which is what a host environment gets: padding,
     which the two doors leave different things on, changes nothing."""
     env, key = TabularMDP(), jax.random.key(5)
-    adam = dataclasses.replace(
-        algorithm(G_LAMBDA, VALUE, bootstrap_truncated=True, entropy_coefficient=BONUS), optimiser=Optimiser("adam", 0.01)
-    )
+    gae = algorithm(G_LAMBDA, VALUE, bootstrap_truncated=True, entropy_coefficient=BONUS)
+    adam = dataclasses.replace(gae, optimiser=Optimiser("adam", 0.01))
     state = state_for(adam)
     limits = Limits(jnp.array(1), jnp.array(1000), jnp.array(jnp.inf))
     one_chunk = partial(chunk, num_episodes=6, max_updates=1)

@@ -1,0 +1,188 @@
+"""Environments: gymnax's are the ones of Gymnasium, limits cut and do not end, and both adapters keep the contract."""
+
+from dataclasses import replace
+from functools import cache, partial
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import yaml
+from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
+from program import ROOT
+
+from pgx.envs.gymnasium import GymnasiumEnv
+from pgx.envs.gymnax import GymnaxEnv
+from pgx.networks import MLP
+from pgx.rollout import HostRollout, rollout
+
+FIELDS = {
+    "CartPole-v1": ("x", "x_dot", "theta", "theta_dot"),
+    "Acrobot-v1": ("joint_angle1", "joint_angle2", "velocity_1", "velocity_2"),
+    "MountainCar-v0": ("position", "velocity"),
+}
+"""What gymnax calls the numbers that Gymnasium keeps in `state`."""
+
+STARTS = {
+    "CartPole-v1": {"the pole about to fall": (0.5, 0.3, -0.19, -0.4), "the edge of the track": (2.3, 1.5, 0.05, 0.1)},
+    "Acrobot-v1": {"almost up": (1.5, 0.2, 3.0, 1.0), "fast enough to be clipped": (0.3, -2.0, 12.0, -27.0)},
+    "MountainCar-v0": {"almost there": (0.45, 0.03), "at the left wall": (-1.15, -0.06)},
+}
+GO_ON = {"at the left wall"}
+
+
+@cache
+def compiled(id: str):
+    env = GymnaxEnv(id)
+    return env, jax.jit(lambda key: env.reset(key)), jax.jit(lambda key, state, action: env.step(key, state, action))
+
+
+def beside_gymnasium(id: str, state, actions) -> tuple[list, list]:
+    """What each saw, and whether it ended: one entry a step, until one of them ends."""
+    env, _, step = compiled(id)
+    peer = gymnasium.make(id).unwrapped
+    peer.reset(seed=0)
+    peer.state = np.array([getattr(state, name) for name in FIELDS[id]], np.float64)
+    ours, theirs = [], []
+    for action in actions:
+        state, *seen = step(jax.random.key(0), state, jnp.asarray(action, jnp.int32))
+        ours.append([np.append(np.float64(seen[0]), np.float64(seen[1])), bool(seen[2])])
+        obs, reward, terminated, _, _ = peer.step(int(action))
+        theirs.append([np.append(obs, reward), terminated])
+        if terminated or seen[2]:
+            break
+    return ours, theirs
+
+
+def same(ours: list, theirs: list) -> None:
+    for (obs, ended), (their_obs, they_ended) in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(obs, their_obs, atol=1e-4)
+        assert ended == they_ended
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("id", FIELDS)
+def test_gymnax_steps_beside_gymnasium(id, seed):
+    """From a fresh start, random actions: the same observation and reward at every step, the same end."""
+    env, reset, _ = compiled(id)
+    state, obs = reset(jax.random.key(seed))
+    assert obs.shape == env.spec.obs_shape
+    actions = np.random.default_rng(seed).integers(0, env.spec.num_actions, 25)
+    same(*beside_gymnasium(id, state, actions))
+
+
+@pytest.mark.parametrize("id, start", [(id, start) for id in FIELDS for start in STARTS[id]])
+def test_gymnax_ends_where_gymnasium_does(id, start):
+    """Near an end, at a wall, at a speed limit: where implementations differ if they do."""
+    env, reset, _ = compiled(id)
+    state, _ = reset(jax.random.key(0))
+    numbers = dict(zip(FIELDS[id], STARTS[id][start], strict=True))
+    state = replace(state, **{name: jnp.asarray(x, jnp.float32) for name, x in numbers.items()})
+    ours, theirs = beside_gymnasium(id, state, [env.spec.num_actions - 1] * 12)
+    same(ours, theirs)
+    assert ours[-1][1] == (start not in GO_ON)
+
+
+def test_another_gravity_would_be_noticed():
+    """The comparison can fail: half a per cent of gravity is more than the tolerance."""
+    env, reset, step = compiled("CartPole-v1")
+    state, _ = reset(jax.random.key(0))
+    heavier = jax.jit(GymnaxEnv("CartPole-v1", params={"gravity": 9.8 * 1.005}).step)
+    one, other = state, state
+    for _ in range(8):
+        one, obs, *_ = step(jax.random.key(0), one, jnp.array(1))
+        other, other_obs, *_ = heavier(jax.random.key(0), other, jnp.array(1))
+    assert np.abs(np.asarray(obs) - np.asarray(other_obs)).max() > 1e-4
+
+
+@pytest.mark.parametrize("option, id", zip(("cartpole", "acrobot", "mountain_car"), FIELDS, strict=True))
+def test_thresholds_and_limits_are_those_of_gymnasium(option, id):
+    """"Solved" means what it means elsewhere."""
+    declared = gymnasium.spec(id)
+    options = yaml.safe_load((ROOT / "conf" / "env" / f"{option}.yaml").read_text())
+    assert options["id"] == id and options["reward_threshold"] == declared.reward_threshold
+    peer = gymnasium.make(id)
+    host = GymnasiumEnv(id, 2).spec
+    assert host.reward_threshold == declared.reward_threshold
+    for spec in (compiled(id)[0].spec, host):
+        assert spec.max_steps == declared.max_episode_steps
+        assert (spec.obs_shape, spec.num_actions) == (peer.observation_space.shape, peer.action_space.n)
+
+
+def policy_for(spec) -> MLP:
+    return MLP(spec.obs_shape[0], spec.num_actions, width=1, depth=0, activation="tanh", key=jax.random.key(0))
+
+
+def test_a_limit_cuts_and_does_not_end():
+    """MountainCar cannot be won in five steps, so all that ends these episodes is the limit."""
+    env = GymnaxEnv("MountainCar-v0", params={"max_steps_in_episode": 5})
+    assert env.spec.max_steps == 5
+    draw = jax.jit(partial(rollout, env, policy_for(env.spec), num_episodes=3))
+    host = GymnasiumEnv("MountainCar-v0", 3, max_steps=5)
+    for episodes in (draw(key=jax.random.key(0)), HostRollout(host, 3)(policy_for(host.spec), jax.random.key(0))):
+        assert episodes.length.tolist() == [5, 5, 5]
+        assert not episodes.terminated.any()
+        assert (np.asarray(episodes.last_obs)[:, 0] != np.asarray(episodes.obs)[4, :, 0]).all()
+
+
+def test_an_end_at_the_limit_is_an_end():
+    """The pole falls whatever the limit: where both coincide, the return does not go on."""
+    env = GymnasiumEnv("CartPole-v1", 64, max_steps=12)
+    episodes = jax.tree.map(np.asarray, HostRollout(env, 64)(policy_for(env.spec), jax.random.key(0)))
+    fallen = (np.abs(episodes.last_obs[:, 2]) > 12 * 2 * np.pi / 360) | (np.abs(episodes.last_obs[:, 0]) > 2.4)
+    np.testing.assert_array_equal(episodes.terminated, fallen)
+    at_the_limit = episodes.mask.sum(0) == 12
+    assert (at_the_limit & fallen).any() and (at_the_limit & ~fallen).any() and (~at_the_limit).any()
+
+
+def test_gymnasiums_own_vector_environment_is_used():
+    """It is forty times as fast as stepping copies one by one."""
+    assert isinstance(GymnasiumEnv("CartPole-v1", 2)._envs.unwrapped, CartPoleVectorEnv)
+    assert isinstance(GymnasiumEnv("Acrobot-v1", 2)._envs.unwrapped, gymnasium.vector.SyncVectorEnv)
+
+
+@pytest.mark.parametrize("id", ["CartPole-v1", "Acrobot-v1"])
+def test_a_seed_fixes_the_host_environment(id):
+    """And lanes are not copies of one another."""
+    env = GymnasiumEnv(id, 3)
+    first, again, other = env.reset(7), env.reset(7), env.reset(8)
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any() and (first[0] != first[1]).any()
+    assert first.dtype == np.float32 and first.shape == (3, *env.spec.obs_shape)
+
+
+def test_host_episodes_have_no_step_of_the_next_one():
+    """Gymnasium restarts a lane by itself; CartPole gives 1 a step, and its first observation is close to 0."""
+    env = GymnasiumEnv("CartPole-v1", 16, max_steps=40)
+    episodes = jax.tree.map(np.asarray, HostRollout(env, 16)(policy_for(env.spec), jax.random.key(1)))
+    length = episodes.mask.sum(0)
+    np.testing.assert_array_equal(episodes.reward.sum(0), length)
+    assert len(set(length.tolist())) > 4
+    step = np.abs(np.diff(episodes.obs[..., 2], axis=0))  # a restarted pole would jump
+    assert step[episodes.mask[1:]].max() < 0.1
+
+
+class Odd(gymnasium.Env):
+    """Actions 5 and 6, observations that are no vector; the reward is the action."""
+
+    observation_space = gymnasium.spaces.Discrete(3)
+    action_space = gymnasium.spaces.Discrete(2, start=5)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return 2, {}
+
+    def step(self, action):
+        return 1, float(action), False, False, {}
+
+
+def test_spaces_of_another_shape():
+    """Discrete observations come one-hot, and the policy's first action is the environment's first."""
+    gymnasium.register("OddSpaces-v0", Odd, max_episode_steps=4)
+    env = GymnasiumEnv("OddSpaces-v0", 2)
+    assert env.spec.obs_shape == (3,) and env.spec.num_actions == 2
+    np.testing.assert_array_equal(env.reset(0), [[0, 0, 1], [0, 0, 1]])
+    obs, reward, _, _ = env.step(np.array([0, 1]))
+    np.testing.assert_array_equal(obs, [[0, 1, 0], [0, 1, 0]])
+    assert reward.tolist() == [5.0, 6.0]

@@ -1,0 +1,65 @@
+"""Learning where the answer is known: each probe fails for a reason of its own."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pgx.critics import ValueNetwork
+from pgx.envs.probe import PROBES, Probe
+from pgx.estimators import reward_to_go
+from pgx.optimiser import Optimiser
+from pgx.train import Limits, chunk, init
+from pgx.update import Algorithm
+
+GAMMA = 0.5
+UPDATES = 300
+
+ALGORITHM = Algorithm(
+    estimator=partial(reward_to_go, gamma=GAMMA),
+    critic=ValueNetwork(optimiser=Optimiser("adam", 0.03), width=8, depth=1, activation="tanh"),
+    optimiser=Optimiser("adam", 0.03),
+    gamma=GAMMA,
+    entropy_coefficient=0.0,
+    whiten=False,
+    bootstrap_truncated=False,
+    discount_power=False,
+)
+
+ANSWERS = {
+    # observation → V, observation → the action that pays
+    "constant": ({1.0: 1.0}, {}),
+    "observation": ({-1.0: -1.0, 1.0: 1.0}, {}),
+    "delayed": ({0.0: GAMMA, 1.0: 1.0}, {}),
+    "action": ({1.0: 1.0}, {1.0: 1}),
+    "action_by_observation": ({-1.0: 1.0, 1.0: 1.0}, {-1.0: 0, 1.0: 1}),
+}
+
+
+@cache
+def program():
+    """One for all probes: most of the time goes into compiling."""
+
+    def run(env, key):
+        policy = {"width": 8, "depth": 1, "activation": "tanh"}
+        state = init(ALGORITHM, policy, env.spec, jax.random.key(0))
+        limits = Limits(jnp.array(UPDATES), jnp.array(10**6), jnp.array(jnp.inf))
+        return chunk(state, ALGORITHM, env, key, limits, jnp.array(10**6), num_episodes=32, max_updates=UPDATES)
+
+    return jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_what_is_learned_is_what_is_known(name):
+    """V comes to the known value at every observation, and the policy to the action that pays."""
+    state, rows, done, finite = program()(Probe(name), jax.random.key(1))
+    assert done == UPDATES and finite.all()
+    values, actions = ANSWERS[name]
+    for obs, expected in values.items():
+        assert float(state.critic[0](jnp.array([obs]))) == pytest.approx(expected, abs=0.1)
+    for obs, right in actions.items():
+        assert jax.nn.softmax(state.policy(jnp.array([obs])))[right] > 0.95
+    if actions:
+        assert np.mean(rows["return_mean"][:5]) < 0.5 < 0.9 < np.mean(rows["return_mean"][-20:])

@@ -1,0 +1,273 @@
+"""Episodes: whole, honest about how they ended, drawn from the policy, the same through both doors."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from mdp import ACTIONS, END, NEXT, REWARD, STEPS, TRAJECTORIES, TabularMDP, distribution
+from scipy import stats
+
+from pgx.build import traced
+from pgx.critics import ValueNetwork
+from pgx.envs.base import EnvSpec, HostEnv, JittedEnv
+from pgx.envs.gymnasium import GymnasiumEnv
+from pgx.estimators import reward_to_go
+from pgx.networks import MLP
+from pgx.optimiser import Optimiser
+from pgx.rollout import HostRollout, mode, rollout, sample
+from pgx.train import Limits, init, make_runner
+from pgx.types import Episodes
+from pgx.update import Algorithm
+
+POLICY = MLP(3, ACTIONS, width=1, depth=0, activation="tanh", key=jax.random.key(0))
+THETA = np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(POLICY)])
+MANY = 20_000
+
+quickly_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+class BrokenAfterTheEnd(TabularMDP):
+    """The contract allows anything after termination: here it is NaN, and a second end."""
+
+    def step(self, key, state, action):
+        new, obs, reward, ended = super().step(key, state, action)
+        over = state == END
+        return jnp.where(over, END, new), jnp.where(over, jnp.nan, obs), jnp.where(over, jnp.nan, reward), over | ended
+
+
+@pytest.fixture(scope="module")
+def episodes() -> Episodes:
+    drawn = quickly_compiled(partial(rollout, BrokenAfterTheEnd(), POLICY, num_episodes=MANY))(key=jax.random.key(0))
+    return jax.tree.map(np.asarray, drawn)
+
+
+def test_what_was_taken_is_a_prefix_and_the_rest_is_nothing(episodes):
+    """Sums over time need no mask for rewards, and lengths are sums of the mask."""
+    assert episodes.mask[0].all()
+    assert (episodes.mask[1:] <= episodes.mask[:-1]).all()
+    assert (episodes.reward[~episodes.mask] == 0).all() and (~episodes.mask).any()
+    assert all(np.isfinite(x).all() for x in (episodes.obs, episodes.reward, episodes.last_obs))
+
+
+def test_episodes_follow_the_tables_to_their_end(episodes):
+    """Every step is one the environment can take, the reward is that step's, and the end is an end or the limit."""
+    length = episodes.mask.sum(0)
+    seen = np.concatenate([episodes.obs, episodes.last_obs[None]])
+    seen[length, np.arange(MANY)] = episodes.last_obs
+    state = np.where(seen.any(-1), seen.argmax(-1), END)
+    t, b = np.nonzero(episodes.mask)
+    before, action, after = state[t, b], episodes.action[t, b], state[t + 1, b]
+    assert (before != END).all()
+    assert (NEXT[before, action, after] > 0).all()
+    np.testing.assert_array_equal(episodes.reward[t, b], REWARD[before, action].astype(np.float32))
+    np.testing.assert_array_equal(episodes.terminated, state[length, np.arange(MANY)] == END)
+    assert (length[~episodes.terminated] == STEPS).all()
+    assert episodes.terminated.any() and not episodes.terminated.all()
+    assert (episodes.terminated & (length == STEPS)).any(), "an end at the very limit is an end"
+
+
+def counts(episodes: Episodes) -> np.ndarray:
+    """How often each of TRAJECTORIES occurred."""
+    length = episodes.mask.sum(0)
+    seen = {}
+    last = np.where(episodes.last_obs.any(-1), episodes.last_obs.argmax(-1), END)
+    for b in range(len(length)):
+        states = (*episodes.obs[: length[b], b].argmax(-1).tolist(), int(last[b]))
+        key = states, tuple(episodes.action[: length[b], b].tolist())
+        seen[key] = seen.get(key, 0) + 1
+    return np.array([seen.pop((tau.states, tau.actions), 0) for tau in TRAJECTORIES] + [sum(seen.values())])
+
+
+def test_episodes_are_drawn_with_the_right_probabilities(episodes):
+    """Chi-square of whole trajectories: start, transitions, actions and their independence, all at once."""
+    *found, unknown = counts(episodes)
+    assert unknown == 0
+    assert stats.chisquare(found, distribution(THETA) * MANY).pvalue > 1e-3
+    # the test is sharp enough: a policy that is a little different would be noticed
+    assert stats.chisquare(found, distribution(THETA + 0.3 * np.eye(8)[0]) * MANY).pvalue < 1e-6
+
+
+def test_actions_are_drawn_from_the_policy():
+    """At each probability, uniform numbers at the edges included; a forbidden action is never taken."""
+    probabilities = np.array([0.5, 0.0, 0.3, 0.2])
+    with np.errstate(divide="ignore"):
+        logits = jnp.asarray(np.log(probabilities), jnp.float32)
+    uniform = np.random.default_rng(1).random(MANY, np.float32)
+    uniform[:2] = 0.0, 1 - 2**-24  # the edges
+    action = np.asarray(jax.jit(sample)(jnp.broadcast_to(logits[:, None], (4, MANY)), uniform))
+    assert action[:2].tolist() == [0, 3]
+    found = np.bincount(action, minlength=4)
+    assert found[1] == 0
+    assert stats.chisquare(found[[0, 2, 3]], probabilities[[0, 2, 3]] * MANY).pvalue > 1e-3
+    forbidden_first = jnp.array([[-jnp.inf], [0.0]], jnp.float32)
+    assert sample(forbidden_first, jnp.zeros(1)).tolist() == [1]
+
+
+def test_greedy_takes_the_most_probable_action():
+    """Evaluation's other way to choose looks at no random number."""
+    logits = jnp.array([[0.0, 3.0], [1.0, 2.0], [0.5, 2.5]])
+    assert mode(logits, jnp.array([0.0, 0.999])).tolist() == [1, 0]
+    greedy = partial(rollout, TabularMDP(), POLICY, num_episodes=50, choose=mode)
+    drawn = jax.tree.map(np.asarray, quickly_compiled(greedy)(key=jax.random.key(0)))
+    best = np.array([POLICY(jnp.eye(3)[s]).argmax() for s in range(3)])
+    np.testing.assert_array_equal(drawn.action[drawn.mask], best[drawn.obs.argmax(-1)][drawn.mask])
+
+
+def test_lanes_are_independent_and_keys_decide():
+    """Chi-square of two lanes' trajectories over many keys; the same key gives the same bits."""
+    two = quickly_compiled(jax.vmap(partial(rollout, TabularMDP(), POLICY, num_episodes=2), in_axes=0))
+    keys = jax.random.split(jax.random.key(2), 4000)
+    drawn = jax.tree.map(np.asarray, two(key=keys))
+    first = drawn.action[:, 0] * 4 + drawn.mask.sum(1) - 1  # first action and length, of both lanes
+    table = np.zeros((8, 8))
+    np.add.at(table, (first[:, 0], first[:, 1]), 1)
+    table = table[table.sum(1) > 0][:, table.sum(0) > 0]
+    assert stats.chi2_contingency(table).pvalue > 1e-3
+    again = jax.tree.map(np.asarray, two(key=keys))
+    jax.tree.map(np.testing.assert_array_equal, drawn, again)
+    assert stats.chi2_contingency(np.diag(table.sum(0))).pvalue < 1e-6, "lanes that repeat each other would be noticed"
+
+
+class Scripted(HostEnv):
+    """Lane b ends after `length[b]` steps as the script says; then it begins again, as Gymnasium's do."""
+
+    length, terminates = np.array([1, 3, 5, 5, 2]), np.array([True, False, True, False, True])
+    spec = EnvSpec("Scripted-v0", (3,), ACTIONS, 5, None)
+
+    def reset(self, seed):
+        self.t, self.taken = 0, []
+        return self._obs()
+
+    def _obs(self):
+        return np.stack([np.full(5, self.t), np.arange(5), np.ones(5)], 1).astype(np.float32)
+
+    def step(self, action):
+        self.t += 1
+        self.taken.append(action.copy())
+        over = self.t % self.length == 0
+        return self._obs(), self.t + 10.0 * np.arange(5), over & self.terminates, over & ~self.terminates
+
+
+def test_host_episodes_follow_the_script():
+    """Each lane stops counting at its own end, whatever it does afterwards."""
+    env = Scripted()
+    episodes = HostRollout(env, 5)(POLICY, jax.random.key(0))
+    mask = np.arange(5)[:, None] < env.length
+    np.testing.assert_array_equal(episodes.mask, mask)
+    np.testing.assert_array_equal(episodes.terminated, env.terminates)
+    expected = np.arange(1, 6)[:, None] + 10.0 * np.arange(5)
+    np.testing.assert_array_equal(episodes.reward, np.where(mask, expected, 0))
+    np.testing.assert_array_equal(episodes.last_obs[:, 0], env.length)
+    np.testing.assert_array_equal(episodes.obs[..., 0][mask], np.broadcast_to(np.arange(5)[:, None], (5, 5))[mask])
+    np.testing.assert_array_equal(np.asarray(episodes.action)[mask], np.array(env.taken)[mask])
+
+
+def test_host_loop_ends_with_the_longest_episode():
+    """No step is taken that nobody needs."""
+    env = Scripted()
+    env.length = np.array([1, 2, 3, 1, 2])
+    episodes = HostRollout(env, 5)(POLICY, jax.random.key(0))
+    assert env.t == 3 and episodes.length.tolist() == env.length.tolist()
+
+
+class OnTheHost(HostEnv):
+    """A compiled environment behind the other door, with the random numbers that `rollout` would use."""
+
+    def __init__(self, env: JittedEnv, key, lanes: int):
+        def reset():
+            return jax.vmap(env.reset)(jax.random.split(jax.random.split(key, 3)[0], lanes))
+
+        def step(t, state, action):
+            keys = jax.random.split(jax.random.fold_in(jax.random.split(key, 3)[1], t), lanes)
+            return jax.vmap(env.step)(keys, state, action)
+
+        self.spec, self._lanes = env.spec, lanes
+        self._reset, self._step = quickly_compiled(reset), quickly_compiled(step)
+
+    def reset(self, seed):
+        self.t = 0
+        self.state, obs = self._reset()
+        return np.array(obs)
+
+    def step(self, action):
+        self.state, obs, reward, ended = self._step(self.t, self.state, action)
+        self.t += 1
+        return np.array(obs), np.array(reward), np.array(ended), np.full(self._lanes, self.t == self.spec.max_steps)
+
+
+def test_both_doors_open_on_the_same_episodes():
+    """Given the same random numbers, an environment gives the same steps compiled and on the host, bit by bit."""
+    env, key, lanes = TabularMDP(), jax.random.key(3), 64
+    compiled = quickly_compiled(partial(rollout, env, POLICY, num_episodes=lanes))(key=key)
+    host = HostRollout(OnTheHost(env, key, lanes), lanes)
+    uniform = jax.random.uniform(jax.random.split(key, 3)[2], (STEPS * lanes,)).reshape(STEPS, lanes)
+    host._draw = lambda key: (np.uint32(0), uniform)
+    stepped = host(POLICY, key)
+    for name in ("mask", "reward", "terminated", "last_obs"):
+        np.testing.assert_array_equal(getattr(stepped, name), getattr(compiled, name), err_msg=name)
+    mask = np.asarray(compiled.mask)
+    for name in ("obs", "action"):
+        one, other = (np.asarray(getattr(episodes, name)) for episodes in (stepped, compiled))
+        np.testing.assert_array_equal(one[mask], other[mask], err_msg=name)
+    assert not compiled.terminated.all() and compiled.terminated.any()
+
+
+# Nothing compiles after the first update, whatever the episodes' lengths.
+
+
+class Survival(JittedEnv):
+    """Every step is the last with probability 0.05."""
+
+    spec: EnvSpec = EnvSpec("Survival-v0", (1,), 2, 100, None)
+
+    def reset(self, key):
+        return jnp.zeros(()), jnp.ones(1)
+
+    def step(self, key, state, action):
+        return state, jnp.ones(1), jnp.ones(()), jax.random.uniform(key) < 0.05
+
+
+@pytest.fixture
+def compilations():
+    """One entry for every program that was compiled, or taken from a cache, since the test began."""
+    found = []
+
+    def listen(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.mark.parametrize(
+    "make_env", [Survival, partial(GymnasiumEnv, "CartPole-v1", 2, max_steps=100)], ids=["compiled", "host"]
+)
+def test_nothing_compiles_after_the_first_update(make_env, compilations):
+    """A program that compiled for every new length of episode would be right, and useless."""
+    env = make_env()
+    critic = ValueNetwork(optimiser=Optimiser("adam", 0.01), width=4, depth=1, activation="tanh")
+    estimator = jax.tree_util.Partial(reward_to_go, gamma=0.9)
+    switches = {"entropy_coefficient": 0.01, "whiten": False, "bootstrap_truncated": True, "discount_power": False}
+    algorithm = traced(Algorithm(estimator, critic, Optimiser("adam", 0.01), 0.9, **switches))
+    network = {"width": 4, "depth": 1, "activation": "tanh"}
+    state = jax.jit(partial(init, policy=network, spec=env.spec))(algorithm, key=jax.random.key(0))
+    runner = make_runner(state, algorithm, env, jax.random.key(1), num_episodes=2, diagnose_every=3, max_updates=2)
+    runner.compile()
+    state = runner(state, Limits(2, 10**6, float("inf"))).state
+    warm = len(compilations)
+    assert warm > 0
+    lengths = []
+    for _ in range(40):
+        chunk = runner(state, Limits(2, 10**6, float("inf")))
+        state = chunk.state
+        lengths.extend(chunk.rows["length_mean"].tolist())
+    assert len(set(lengths)) > 5 and max(lengths) > 32 > min(lengths), "lengths must vary, across blocks too"
+    assert len(compilations) == warm
+    # the counter works: arrays cut to the longest episode, as one might write it, would each compile anew
+    for length in lengths[:3]:
+        jnp.zeros(int(2 * length)).sum()
+    assert len(compilations) > warm
