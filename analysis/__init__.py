@@ -1,6 +1,7 @@
 """From run folders to a verdict: load → align → statistics → results. Imports neither jax nor pgx.
 
     load.py         run folders → tables `runs` and `metrics`; the ledger; one metric's `curves`
+    read.py         … metrics.csv of them all in one go, and the Parquet cache
     align.py        curves on one grid of env steps; a run's final score and its area
     reliability.py  DT, SRT, LRT, drawdown, DR, RR, DF, RF
     aggregates.py   IQM and company, performance profiles, probability of improvement, bootstrap, tolerance

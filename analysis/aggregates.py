@@ -1,9 +1,21 @@
 """Scores of several runs → one number with an honest interval (Agarwal et al. 2021, "Deep Reinforcement Learning at
-the Edge of the Statistical Precipice", sections 4.1–4.3). The unit of resampling is the run, never the episode."""
+the Edge of the Statistical Precipice", sections 4.1–4.3). The unit of resampling is the run, never the episode.
+
+How often a nominal 95 % interval holds the truth (2,000 simulated sweeps each, by tests/analysis/test_coverage.py):
+
+    distribution  statistic  n = 3  n = 5  n = 10  n = 30
+    normal        iqm         .74    .90     .93     .95
+    skewed        iqm         .74    .90     .93     .95
+    bimodal       iqm         .75    .88     .93     .94
+    normal        mean        .74    .85     .89     .94
+    skewed        mean        .63    .72     .81     .87
+    bimodal       mean        .48    .65     .87     .93
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from functools import lru_cache
+from itertools import combinations, permutations
 
 import numpy as np
 import pandas as pd
@@ -56,6 +68,11 @@ def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return ((x > y) + 0.5 * (x == y)).mean((-2, -1))
 
 
+def improvement_along(x: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
+    """The same along another axis, as `interval` wants it."""
+    return probability_of_improvement(np.moveaxis(x, axis, -1), np.moveaxis(y, axis, -1))
+
+
 # Intervals
 
 
@@ -90,7 +107,7 @@ def interval(
 
 
 def doubts_about(n: int, statistic: str = "", level: float = 0.95) -> list[str]:
-    """What a reader has to know about an interval over n runs (a simulation in tests/analysis has the figures)."""
+    """What a reader has to know about an interval over n runs; the figures are at the top of this file."""
     said = []
     if statistic == "iqm" and n < 4:
         said.append(f"with {n} runs nothing is trimmed: the IQM is the mean")
@@ -129,6 +146,7 @@ def aggregate(
     else:
         score = statistic_named(statistic)
     pooled = lambda *samples, axis: score(np.concatenate(samples, axis=axis), axis=axis)  # noqa: E731
+    method = "percentile bootstrap over runs" + (", stratified by env" if pool_envs else "")
     rows = []
     for key, group in scores.groupby(["variant"] if pool_envs else ["variant", "env"]):
         strata = [_finite(part) for _, part in group.groupby("env")]
@@ -142,10 +160,9 @@ def aggregate(
             doubts.append("no scores")
         rows.append(
             row("variant", key[0], "all" if pool_envs else key[1], f"{statistic} of {metric}", estimate, lo, hi,
-                level=spec.level, method="percentile bootstrap over runs" + (", stratified by env" if pool_envs else ""),
-                n_runs=n, n_boot=spec.n_boot, rng_seed=spec.rng_seed, warning=doubts,
+                level=spec.level, method=method, n_runs=n, n_boot=spec.n_boot, rng_seed=spec.rng_seed, warning=doubts,
                 params=[spec, {"statistic": statistic} | ({} if target is None else {"target": target})])
-        )  # fmt: skip
+        )
     return table(rows)
 
 
@@ -174,7 +191,7 @@ def curve_bands(
                         method="pointwise percentile bootstrap of whole curves", n_runs=n, n_boot=spec.n_boot,
                         rng_seed=spec.rng_seed, params=[spec, {"statistic": statistic}], warning=doubts,
                         env_steps=steps[point])
-                )  # fmt: skip
+                )
     return table(rows, "env_steps").sort_values(["variant", "env", "env_steps"], kind="stable", ignore_index=True)
 
 
@@ -195,28 +212,33 @@ def profile(scores: pd.DataFrame, metric: str, taus: Sequence[float], spec: Boot
             rows.append(
                 row("point", variant, env, f"P({metric} > τ)", above[:, i].mean(), lo[i], hi[i], level=spec.level,
                     method="pointwise percentile bootstrap over runs", n_runs=len(x), n_boot=spec.n_boot,
-                    rng_seed=spec.rng_seed, params=spec, warning=[warning, *doubts_about(len(x), "", spec.level)], tau=tau)
-            )  # fmt: skip
+                    rng_seed=spec.rng_seed, params=spec, tau=tau,
+                    warning=[warning, *doubts_about(len(x), "", spec.level)])
+            )
     return table(rows, "tau")
 
 
 def improvements(scores: pd.DataFrame, metric: str, spec: Bootstrap = Bootstrap()) -> pd.DataFrame:
     """P(a > b) of every ordered pair of variants in every env (scope `comparison`, extra columns a, b)."""
-    statistic = lambda x, y, axis: probability_of_improvement(np.moveaxis(x, axis, -1), np.moveaxis(y, axis, -1))  # noqa: E731, E501
     rows = []
     for env, of_env in scores.groupby("env"):
         samples = {variant: _finite(group) for variant, group in of_env.groupby("variant")}
+        found = {}
+        for a, b in combinations(samples, 2):
+            x, y = samples[a][0], samples[b][0]
+            estimate, lo, hi = np.nan, np.nan, np.nan
+            if min(len(x), len(y)):
+                estimate, (lo, hi) = probability_of_improvement(x, y), interval([x, y], improvement_along, spec)
+            found[a, b], found[b, a] = (estimate, lo, hi), (1 - estimate, 1 - hi, 1 - lo)
         for a, b in permutations(samples, 2):
             (x, missing_x), (y, missing_y) = samples[a], samples[b]
             n = min(len(x), len(y))
-            estimate = probability_of_improvement(x, y) if n else np.nan
-            lo, hi = interval([x, y], statistic, spec) if n else (np.nan, np.nan)
             rows.append(
-                row("comparison", f"{a} > {b}", env, f"probability of improvement of {metric}", estimate, lo, hi,
+                row("comparison", f"{a} > {b}", env, f"probability of improvement of {metric}", *found[a, b],
                     level=spec.level, method="U / (n m), ties ½; percentile bootstrap over runs of each variant",
                     n_runs=n, n_boot=spec.n_boot, rng_seed=spec.rng_seed, params=spec,
                     warning=[missing_x, missing_y, *doubts_about(n, "", spec.level)], a=a, b=b)
-            )  # fmt: skip
+            )
     return table(rows, "a", "b")
 
 
@@ -231,6 +253,7 @@ def tolerance_confidence(r: int, s: int, n: int, share: float) -> float:
     return float(stats.binom.cdf(s - r - 1, n, share))
 
 
+@lru_cache
 def tolerance_ranks(n: int, share: float, level: float) -> tuple[int, int]:
     """The narrowest (r, s), as central as can be, whose confidence reaches `level`; (1, n) if none does."""
     for width in range(1, n):
@@ -261,7 +284,8 @@ def tolerance_bands(aligned: pd.DataFrame, metric: str, share: float = 0.9, leve
         for step, column in zip(np.unique(group["env_steps"]), y.T, strict=True):
             x = column[~np.isnan(column)]
             short = "" if len(x) == len(column) else f"{len(x)} of {len(column)} runs got here"
-            rows.append(_tolerance_row(x, variant, env, metric, share, level, short) | {"scope": "point", "env_steps": step})
+            found = _tolerance_row(x, variant, env, metric, share, level, short)
+            rows.append(found | {"scope": "point", "env_steps": step})
     return table(rows, "env_steps")
 
 
@@ -282,4 +306,4 @@ def _tolerance_row(
         "variant", variant, env, f"tolerance of {metric}", np.median(ordered) if n else np.nan, lo, hi, level=achieved,
         method=f"order statistics that hold {share:.0%} of runs", n_runs=n, params={"share": share, "asked": level},
         warning=doubts,
-    )  # fmt: skip
+    )

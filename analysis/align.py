@@ -37,13 +37,14 @@ def grid(curves: pd.DataFrame, points: int = 100, stop: float | None = None) -> 
 
 def align(curves: pd.DataFrame, steps: np.ndarray, spec: Alignment = Alignment()) -> pd.DataFrame:
     """Curves → curves with a row for every (run, step of the grid); NaN where a run has no value."""
-    parts = []
-    for run in runs_of(curves):
-        first = run.iloc[0]
-        value = interpolate(steps, run["env_steps"].to_numpy(), run["value"].to_numpy(), spec.policy)
-        same = {name: first[name] for name in ("run_id", "variant", "env", "seed")}
-        parts.append(pd.DataFrame(same | {"env_steps": steps, "value": value}, columns=list(CURVES)))
-    return pd.concat(parts, ignore_index=True).astype(curves.dtypes.to_dict()) if parts else curves[list(CURVES)]
+    runs = runs_of(curves)
+    if not runs:
+        return curves[list(CURVES)]
+    values = [interpolate(steps, run["env_steps"].to_numpy(), run["value"].to_numpy(), spec.policy) for run in runs]
+    first = pd.concat([run.iloc[:1] for run in runs])
+    frame = first.iloc[np.repeat(np.arange(len(runs)), len(steps))]
+    frame = frame.assign(env_steps=np.tile(steps, len(runs)), value=np.concatenate(values))
+    return frame[list(CURVES)].reset_index(drop=True)
 
 
 def interpolate(at: np.ndarray, t: np.ndarray, y: np.ndarray, policy: str = "previous") -> np.ndarray:
@@ -67,8 +68,11 @@ def interpolate(at: np.ndarray, t: np.ndarray, y: np.ndarray, policy: str = "pre
 
 def runs_of(curves: pd.DataFrame) -> list[pd.DataFrame]:
     """One table a run, in the order in which they come, each by env steps."""
-    ordered = (run.sort_values("env_steps", kind="stable") for _, run in curves.groupby("run_id", sort=False))
-    return list(ordered)
+
+    def in_order(run: pd.DataFrame) -> pd.DataFrame:
+        return run if run["env_steps"].is_monotonic_increasing else run.sort_values("env_steps", kind="stable")
+
+    return [in_order(run) for _, run in curves.groupby("run_id", sort=False)]
 
 
 def matrix(aligned: pd.DataFrame) -> np.ndarray:

@@ -10,7 +10,7 @@ from scipy import optimize, stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestIndPower
 
-from analysis.aggregates import Bootstrap, doubts_about, interval, probability_of_improvement, statistic_named
+from analysis.aggregates import Bootstrap, doubts_about, improvement_along, interval, statistic_named
 from analysis.load import InputError
 from analysis.results import row, table
 
@@ -101,7 +101,7 @@ def differences(scores: pd.DataFrame, metric: str, spec: Comparison = Comparison
             row("comparison", f"{pair.a} − {pair.b}", pair.env, name, estimate, lo, hi, level=spec.level,
                 method=f"percentile {method}; permutation test", n_runs=pair.n, n_boot=spec.n_boot,
                 rng_seed=spec.rng_seed, params=spec, warning=doubts, a=pair.a, b=pair.b, p=p)
-        )  # fmt: skip
+        )
     return table(rows, "a", "b", "p")
 
 
@@ -142,7 +142,7 @@ def effect_sizes(scores: pd.DataFrame, metric: str, spec: Comparison = Compariso
     Cliff's δ = P(a > b) − P(a < b), which asks nothing of the distributions, with a bootstrap interval; and Hedges' g,
     the difference of means in pooled standard deviations, with the large-sample interval (Hedges & Olkin 1985, ch. 5).
     """
-    delta = lambda x, y, axis: 2 * probability_of_improvement(np.moveaxis(x, axis, -1), np.moveaxis(y, axis, -1)) - 1  # noqa: E731, E501
+    delta = lambda x, y, axis: 2 * improvement_along(x, y, axis) - 1  # noqa: E731
     rows = []
     for pair in _pairs(scores):
         doubts, same = [*pair.doubts, *doubts_about(pair.n, "", spec.level)], dict(a=pair.a, b=pair.b)
@@ -152,15 +152,17 @@ def effect_sizes(scores: pd.DataFrame, metric: str, spec: Comparison = Compariso
         if pair.n:
             estimate, (lo, hi) = delta(pair.x, pair.y, 0), interval([pair.x, pair.y], delta, spec.bootstrap)
         rows.append(
-            row(*of, f"Cliff's δ of {metric}", estimate, lo, hi, method="percentile bootstrap over runs of each variant",
-                n_boot=spec.n_boot, rng_seed=spec.rng_seed, warning=doubts, **common)
-        )  # fmt: skip
+            row(*of, f"Cliff's δ of {metric}", estimate, lo, hi,
+                method="percentile bootstrap over runs of each variant", n_boot=spec.n_boot, rng_seed=spec.rng_seed,
+                warning=doubts, **common)
+        )
         g, error = hedges_g(pair.x, pair.y)
         if np.isnan(g):
             doubts.append("no spread within the variants: g is not defined")
         reach = stats.norm.ppf(0.5 + spec.level / 2) * error
         rows.append(
-            row(*of, f"Hedges' g of {metric}", g, g - reach, g + reach, method="large-sample normal", warning=doubts, **common)
+            row(*of, f"Hedges' g of {metric}", g, g - reach, g + reach, method="large-sample normal", warning=doubts,
+                **common)
         )
     return table(rows, "a", "b")
 
@@ -188,7 +190,6 @@ def seeds_needed(
     from the interval of the probability of improvement: where it holds ½ no number is enough and hi is ∞. The effect
     is an estimate, and the difference that happened to be found is rather too large than too small: so is the power.
     """
-    statistic = lambda x, y, axis: probability_of_improvement(np.moveaxis(x, axis, -1), np.moveaxis(y, axis, -1))  # noqa: E731, E501
     params = [spec, {"power": power, "alpha": alpha}]
     rows = []
     for pair in _pairs(scores):
@@ -196,8 +197,8 @@ def seeds_needed(
         of = ("comparison", f"{pair.a} − {pair.b}", pair.env)
         n = lo = hi = by_means = np.nan
         if pair.n:
-            n = seeds_by_rank(float(statistic(pair.x, pair.y, 0)), power, alpha)
-            ends = [float(end) for end in interval([pair.x, pair.y], statistic, spec)]
+            n = seeds_by_rank(float(improvement_along(pair.x, pair.y, 0)), power, alpha)
+            ends = [float(end) for end in interval([pair.x, pair.y], improvement_along, spec)]
             if not np.isnan(ends).any():
                 lo, hi = sorted(seeds_by_rank(end, power, alpha) for end in ends)
                 hi = np.inf if ends[0] <= 0.5 <= ends[1] else hi
@@ -205,14 +206,14 @@ def seeds_needed(
             row(*of, f"seeds needed for {metric}, Mann–Whitney", n, lo, hi, level=spec.level, n_runs=pair.n,
                 method="Noether's formula; from the bootstrap of the probability of improvement", n_boot=spec.n_boot,
                 rng_seed=spec.rng_seed, params=params, warning=doubts, a=pair.a, b=pair.b)
-        )  # fmt: skip
+        )
         g, _ = hedges_g(pair.x, pair.y)
         if not np.isnan(g):
             by_means = seeds_by_means(g, power, alpha)
         rows.append(
             row(*of, f"seeds needed for {metric}, t test", by_means, n_runs=pair.n, method="power of the t test",
                 params=params, warning=doubts, a=pair.a, b=pair.b)
-        )  # fmt: skip
+        )
     return table(rows, "a", "b")
 
 

@@ -41,7 +41,7 @@ class Collapse:
 
 
 def drawdowns(curves: pd.DataFrame) -> pd.DataFrame:
-    """Every maximal stretch with DD > 0 (kind `drawdown`); recovered when the peak is reached again. NaN are left out."""
+    """Every maximal stretch with DD > 0 (kind `drawdown`); recovered when the peak is reached again; without NaN."""
     rows = []
     for run in runs_of(curves):
         t, y = _known(run)
@@ -102,8 +102,8 @@ def dead(gradient_norms: pd.DataFrame, points: int = 10, tiny: float = 1e-6) -> 
         start = moving[-1] + 1 if len(moving) else 0
         if len(t) - start >= points:
             nothing = dict.fromkeys(("peak", "trough", "depth", *MORE), np.nan)
-            event = {"run_id": run["run_id"].iloc[0], "kind": "dead", "start": t[start], "end": t[-1], "recovered": False}
-            rows.append(event | nothing | {"duration": t[-1] - t[start]})
+            event = {"run_id": run["run_id"].iloc[0], "kind": "dead", "start": t[start], "end": t[-1]}
+            rows.append(nothing | event | {"duration": t[-1] - t[start], "recovered": False})
     return _events(rows)
 
 
@@ -116,10 +116,11 @@ def outcomes(
     return never reached the level; `dipped`: it collapsed and came back.
     """
     last = {run["run_id"].iloc[0]: run for run in runs_of(smooth(curves, spec.smoothing))}
+    kinds_of = events.groupby("run_id")["kind"].agg(list).to_dict()
     rows = []
     for run in runs.itertuples():
         y = _known(last[run.run_id])[1] if run.run_id in last else np.array([])
-        kinds = events.loc[events["run_id"] == run.run_id, "kind"].tolist()
+        kinds = kinds_of.get(run.run_id, [])
         base = min(0.0, y[0]) if len(y) else np.nan
         level = base + spec.level * (_of(threshold, run.run_id) - base)
         true_of_it = {
@@ -139,7 +140,7 @@ def outcomes(
                 "final": y[-1] if len(y) else np.nan,
                 "collapses": kinds.count("collapse") + kinds.count("catastrophic"), "folder": run.folder,
             }
-        )  # fmt: skip
+        )
     columns = ["run_id", "variant", "env", "seed", "outcome", "final", "collapses", "folder"]
     return pd.DataFrame(rows, columns=columns).astype({"seed": runs["seed"].dtype})
 
@@ -164,7 +165,7 @@ def _event(run_id: str, kind: str, t: np.ndarray, y: np.ndarray, start: int, end
         "run_id": run_id, "kind": kind, "start": t[start], "peak": t[peak], "trough": t[trough], "end": ends_at,
         "depth": depth, "recovered": end < len(t), "relative_depth": depth / climb if climb > 0 else np.nan,
         "duration": ends_at - t[start], "peak_value": y[peak], "trough_value": y[trough],
-    }  # fmt: skip
+    }
 
 
 def _events(rows: list[dict[str, Any]]) -> pd.DataFrame:

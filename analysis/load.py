@@ -1,6 +1,5 @@
 """Run folders → tidy tables. Bad data never raise here: what cannot be used is in the ledger, with the reason."""
 
-import contextlib
 import json
 import os
 import re
@@ -12,15 +11,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
+
+from analysis.read import KEYS, last_steps, read_metrics
 
 STATUSES = ("completed", "interrupted", "running", "failed", "diverged", "broken", "missing")
 """What run.json says, and two more: `broken`, its files cannot be read; `missing`, a job was set up and left none."""
 
 RUNS = {
     "run_id": "the folder below the sweep's (with the sweep's name in front where there are several): the key",
-    "variant": "", "env": "", "seed": "",
+    "variant": "what was run, such as baseline",
+    "env": "its id, such as CartPole-v1",
+    "seed": "missing where it is not known",
     "config_hash": "identifies what decides a run's results",
     "git_sha": "commit of the code that ran; `+` after it: with changes",
     "status": "one of STATUSES",
@@ -31,18 +32,16 @@ RUNS = {
     "reward_threshold": "of the environment; NaN if it has none",
     "return_final": "mean return of the last 100 training episodes",
     "solved_at_env_steps": "first step where that mean reached the threshold; NaN if never",
-    "device": "",
+    "device": "what it ran on",
     "sweep": "name of the folder that was given",
     "folder": "the run's folder",
-}  # fmt: skip
+}
 """Columns of `runs` and their meaning; after them one for every config value that varies, by its dotted name."""
 
 METRICS = ("run_id", "update", "env_steps", "phase", "metric", "value", "n_samples")
 PHASES = ("train", "eval", "diagnose")
 CURVES = ("run_id", "variant", "env", "seed", "env_steps", "value")
 
-_KEYS = ("update", "env_steps")
-_CACHE_VERSION = 1
 _RECENT = 100  # episodes behind `return_recent`
 
 
@@ -95,9 +94,10 @@ def ledger(runs: pd.DataFrame) -> pd.DataFrame:
 def warnings(runs: pd.DataFrame) -> list[str]:
     """What a reader of any number about these runs has to know first: one sentence each."""
     said = []
-    if bad := int((runs["status"] != "completed").sum()):
-        counts = ", ".join(f"{n} {status}" for status, n in runs["status"].value_counts().items() if status != "completed")
-        said.append(f"{bad} of {len(runs)} runs are not completed: {counts}")
+    bad = runs.loc[runs["status"] != "completed", "status"].value_counts()
+    if len(bad):
+        counts = ", ".join(f"{bad[status]} {status}" for status in STATUSES if status in bad)
+        said.append(f"{bad.sum()} of {len(runs)} runs are not completed: {counts}")
     if len(envs := sorted(runs["env"].unique())) > 1:
         said.append(f"several environments ({', '.join(envs)}): every statistic is of one of them unless it says `all`")
     for (variant, env), group in runs.groupby(["variant", "env"]):
@@ -105,10 +105,10 @@ def warnings(runs: pd.DataFrame) -> list[str]:
         if group["seed"].nunique() < 2:
             said.append(f"{name}: one seed only, so nothing can be said about other seeds")
         if repeated := int(group.duplicated("config_hash").where(group["config_hash"] != "", False).sum()):
-            said.append(f"{name}: {repeated} runs repeat another one's configuration and seed; they are not independent")
+            said.append(f"{name}: {repeated} runs repeat another one's configuration and seed: not independent")
         varied = [key for key in group.columns[len(RUNS) :] if group[key].nunique(dropna=False) > 1]
         if varied:
-            said.append(f"{name}: the runs also differ in {', '.join(varied)}, so they are no replicates: see grouped_by")
+            said.append(f"{name}: the runs also differ in {', '.join(varied)}: no replicates, see grouped_by")
     if len(shas := sorted(set(runs["git_sha"]) - {""})) > 1:
         said.append(f"the runs were made by {len(shas)} versions of the code")
     return said
@@ -150,9 +150,9 @@ def _load_one(sweep: Path, name: str, cache: str | Path | None) -> tuple[list[di
     """The runs of one sweep and their metrics; `name` goes in front of the run_ids if it is not empty."""
     folders = sorted(_run_folders(sweep), key=lambda folder: _natural(str(folder)))
     ids = [_run_id(folder.relative_to(sweep), sweep, name) for folder in folders]
-    cached = Path(cache) / f"{_natural_name(sweep)}.parquet" if cache else sweep / ".analysis" / "metrics.parquet"
-    wide, notes = _metrics_of(sweep, folders, cached)
-    reached = _last_steps(wide)
+    cached = Path(cache) / f"{_file_name(sweep)}.parquet" if cache else sweep / ".analysis" / "metrics.parquet"
+    wide, notes = read_metrics(sweep, folders, cached)
+    reached = last_steps(wide)
     records = [
         _record(folder, run_id, sweep.resolve().name, reached.get(i), notes.get(i))
         for i, (folder, run_id) in enumerate(zip(folders, ids, strict=True))
@@ -191,7 +191,7 @@ def _distinct_names(folders: Sequence[Path]) -> list[str]:
     return [folder.as_posix() if names.count(name) > 1 else name for folder, name in zip(folders, names, strict=True)]
 
 
-def _natural_name(sweep: Path) -> str:
+def _file_name(sweep: Path) -> str:
     return re.sub(r"\W+", "_", str(sweep.resolve())).strip("_")
 
 
@@ -282,130 +282,21 @@ def _runs(records: list[dict[str, Any]]) -> pd.DataFrame:
         if key.startswith("tracker") or len({json.dumps(config.get(key), default=str) for config in known}) < 2:
             continue
         values = pd.Series([config.get(key) for config in configs])
-        plain = pd.api.types.infer_dtype(values, skipna=True) in ("floating", "integer", "mixed-integer-float", "boolean")
+        numbers = ("floating", "integer", "mixed-integer-float", "boolean")
+        plain = pd.api.types.infer_dtype(values, skipna=True) in numbers
         runs[key] = values if plain else values.map(lambda x: x if x is None or isinstance(x, str) else json.dumps(x))
     return runs
 
 
-# metrics.csv
-
-
-def _metrics_of(sweep: Path, folders: list[Path], cache: Path) -> tuple[pa.Table, dict[int, str]]:
-    """Every row of every run as in the files, with the run's number in column `run`; and what was wrong, by number."""
-    stamps = [(folder.relative_to(sweep).as_posix(), *_stamp(folder / "metrics.csv")) for folder in folders]
-    fingerprint = json.dumps([_CACHE_VERSION, *stamps])
-    with contextlib.suppress(OSError, pa.ArrowException, KeyError, ValueError, TypeError):
-        wide = pa.parquet.read_table(cache)
-        about = json.loads(wide.schema.metadata[b"analysis"])
-        if about["fingerprint"] == fingerprint:
-            return wide, {int(i): note for i, note in about["notes"].items()}
-    wide, notes = _read_metrics(folders)
-    with contextlib.suppress(OSError):
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        about = json.dumps({"fingerprint": fingerprint, "notes": notes})
-        temporary = cache.with_name(f".{cache.name}.{os.getpid()}")
-        pa.parquet.write_table(wide.replace_schema_metadata({"analysis": about}), temporary, use_dictionary=["run"])
-        os.replace(temporary, cache)
-    return wide, notes
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    try:
-        stat = path.stat()
-    except OSError:
-        return (-1, 0)
-    return stat.st_size, stat.st_mtime_ns
-
-
-def _read_metrics(folders: list[Path]) -> tuple[pa.Table, dict[int, str]]:
-    """Files with the same header are parsed as one: that is most of the speed. If one is bad, each by itself."""
-    by_header: dict[tuple[str, ...], list[tuple[int, bytes]]] = {}
-    notes: dict[int, list[str]] = {}
-    for i, folder in enumerate(folders):
-        try:
-            columns, body, note = _split((folder / "metrics.csv").read_bytes())
-        except FileNotFoundError:
-            columns, body, note = (), b"", "no metrics.csv"
-        except (OSError, ValueError) as error:
-            columns, body, note = (), b"", f"metrics.csv cannot be read: {' '.join(str(error).split())}"
-        if note:
-            notes.setdefault(i, []).append(note)
-        if body:
-            by_header.setdefault(columns, []).append((i, body))
-    tables = []
-    for columns, files in by_header.items():
-        try:
-            tables.append(_parse(columns, files))
-        except (pa.ArrowException, ValueError):
-            for file in files:
-                try:
-                    tables.append(_parse(columns, [file]))
-                except (pa.ArrowException, ValueError) as error:
-                    reason = f"metrics.csv cannot be read: {' '.join(str(error).split())[:200]}"
-                    notes.setdefault(file[0], []).append(reason)
-    empty = pa.table({"run": pa.array([], pa.int32()), **{key: pa.array([], pa.float64()) for key in _KEYS}})
-    wide = pa.concat_tables([empty, *tables], promote_options="default")
-    wide = _in_order(wide, notes)
-    return wide, {i: "; ".join(said) for i, said in sorted(notes.items())}
-
-
-def _split(content: bytes) -> tuple[tuple[str, ...], bytes, str]:
-    """Column names, whole lines, and whether the last one was torn. Raises ValueError if it is no table of ours."""
-    header, _, body = content.partition(b"\n")
-    columns = tuple(header.decode().strip().split(","))
-    if missing := [key for key in _KEYS if key not in columns]:
-        raise ValueError(f"no column {missing[0]}")
-    if len(set(columns)) < len(columns) or "run" in columns:
-        raise ValueError("two columns of the same name")
-    whole = body[: body.rfind(b"\n") + 1]
-    return columns, whole, "a torn last line of metrics.csv was dropped" if len(whole) < len(body) else ""
-
-
-def _parse(columns: tuple[str, ...], files: list[tuple[int, bytes]]) -> pa.Table:
-    """Whole lines of several files of the same columns. An empty cell is null (not applicable), `nan` is NaN."""
-    table = pa.csv.read_csv(
-        pa.BufferReader(b"".join(body for _, body in files)),
-        read_options=pa.csv.ReadOptions(column_names=list(columns)),
-        parse_options=pa.csv.ParseOptions(quote_char=False, ignore_empty_lines=False),
-        convert_options=pa.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.float64()), null_values=[""]),
-    )
-    run = np.repeat(np.array([i for i, _ in files], np.int32), [body.count(b"\n") for _, body in files])
-    return table.append_column("run", pa.array(run))
-
-
-def _in_order(wide: pa.Table, notes: dict[int, list[str]]) -> pa.Table:
-    """One row a (run, step), in order; of several at one step the last one written."""
-    run, update, steps = (wide[name].to_numpy() for name in ("run", *_KEYS))
-    keyed = np.isfinite(update) & np.isfinite(steps)
-    for i, n in zip(*np.unique(run[~keyed], return_counts=True), strict=True):
-        notes.setdefault(int(i), []).append(f"{n} rows of metrics.csv without update or env_steps were dropped")
-    later = (np.diff(run) > 0) | ((np.diff(run) == 0) & (np.diff(steps) > 0))
-    if keyed.all() and later.all():
-        return wide
-    order = np.lexsort((np.arange(len(run)), steps, run))
-    order = order[keyed[order]]
-    last = np.append((np.diff(run[order]) != 0) | (np.diff(steps[order]) != 0), True)[: len(order)]
-    for i, n in zip(*np.unique(run[order[~last]], return_counts=True), strict=True):
-        notes.setdefault(int(i), []).append(f"{n} rows of metrics.csv at a step that comes again were dropped")
-    return wide.take(pa.array(order[last]))
-
-
-def _last_steps(wide: pa.Table) -> dict[int, int]:
-    """The env steps that each run reached, by its number."""
-    run, steps = wide["run"].to_numpy(), wide["env_steps"].to_numpy()
-    ends = np.flatnonzero(np.append(np.diff(run) != 0, True)) if len(run) else []
-    return {int(run[i]): int(steps[i]) for i in ends}
-
-
 def _long(wide: pa.Table, run_ids: list[str]) -> pd.DataFrame:
     """A column a metric → a row a measurement; cells that do not apply have no row."""
-    run, update, steps = (wide[name].to_numpy() for name in ("run", *_KEYS))
+    run, update, steps = (wide[name].to_numpy() for name in ("run", *KEYS))
     update, steps = update.astype(np.int32), steps.astype(np.int64)
     n = np.zeros(len(run), np.int32)  # 0: not recorded
     if "episodes" in wide.column_names:
         total = np.nan_to_num(wide["episodes"].to_numpy()).astype(np.int32)
         n = np.where(np.diff(run, prepend=-1) != 0, total, np.diff(total, prepend=0)).astype(np.int32)
-    names = [name for name in wide.column_names if name not in ("run", *_KEYS)]
+    names = [name for name in wide.column_names if name not in ("run", *KEYS)]
     columns: dict[str, list[np.ndarray]] = {name: [] for name in METRICS if name != "phase"}
     for code, name in enumerate(names):
         column = wide[name]

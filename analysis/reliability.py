@@ -109,7 +109,7 @@ def within_runs(curves: pd.DataFrame, metric: str, spec: Reliability = Reliabili
             rows.append(
                 row("run", first["variant"], first["env"], f"{name} of {metric}", x / scale, method=method, n_runs=1,
                     params=spec, warning=doubts, run_id=first["run_id"])
-            )  # fmt: skip
+            )
     return table(rows, "run_id")
 
 
@@ -132,14 +132,15 @@ def across_runs(aligned: pd.DataFrame, metric: str, spec: Reliability = Reliabil
         scale, warning = _scale(float(np.nanmedian(spans)) if not np.isnan(spans).all() else np.nan, spec)
         for step, values in zip(np.unique(group["env_steps"]), y.T, strict=True):
             n = int((~np.isnan(values)).sum())
-            doubts = [warning, "" if n > 1 else "fewer than 2 runs", "" if n == len(y) else f"{n} of {len(y)} runs got here"]
+            doubts = [warning, "" if n > 1 else "fewer than 2 runs"]
+            doubts.append("" if n == len(y) else f"{n} of {len(y)} runs got here")
             measured = {"DR": iqr(values), "RR": cvar(values, spec.alpha)} if n > 1 else {"DR": np.nan, "RR": np.nan}
             for name, x in measured.items():
                 method = f"{name} over runs{', divided by the median of P95(y) − y₀' if spec.normalise else ''}"
                 rows.append(
                     row("point", variant, env, f"{name} of {metric}", x / scale, method=method, n_runs=n, params=spec,
                         warning=doubts, env_steps=step)
-                )  # fmt: skip
+                )
     return table(rows, "env_steps")
 
 
@@ -161,5 +162,5 @@ def across_rollouts(rollouts: pd.DataFrame, metric: str, spec: Reliability = Rel
                 row("run", variant, env, f"{name} of {metric}", measure(x) / scale if len(x) else np.nan, n_runs=1,
                     method=f"{name} over {len(x)} episodes{', divided by their median' if spec.normalise else ''}",
                     params=spec, warning=doubts, run_id=run_id)
-            )  # fmt: skip
+            )
     return table(rows, "run_id")

@@ -35,7 +35,7 @@ def times_to_threshold(curves: pd.DataFrame, runs: pd.DataFrame, threshold: floa
                 "time": float(above.iloc[0] if reached else run.env_steps), "reached": reached,
                 "cut_short": not reached and run.status != "completed",
             }
-        )  # fmt: skip
+        )
     types = {"time": "float64", "reached": "bool", "cut_short": "bool", "seed": runs["seed"].dtype}
     return pd.DataFrame(rows, columns=list(TIMES)).astype(types)
 
@@ -60,7 +60,7 @@ def kaplan_meier(times: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
                     "censored": ((time[:, None] == at) & ~reached[:, None]).sum(0),
                 }
             )
-        )  # fmt: skip
+        )
     columns = ["variant", "env", "env_steps", "survival", "lo", "hi", "at_risk", "events", "censored"]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
@@ -82,9 +82,10 @@ def _survival(time: np.ndarray, reached: np.ndarray, at: np.ndarray, level: floa
 
 
 def median_times(times: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
-    """Median env steps to the threshold (scope `variant`, extra column reached, runs): the first time where S ≤ ½, NaN if S stays above.
+    """Median env steps to the threshold (scope `variant`; extra column reached, the number of runs that did).
 
-    The interval is where the band of S crosses ½ (Brookmeyer & Crowley 1982); an end that it does not cross is NaN.
+    It is the first time where S ≤ ½, NaN if S stays above. The interval is where the band of S crosses ½ (Brookmeyer &
+    Crowley 1982); an end that it does not cross is NaN.
     """
     rows = []
     for (variant, env), group in times.groupby(["variant", "env"]):
@@ -97,8 +98,9 @@ def median_times(times: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
             doubts.append(f"{int(reached.sum())} of {len(group)} runs reached the threshold: too few for an upper end")
         rows.append(
             row("variant", variant, env, "median env steps to threshold", *crossing, level=level, n_runs=len(group),
-                method="Kaplan–Meier, log-log band", params={"level": level}, warning=doubts, reached=int(reached.sum()))
-        )  # fmt: skip
+                method="Kaplan–Meier, log-log band", params={"level": level}, warning=doubts,
+                reached=int(reached.sum()))
+        )
     return table(rows, "reached")
 
 
@@ -147,7 +149,7 @@ def restricted_means(times: pd.DataFrame, horizon: float, spec: Bootstrap = Boot
             row("variant", variant, env, "restricted mean env steps to threshold", estimate, lo, hi, level=spec.level,
                 method="area under Kaplan–Meier; percentile bootstrap over runs", n_runs=len(group), n_boot=spec.n_boot,
                 rng_seed=spec.rng_seed, params=[spec, {"horizon": horizon}], warning=doubts)
-        )  # fmt: skip
+        )
     return table(rows)
 
 
@@ -172,5 +174,5 @@ def log_rank(times: pd.DataFrame) -> pd.DataFrame:
             rows.append(
                 row("comparison", f"{a} − {b}", env, "log-rank Z of time to threshold", z, n_runs=min(len(x), len(y)),
                     method="log-rank, two-sided", warning=doubts, a=a, b=b, p=p)
-            )  # fmt: skip
+            )
     return table(rows, "a", "b", "p")

@@ -21,10 +21,20 @@ def write_run(folder: Path, returns: list[float] | None = None, config: dict | N
     """A run folder as pgx leaves it; `returns` None: without metrics.csv."""
     folder.mkdir(parents=True)
     about = {
-        "status": "completed", "variant": "baseline", "env": "CartPole-v1", "seed": 0, "config_hash": str(folder),
-        "git_commit": "abc", "git_dirty": False, "wall_seconds": 1.5, "error": None, "reward_threshold": 475.0,
-        "return_final": 9.0, "solved_at_env_steps": None, "device": "cpu",
-    } | summary  # fmt: skip
+        "status": "completed",
+        "variant": "baseline",
+        "env": "CartPole-v1",
+        "seed": 0,
+        "config_hash": str(folder),
+        "git_commit": "abc",
+        "git_dirty": False,
+        "wall_seconds": 1.5,
+        "error": None,
+        "reward_threshold": 475.0,
+        "return_final": 9.0,
+        "solved_at_env_steps": None,
+        "device": "cpu",
+    } | summary
     same = {"variant": about["variant"], "seed": about["seed"], "num_env_steps": 1000, "gamma": 1.0}
     about["config"] = same | {"env": {"id": about["env"]}} | (config or {})
     (folder / "run.json").write_text(json.dumps(about))

@@ -13,7 +13,11 @@ T, Y = np.array([10, 20, 40]), np.array([1.0, 3.0, 7.0])
 
 @pytest.mark.parametrize(
     ("policy", "expected"),
-    [("previous", [NAN, 1, 1, 3, 3, 7, NAN]), ("linear", [NAN, 1, 2, 3, 5, 7, NAN]), ("exact", [NAN, 1, NAN, 3, NAN, 7, NAN])],
+    [
+        ("previous", [NAN, 1, 1, 3, 3, 7, NAN]),
+        ("linear", [NAN, 1, 2, 3, 5, 7, NAN]),
+        ("exact", [NAN, 1, NAN, 3, NAN, 7, NAN]),
+    ],
 )
 def test_policies(policy: str, expected: list[float]):
     np.testing.assert_array_equal(interpolate(np.array([9, 10, 15, 20, 30, 40, 41]), T, Y, policy), expected)

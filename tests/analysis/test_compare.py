@@ -8,7 +8,16 @@ from run_folders import made_scores
 from scipy import stats
 from statsmodels.stats.power import TTestIndPower
 
-from analysis.compare import Comparison, adjust, differences, effect_sizes, hedges_g, seeds_by_means, seeds_by_rank, seeds_needed
+from analysis.compare import (
+    Comparison,
+    adjust,
+    differences,
+    effect_sizes,
+    hedges_g,
+    seeds_by_means,
+    seeds_by_rank,
+    seeds_needed,
+)
 from analysis.load import InputError
 
 QUICK = Comparison(n_boot=200, n_permutations=999)
@@ -56,7 +65,9 @@ def test_no_difference_where_there_is_none():
 def test_false_positives(paired: bool):
     """The same skewed distribution twice, 8 seeds: p ≤ .05 at most 5 % of the time, and noise (3 standard errors)."""
     rng, spec = np.random.default_rng(1), Comparison(paired=paired, n_boot=10, n_permutations=199)
-    p = [differences(made_scores(dict(a=x, b=y)), "return", spec)["p"].item() for x, y in rng.lognormal(size=(200, 2, 8))]
+    p = [
+        differences(made_scores(dict(a=x, b=y)), "return", spec)["p"].item() for x, y in rng.lognormal(size=(200, 2, 8))
+    ]
     assert np.mean(np.array(p) <= 0.05) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
 
 
@@ -68,7 +79,9 @@ def test_families():
     p = np.sort(result["p"].dropna())
     expected = np.minimum(np.maximum.accumulate(p * [3, 2, 1]), 1)
     np.testing.assert_allclose(np.sort(holm["p_adjusted"].dropna()), expected)
-    np.testing.assert_allclose(by["p_adjusted"].dropna(), stats.false_discovery_control(result["p"].dropna(), method="by"))
+    np.testing.assert_allclose(
+        by["p_adjusted"].dropna(), stats.false_discovery_control(result["p"].dropna(), method="by")
+    )
     assert (holm["p_method"] == "holm over 3").all() and holm["p_adjusted"].isna().sum() == 3
     with pytest.raises(InputError, match="no adjustment 'bonferroni'; there are: holm, by"):
         adjust(result, "bonferroni")
@@ -82,7 +95,9 @@ def test_effect_sizes_by_hand():
     result = effect_sizes(made_scores({"a": [3.0, 4, 5], "b": [1.0, 2, 3]}), "return", QUICK)
     assert result["metric"].tolist() == ["Cliff's δ of return", "Hedges' g of return"]
     np.testing.assert_allclose(result["estimate"], [(8 + 0.5) / 9 * 2 - 1, g])
-    assert np.isnan(hedges_g(np.array([1.0, 1]), np.array([2.0, 2]))[0]) and np.isnan(hedges_g(np.array([1.0]), np.array([2.0, 3]))[0])
+    assert np.isnan(hedges_g(np.array([1.0, 1]), np.array([2.0, 2]))[0]) and np.isnan(
+        hedges_g(np.array([1.0]), np.array([2.0, 3]))[0]
+    )
 
 
 def test_seeds_needed():
@@ -94,7 +109,9 @@ def test_seeds_needed():
     assert seeds_by_means(50.0) == 2
     assert (np.diff([seeds_by_means(effect) for effect in np.geomspace(2e-3, 20, 60)]) <= 0).all()  # and never NaN
     rng = np.random.default_rng(0)
-    scores = made_scores({"a": list(rng.normal(1, 1, 20)), "b": list(rng.normal(size=20)), "c": list(rng.normal(size=20))})
+    scores = made_scores(
+        {"a": list(rng.normal(1, 1, 20)), "b": list(rng.normal(size=20)), "c": list(rng.normal(size=20))}
+    )
     rows = seeds_needed(scores, "return").set_index(["a", "b"])
     far, near = rows.loc[("a", "b")].iloc[0], rows.loc[("b", "c")].iloc[0]
     assert far["lo"] <= far["estimate"] <= far["hi"] < np.inf and near["hi"] == np.inf

@@ -67,8 +67,14 @@ def test_no_collapse(y: list[float]):
 def test_dip_and_recovery():
     event = found([*RAMP, 200, 100, 150, 300, 460, 500]).iloc[0]
     assert event[["kind", "start", "peak", "trough", "end", "depth", "recovered"]].tolist() == [
-        "collapse", 22000, 21000, 23000, 26000, 400, True,
-    ]  # fmt: skip
+        "collapse",
+        22000,
+        21000,
+        23000,
+        26000,
+        400,
+        True,
+    ]
 
 
 def test_permanent_collapse_is_catastrophic():
@@ -112,7 +118,9 @@ def test_negative_returns_are_measured_from_the_first():
 
 
 def test_dead_policies():
-    moving = made_curves({"a/0": [1.0] * 5 + [1e-9] * 12, "a/1": [1.0] * 17, "a/2": [NAN] * 17, "a/3": [1.0] * 14 + [0.0] * 3})
+    moving = made_curves(
+        {"a/0": [1.0] * 5 + [1e-9] * 12, "a/1": [1.0] * 17, "a/2": [NAN] * 17, "a/3": [1.0] * 14 + [0.0] * 3}
+    )
     events = dead(moving)
     assert events["run_id"].tolist() == ["a/0", "a/2"] and events["start"].tolist() == [6000, 1000]
     assert events["end"].tolist() == [17000, 17000]
@@ -130,7 +138,9 @@ def test_outcomes_leave_no_run_out():
     }
     status = {"diverged": "diverged", "unfinished": "running"}
     curves = made_curves({f"a/{i}": values for i, values in enumerate(y.values())})
-    runs = pd.DataFrame([{"run_id": f"a/{i}", "status": status.get(name, "completed")} for i, name in enumerate([*y, "failed"])])
+    runs = pd.DataFrame(
+        [{"run_id": f"a/{i}", "status": status.get(name, "completed")} for i, name in enumerate([*y, "failed"])]
+    )
     runs.loc[runs["run_id"] == "a/7", "status"] = "missing"
     runs = runs.assign(variant="a", env="e", seed=range(8), folder="f").reindex(columns=list(RUNS))
     events = pd.concat([collapses(curves, 475.0, PLAIN), dead(made_curves({"a/4": [0.0] * 20, "a/0": [0.0] * 21}))])

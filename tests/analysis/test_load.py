@@ -97,7 +97,12 @@ def test_a_broken_table_stays_in_the_ledger_and_spoils_no_other(sweep: Path, con
 
 
 def test_broken_summaries(sweep: Path):
-    for name, content in {"json": b"{", "list": b"[]", "bytes": b"\xff", "types": b'{"status": 3, "seed": "x"}'}.items():
+    for name, content in {
+        "json": b"{",
+        "list": b"[]",
+        "bytes": b"\xff",
+        "types": b'{"status": 3, "seed": "x"}',
+    }.items():
         write_run(sweep / name, [1.0])
         (sweep / name / "run.json").write_bytes(content)
     job = sweep / "job"
@@ -108,7 +113,12 @@ def test_broken_summaries(sweep: Path):
     write_run(sweep / "dead", None, status="failed", error="ValueError: no")
     runs = load(sweep).runs.set_index("run_id")
     assert runs.loc[["json", "list", "bytes", "types", "lost"], "status"].eq("broken").all()
-    assert runs.loc["job", ["status", "variant", "seed", "error"]].tolist() == ["missing", "gae", 12, "no run.json; no metrics.csv"]
+    assert runs.loc["job", ["status", "variant", "seed", "error"]].tolist() == [
+        "missing",
+        "gae",
+        12,
+        "no run.json; no metrics.csv",
+    ]
     assert runs.loc["alive", "status"] == "running" and "killed" in runs.loc["alive", "error"]
     assert runs.loc["dead", "error"].startswith("ValueError: no")
     counted = ledger(load(sweep).runs)
@@ -169,7 +179,10 @@ def test_the_cache_may_live_elsewhere_or_nowhere(sweep: Path, tmp_path: Path, mo
 def test_several_sweeps_and_a_single_run(sweep: Path, tmp_path: Path):
     write_run(tmp_path / "other" / "0", [5.0], env="Acrobot-v1")
     tables = load(sweep, tmp_path / "other")
-    assert list(tables.runs["run_id"])[-2:] == ["sweep/11", "other/0"] and set(tables.runs["sweep"]) == {"sweep", "other"}
+    assert list(tables.runs["run_id"])[-2:] == ["sweep/11", "other/0"] and set(tables.runs["sweep"]) == {
+        "sweep",
+        "other",
+    }
     assert curves(tables, "return_mean").iloc[-1].tolist() == ["other/0", "baseline", "Acrobot-v1", 0, 100, 5.0]
     assert any("several environments (Acrobot-v1, CartPole-v1)" in said for said in warnings(tables.runs))
     assert load(sweep / "9").runs["run_id"].tolist() == ["9"]
@@ -201,7 +214,10 @@ def test_one_seed_is_said(tmp_path: Path):
 def test_speed(tmp_path: Path):
     """1,000 runs of 500 rows: ≤ 4 s, then ≤ 1 s (on 2 cores; tripled here, for a machine that has other work too)."""
     body = "\n".join(lines(list(np.linspace(0, 500, 500).round(3)))) + "\n"
-    wide = [f"{line},{','.join(['0.12345678'] * 11 if i else [f'm{k}' for k in range(11)])}" for i, line in enumerate(body.split("\n")[:-1])]
+    wide = [
+        f"{line},{','.join(['0.12345678'] * 11 if i else [f'm{k}' for k in range(11)])}"
+        for i, line in enumerate(body.split("\n")[:-1])
+    ]
     for seed in range(1000):
         run = write_run(tmp_path / str(seed), seed=seed)
         (run / "metrics.csv").write_text("\n".join(wide) + "\n")

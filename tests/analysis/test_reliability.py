@@ -43,7 +43,10 @@ def test_drawdown_by_hand():
 def test_within_a_run_by_hand():
     results = estimates(within_runs(made_curves({"a/0": [0, 2, 1, 5, 4]}), "y", RAW))
     # d per 1000 steps: 2 −1 4 −1. The whole windows of 3000 steps hold (2 −1 4) and (−1 4 −1)
-    first, second = np.subtract(*np.quantile([2, -1, 4], [0.75, 0.25])), np.subtract(*np.quantile([-1, 4, -1], [0.75, 0.25]))
+    first, second = (
+        np.subtract(*np.quantile([2, -1, 4], [0.75, 0.25])),
+        np.subtract(*np.quantile([-1, 4, -1], [0.75, 0.25])),
+    )
     assert (first, second) == (2.5, 2.5)
     np.testing.assert_allclose(results["DT"], 2.5e-3)
     np.testing.assert_allclose(results["SRT"], -1e-3)

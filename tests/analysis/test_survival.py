@@ -8,7 +8,14 @@ from scipy import stats
 from statsmodels.duration.survfunc import SurvfuncRight, survdiff
 
 from analysis.aggregates import Bootstrap
-from analysis.survival import kaplan_meier, log_rank, median_times, restricted_mean, restricted_means, times_to_threshold
+from analysis.survival import (
+    kaplan_meier,
+    log_rank,
+    median_times,
+    restricted_mean,
+    restricted_means,
+    times_to_threshold,
+)
 
 
 def made_times(groups: dict[str, list[float]]) -> pd.DataFrame:
@@ -32,11 +39,15 @@ def test_times():
     curves = made_curves({"a/0": [1, 9, 2, 9], "a/1": [1, 2, 3], "a/2": [9]})
     runs = pd.DataFrame(
         {
-            "run_id": ["a/0", "a/1", "a/2", "a/3"], "variant": "a", "env": "e", "seed": [0, 1, 2, 3],
-            "env_steps": [4000, 3500, 1000, 0], "reward_threshold": 5.0,
+            "run_id": ["a/0", "a/1", "a/2", "a/3"],
+            "variant": "a",
+            "env": "e",
+            "seed": [0, 1, 2, 3],
+            "env_steps": [4000, 3500, 1000, 0],
+            "reward_threshold": 5.0,
             "status": ["completed", "diverged", "running", "missing"],
         }
-    )  # fmt: skip
+    )
     times = times_to_threshold(curves, runs)
     assert times["time"].tolist() == [2000, 3500, 1000, 0]  # the first time; or the run's last step
     assert times["reached"].tolist() == [True, False, True, False]
@@ -80,7 +91,9 @@ def test_restricted_mean_is_the_area_under_kaplan_meier(random_times: pd.DataFra
             np.testing.assert_allclose(restricted_mean(time, reached, horizon), area)
     both = np.stack([time, time[::-1]]), np.stack([reached, reached[::-1]])
     np.testing.assert_allclose(restricted_mean(*both, 100), [restricted_mean(time, reached, 100)] * 2)
-    np.testing.assert_allclose(restricted_mean([10, 20, 90], [True, True, True], 50), (10 + 20 + 50) / 3)  # a plain mean
+    np.testing.assert_allclose(
+        restricted_mean([10, 20, 90], [True, True, True], 50), (10 + 20 + 50) / 3
+    )  # a plain mean
 
 
 def test_restricted_means_rows():
