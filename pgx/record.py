@@ -115,13 +115,14 @@ def last_returns(recent_returns: np.ndarray) -> tuple[float, float] | tuple[None
     return (returns.mean(), returns[cut : len(returns) - cut].mean()) if len(returns) else (None, None)
 
 
-def new_summary(config: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
+def new_summary(config: dict[str, Any], group: str | None, before: dict[str, Any] | None) -> dict[str, Any]:
     """run.json of a run that starts, or that goes on from `before`."""
     return {
         "status": "running",
         "variant": config["variant"],
         "env": config["env"]["id"],
         "seed": config["seed"],
+        "group": before["group"] if before else group,
         "executor": "single",
         "config_hash": config_hash(config),
         "started": before["started"] if before else now(),

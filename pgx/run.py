@@ -3,7 +3,9 @@
 compose and check the configuration → build the parts → for each chunk: record, save, show.
 """
 
+import atexit
 import contextlib
+import gc
 import logging
 import math
 import os
@@ -26,9 +28,10 @@ from pgx.config import CONF, ConfigError, check, one_line_errors
 log = logging.getLogger("pgx")
 
 
-def run(config: dict[str, Any], folder: Path, *, group: str) -> dict[str, Any]:
+def run(config: dict[str, Any], folder: Path, *, group: str | None = None) -> dict[str, Any]:
     """Train in `folder`, going on from what is there, until the budget ends; returns the summary (run.json).
 
+    `group` is the sweep that the run belongs to; a run that goes on keeps its own.
     A fault is recorded as status `failed` and raised. Raises ConfigError if another process is at work here, or
     another configuration was.
     """
@@ -38,11 +41,11 @@ def run(config: dict[str, Any], folder: Path, *, group: str) -> dict[str, Any]:
         before = record.earlier_run(folder, config)
         if before is not None and not record.goes_on(before, config):
             return before | {"already": True}
-        summary = record.new_summary(config, before)
+        summary = record.new_summary(config, group, before)
         started = time.perf_counter() - summary["wall_seconds"]
         try:
             with _Interrupt() as interrupt:
-                _train(config, folder, summary, group, interrupt)
+                _train(config, folder, summary, interrupt)
         except Exception as error:
             summary |= {"status": "failed", "error": _one_line(_root(error))}
             raise
@@ -55,7 +58,7 @@ def run(config: dict[str, Any], folder: Path, *, group: str) -> dict[str, Any]:
         return summary
 
 
-def _train(config: dict[str, Any], folder: Path, summary: dict[str, Any], group: str, interrupt: "_Interrupt") -> None:
+def _train(config: dict[str, Any], folder: Path, summary: dict[str, Any], interrupt: "_Interrupt") -> None:
     """From the first import of jax to the last file; keeps `summary` up to date."""
     from pgx import backend
 
@@ -90,6 +93,17 @@ def _train(config: dict[str, Any], folder: Path, summary: dict[str, Any], group:
         timing.keep_until(saved)
         record.write_summary(folder, summary)
 
+        # from here to the end of compilation XLA and other processes work beside us
+        tracker.start(
+            folder=folder,
+            name=folder.name,
+            group=summary["group"],
+            job_type=config["variant"],
+            tags=[env.spec.id],
+            config=config,
+        )
+        tracker.log(history.rows)
+        checkpoints.warm_up()
         runner = make_runner(
             state,
             algorithm,
@@ -99,18 +113,14 @@ def _train(config: dict[str, Any], folder: Path, summary: dict[str, Any], group:
             max_updates=config["updates_per_chunk"],
             diagnose_every=config["diagnose_every"],
         )
-        # XLA compiles without the interpreter's lock: these imports cost little beside it
-        tracker.start(
-            folder=folder, name=folder.name, group=group, job_type=config["variant"], tags=[env.spec.id], config=config
-        )
-        tracker.log(history.rows)
-        checkpoints.warm_up()
         threading.Thread(target=curve.warm_up, daemon=True).start()
         compiling = time.perf_counter()
         runner.compile()
         compile_seconds = time.perf_counter() - compiling
         if restored is None:
             state, _ = fresh.result()
+        gc.freeze()  # what start-up made lives on
+        gc.enable()
 
         chunks = train(
             runner,
@@ -210,9 +220,8 @@ def task(config: DictConfig) -> float:
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
     many = settings.mode.name == "MULTIRUN"
-    group = Path(settings.sweep.dir).name if many else config.get("variant")
     try:
-        summary = run(check(config), folder, group=group)
+        summary = run(check(config), folder, group=settings.sweep.dir if many else None)
     except Exception as error:
         error = _root(error)
         if not isinstance(error, ConfigError):
@@ -261,9 +270,13 @@ def _in_one_line(*, traceback: bool = False) -> Iterator[None]:
 def main() -> None:
     wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and we say it in one line
+    gc.disable()  # until all is imported and compiled: 0.5 s
     with _in_one_line(traceback=wanted):
         task()
 
 
 if __name__ == "__main__":
     main()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(0)  # taking jax apart object by object would take 0.5 s

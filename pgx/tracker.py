@@ -4,6 +4,8 @@ Hydra instantiates one of these from conf/tracker/; `Tracker` itself is the null
 """
 
 import contextlib
+import itertools
+import json
 import logging
 import os
 import queue
@@ -11,9 +13,10 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pgx
 
 log = logging.getLogger("pgx")
 
@@ -37,115 +40,119 @@ class Tracker:
 
 
 class WandbTracker(Tracker):
-    """Weights & Biases, in a thread of its own: no method waits, but `finish`, for at most `patience` seconds.
+    """Weights & Biases, in a process of its own: in this one, importing and feeding it would take turns with the run
+    for the interpreter's lock. No method waits, but `finish`, for at most `patience` seconds.
 
     The first thing that goes wrong (no package, no key, a killed or hung wandb-core) costs one warning.
     """
 
     def __init__(self, mode: str, project: str, entity: str | None, patience: float):
         self._mode, self._project, self._entity, self._patience = mode, project, entity, patience
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._given_up = threading.Event()
-        self._ended = threading.Event()
-        self._run: Any = None
+        self._over = threading.Event()
 
     def start(self, *, folder, name, group, job_type, tags, config):
-        def begin():
-            os.environ.setdefault("WANDB_SILENT", "true")  # its own messages; Settings below speak for one run only
-            import wandb
-
-            quiet = wandb.Settings(
-                silent=True,
-                console="off",
-                save_code=False,
-                disable_git=True,
-                disable_code=True,
-                disable_job_creation=True,
-                x_disable_stats=True,
-                x_disable_meta=True,
-                x_disable_machine_info=True,
-                x_save_requirements=False,
-            )
-            self._run = wandb.init(
-                project=self._project,
-                entity=self._entity,
-                mode=self._mode,
-                dir=folder,
-                name=name,
-                group=group,
-                job_type=job_type,
-                tags=tags,
-                config=config,
-                settings=quiet,
-                reinit="create_new",
-            )
-            self._run.define_metric("env_steps")
-            self._run.define_metric("*", step_metric="env_steps")
-
-        threading.Thread(target=self._serve, name="wandb", daemon=True).start()
-        self._do(begin)
+        where = {"project": self._project, "entity": self._entity, "mode": self._mode, "dir": str(folder)}
+        what = {"name": name, "group": group, "job_type": job_type, "tags": tags, "config": config}
+        self._process = _Process.running()
+        self._number = self._process.open(self)
+        self._ask("start", **where, **what)
 
     def log(self, rows):
-        # copies: the caller's rows may grow while they wait here
-        rows = [{name: x for name, x in row.items() if x is not None} for row in rows]
-
-        def send():
-            for row in rows:
-                self._run.log(row)
-
-        self._do(send)
+        self._ask("log", rows=[_applicable(row) for row in rows])
 
     def image(self, name, path):
-        def send():
-            import wandb
-
-            self._run.log({name: wandb.Image(str(path))})
-
-        self._do(send)
+        self._ask("image", name=name, path=str(path))
 
     def finish(self, summary, exit_code=0):
-        def end():
-            self._run.summary.update({name: x for name, x in summary.items() if x is not None})
-            self._run.finish(exit_code=exit_code)
+        self._ask("finish", summary=_applicable(summary), exit_code=exit_code)
+        if not self._over.wait(self._patience):
+            self.end(f"no answer for {self._patience:g} s")
+            self._process.kill()
 
-        self._do(end)
-        self._work.put(None)
-        if not self._ended.wait(self._patience):
-            self._give_up(f"no answer for {self._patience:g} s")
+    def end(self, error: str | None) -> None:
+        """W&B has finished this run, or nothing more is to be had from it."""
+        if error is not None and not self._over.is_set():
+            error = " ".join(error.split())[:200]
+            log.warning(f"W&B: {error}; the run goes on without it, and its folder has everything")
+        self._over.set()
 
-    def _do(self, work: Callable[[], None]) -> None:
-        if not self._given_up.is_set():
-            self._work.put(work)
-
-    def _serve(self) -> None:
-        while (work := self._work.get()) is not None:
-            if self._given_up.is_set():
-                continue
-            try:
-                work()
-            except BaseException as error:  # wandb raises SystemExit and KeyboardInterrupt of its own, too
-                self._give_up(f"{type(error).__name__}: {error}", connection_lost=isinstance(error, OSError))
-        self._ended.set()
-
-    def _give_up(self, why: str, *, connection_lost: bool = True) -> None:
-        if self._given_up.is_set():
-            return
-        self._given_up.set()
-        log.warning(f"W&B: {' '.join(why.split())[:200]}; the run goes on without it, and its folder has everything")
-        if connection_lost:
-            _end_wandb_core()
+    def _ask(self, do: str, **arguments: Any) -> None:
+        if not self._over.is_set():
+            self._process.ask({"run": self._number, "do": do, **arguments})
 
 
-def _end_wandb_core() -> None:
-    """Kill our wandb-core, hung or half dead, and take back wandb's exit handler, which would wait for it or
-    print a traceback."""
-    table = ""
-    with contextlib.suppress(FileNotFoundError):  # a machine without ps
-        table = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,comm="], capture_output=True, text=True, check=False).stdout
-    for pid, parent, command in (line.split(None, 2) for line in table.splitlines()):
-        if int(parent) == os.getpid() and "wandb" in command:
+def _applicable(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: x for name, x in row.items() if x is not None}
+
+
+class _Process:
+    """`pgx.wandb_process`, for all runs of this process; its file says what is asked and answered."""
+
+    _running: "_Process | None" = None
+
+    @classmethod
+    def running(cls) -> "_Process":
+        if cls._running is None or not cls._running._alive:
+            cls._running = cls()
+        return cls._running
+
+    def __init__(self):
+        package = str(Path(pgx.__file__).parents[1])
+        path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "pgx.wandb_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={"WANDB_SILENT": "true"} | os.environ | {"PYTHONPATH": path},
+            start_new_session=True,  # Ctrl-C is for the run, which then finishes its mirror
+        )
+        self._alive = True
+        self._numbers = itertools.count()
+        self._runs: dict[int, WandbTracker] = {}
+        self._requests: queue.SimpleQueue[str] = queue.SimpleQueue()
+        threading.Thread(target=self._write, daemon=True).start()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def open(self, run: WandbTracker) -> int:
+        number = next(self._numbers)
+        self._runs[number] = run
+        return number
+
+    def ask(self, request: dict[str, Any]) -> None:
+        self._requests.put(json.dumps(request) + "\n")  # text: the caller's rows may change meanwhile
+
+    def kill(self) -> None:
+        """It hangs: end it, and what it has started."""
+        for pid in _descendants(self._child.pid):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-    wandb = sys.modules.get("wandb")
-    with contextlib.suppress(Exception, SystemExit):  # it removes the handler first, then finds nobody to talk to
-        wandb.teardown()
+                os.kill(pid, signal.SIGKILL)
+
+    def _write(self) -> None:
+        with contextlib.suppress(OSError):  # it has died: `_read` says so
+            while True:
+                self._child.stdin.write(self._requests.get())
+                self._child.stdin.flush()
+
+    def _read(self) -> None:
+        for line in self._child.stdout:
+            answer = json.loads(line)
+            self._runs.pop(answer["run"]).end(answer["error"])
+        self._alive = False
+        self._child.wait()
+        for run in self._runs.values():
+            run.end("its process has ended")
+
+
+def _descendants(pid: int) -> list[int]:
+    """`pid` and all that came of it, children first."""
+    try:
+        table = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=False).stdout
+    except FileNotFoundError:  # a machine without ps
+        return [pid]
+    parents = [tuple(map(int, line.split())) for line in table.splitlines()]
+    found = [pid]
+    for parent in found:
+        found += [child for child, its in parents if its == parent]
+    return found[::-1]

@@ -6,34 +6,35 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
-from pgx.tracker import WandbTracker
+from pgx.tracker import WandbTracker, _Process
 
 PROGRAM = """
 import logging, os, signal, subprocess, sys, time
 from pathlib import Path
 logging.basicConfig(format="%(message)s")
-from pgx.tracker import WandbTracker
+from pgx.tracker import WandbTracker, _descendants
 
 what, folder = sys.argv[1], Path(sys.argv[2])
 if what == "missing":
-    sys.modules["wandb"] = None
+    (folder / "wandb.py").write_text("raise ImportError('no wandb here')")
+    os.environ["PYTHONPATH"] = str(folder)
 tracker = WandbTracker("online" if what == "online" else "offline", "pgx", None, 3.0)
 before = time.perf_counter()
 tracker.start(folder=folder, name="a", group=None, job_type="baseline", tags=["CartPole-v1"], config={"seed": 0})
 tracker.log([{"update": 1, "env_steps": 10, "return_mean": 5.0}])
 assert time.perf_counter() - before < 0.5, "a tracker's methods must not wait"
-if what in ("SIGKILL", "SIGSTOP"):
-    core = []
-    while not core:
-        table = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,comm="], capture_output=True, text=True).stdout
-        rows = [line.split(None, 2) for line in table.splitlines()]
-        core = [int(pid) for pid, parent, name in rows if int(parent) == os.getpid() and "wandb" in name]
+if "SIG" in what:
+    victim, number = what.split()
+    while not list(folder.glob("wandb/*/*.wandb")):
         time.sleep(0.1)
     time.sleep(1)
-    os.kill(core[0], getattr(signal, what))
+    process = tracker._process._child.pid
+    os.kill({"core": _descendants(process)[0], "process": process}[victim], getattr(signal, number))
+    time.sleep(0.5)
     tracker.log([{"update": 2, "env_steps": 20, "return_mean": 6.0}])
 tracker.finish({"status": "completed"})
 print("the run is over")
@@ -101,7 +102,7 @@ def test_everything_arrives(tmp_path):
     assert any("return_final" in (item.key, *item.nested_key) for item in summary)
 
 
-@pytest.mark.parametrize("what", ["missing", "online", "SIGKILL", "SIGSTOP", "nothing"])
+@pytest.mark.parametrize("what", ["missing", "online", "core SIGKILL", "core SIGSTOP", "process SIGKILL", "process SIGSTOP", "nothing"])
 def test_whatever_happens_the_run_goes_on(what, tmp_path):
     """One warning at the most, no traceback, exit code 0, soon; and no secret in the folder."""
     environment = {name: x for name, x in os.environ.items() if not name.startswith("WANDB")}
@@ -119,16 +120,65 @@ def test_whatever_happens_the_run_goes_on(what, tmp_path):
         assert not path.is_file() or b"sekret" not in path.read_bytes(), path
 
 
-def test_a_tracker_that_gave_up_keeps_nothing(tmp_path, monkeypatch, caplog):
+def test_a_tracker_that_gave_up_asks_for_nothing(tmp_path, monkeypatch, caplog):
     """A run of a million rows must not fill the memory of a mirror that is gone."""
-    monkeypatch.setitem(sys.modules, "wandb", None)
+    (tmp_path / "wandb.py").write_text("raise ImportError('no wandb here')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(_Process, "_running", None)
     tracker = WandbTracker("offline", "pgx", None, 10.0)
     with caplog.at_level(logging.WARNING, "pgx"):
         start(tracker, tmp_path)
-        while not tracker._given_up.is_set():
-            pass
+        assert tracker._over.wait(10)
         for _ in range(100):
             tracker.log([{"env_steps": 1}])
-        assert tracker._work.empty()
         tracker.finish({})
+    assert tracker._process._requests.empty()
     assert len(caplog.records) == 1
+
+
+def test_runs_of_one_process_share_a_process_for_wandb(tmp_path):
+    """Its second of imports is paid once a sweep and not once a member; and a member that fails harms no other."""
+    trackers = [WandbTracker("offline", "pgx", None, 60.0) for _ in range(3)]
+    for i, tracker in enumerate(trackers):
+        (tmp_path / str(i)).mkdir()
+        start(tracker, tmp_path / str(i))
+    assert len({id(tracker._process) for tracker in trackers}) == 1
+    trackers[1].image("curve", tmp_path / "missing.png")
+    for i, tracker in enumerate(trackers):
+        tracker.log([{"env_steps": 1, "return_mean": float(i)}])
+        tracker.finish({})
+    for i in (0, 2):
+        [value] = [
+            float(item.value_json)
+            for record in records(tmp_path / str(i))
+            if record.HasField("history")
+            for item in record.history.item
+            if "return_mean" in (item.key, *item.nested_key)
+        ]
+        assert value == i
+
+
+def test_a_killed_run_leaves_a_whole_mirror(tmp_path):
+    """SIGKILL of the run is noticed by the other process, which closes what was sent."""
+    program = """
+import sys, time
+from pathlib import Path
+from pgx.tracker import WandbTracker
+tracker = WandbTracker("offline", "pgx", None, 60.0)
+tracker.start(folder=Path(sys.argv[1]), name="a", group=None, job_type="x", tags=[], config={})
+tracker.log([{"env_steps": i} for i in range(50)])
+time.sleep(0.5)
+print("sent", flush=True)
+time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    process.kill()
+    process.wait()
+    for _ in range(300):
+        if list(tmp_path.glob("wandb/*/*.wandb")) and sum(r.HasField("exit") for r in records(tmp_path)):
+            break
+        time.sleep(0.1)
+    found = records(tmp_path)
+    assert sum(record.HasField("history") for record in found) == 50
+    assert [record.exit.exit_code for record in found if record.HasField("exit")] == [1]
