@@ -70,5 +70,5 @@ def _backward(
         y = jnp.where(taken, x + discount * y, y)
         return y, y
 
-    # unroll: the loop's overhead, not its arithmetic, is what costs on a CPU
-    return jax.lax.scan(step, last, (x, mask), reverse=True, unroll=8)[1]
+    # unroll: the loop's overhead, not its arithmetic, is what costs on a CPU; 8 takes XLA 0.6 s longer and gains nothing
+    return jax.lax.scan(step, last, (x, mask), reverse=True, unroll=4)[1]
