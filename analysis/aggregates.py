@@ -149,8 +149,10 @@ def aggregate(
     method = "percentile bootstrap over runs" + (", stratified by env" if pool_envs else "")
     rows = []
     for key, group in scores.groupby(["variant"] if pool_envs else ["variant", "env"]):
-        strata = [_finite(part) for _, part in group.groupby("env")]
-        samples, doubts = [x for x, _ in strata if len(x)], [warning for _, warning in strata]
+        strata = {env: _finite(part) for env, part in group.groupby("env")}
+        samples, doubts = [x for x, _ in strata.values() if len(x)], [warning for _, warning in strata.values()]
+        if pool_envs and (absent := sorted(set(scores["env"]) - set(strata))):
+            doubts.append(f"no runs on {', '.join(absent)}: not comparable with the others")
         n = sum(map(len, samples))
         estimate, (lo, hi) = np.nan, (np.nan, np.nan)
         if n:

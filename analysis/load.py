@@ -106,6 +106,8 @@ def warnings(runs: pd.DataFrame) -> list[str]:
             said.append(f"{name}: one seed only, so nothing can be said about other seeds")
         if repeated := int(group.duplicated("config_hash").where(group["config_hash"] != "", False).sum()):
             said.append(f"{name}: {repeated} runs repeat another one's configuration and seed: not independent")
+        if group["budget"].nunique() > 1:
+            said.append(f"{name}: the budgets differ, from {group['budget'].min():,.0f} to {group['budget'].max():,.0f}")
         varied = [key for key in group.columns[len(RUNS) :] if group[key].nunique(dropna=False) > 1]
         if varied:
             said.append(f"{name}: the runs also differ in {', '.join(varied)}: no replicates, see grouped_by")

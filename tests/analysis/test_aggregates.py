@@ -99,6 +99,11 @@ def test_strata_keep_their_size(rng: np.random.Generator):
     assert len(pooled) == 1 and pooled["env"].item() == "all" and pooled["n_runs"].item() == 20
     assert pooled["hi"].item() - pooled["lo"].item() < 2  # unstratified: about 40
     assert len(aggregate(scores, "return", "mean", QUICK)) == 2
+    also = pd.concat([scores, made_scores({"b": [1.0] * 10}, "near")])
+    assert aggregate(also, "return", spec=QUICK, pool_envs=True)["warning"].tolist() == [
+        "",
+        "no runs on far: not comparable with the others",
+    ]
 
 
 def test_few_runs_are_said():

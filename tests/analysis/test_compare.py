@@ -66,9 +66,9 @@ def test_false_positives(paired: bool):
     """The same skewed distribution twice, 8 seeds: p ≤ .05 at most 5 % of the time, and noise (3 standard errors)."""
     rng, spec = np.random.default_rng(1), Comparison(paired=paired, n_boot=10, n_permutations=199)
     p = [
-        differences(made_scores(dict(a=x, b=y)), "return", spec)["p"].item() for x, y in rng.lognormal(size=(200, 2, 8))
+        differences(made_scores(dict(a=x, b=y)), "return", spec)["p"].item() for x, y in rng.lognormal(size=(100, 2, 8))
     ]
-    assert np.mean(np.array(p) <= 0.05) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
+    assert np.mean(np.array(p) <= 0.05) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 100)
 
 
 def test_families():

@@ -203,6 +203,12 @@ def test_nothing_to_load(tmp_path: Path):
         load()
 
 
+def test_different_budgets_are_said(tmp_path: Path):
+    for seed, budget in enumerate([1000, 3000]):
+        write_run(tmp_path / str(seed), [1.0], config={"num_env_steps": budget}, seed=seed)
+    assert warnings(load(tmp_path).runs) == ["baseline on CartPole-v1: the budgets differ, from 1,000 to 3,000"]
+
+
 def test_one_seed_is_said(tmp_path: Path):
     write_run(tmp_path / "a", [1.0])
     assert warnings(load(tmp_path).runs) == [

@@ -109,7 +109,9 @@ def test_any_sweep_gives_tables(tmp_path: Path, runs: list):
     tables = load(folder)
     results = everything(tables)
     assert results["ledger"]["runs"].sum() == len(runs) + 1 == len(results["outcomes"])
-    for name, result in results.items():
+    for name, result in (results | {"runs": tables.runs, "metrics": tables.metrics}).items():
+        result.to_parquet(tmp_path / f"{name}.parquet")
+        pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / f"{name}.parquet"), result)
         if "params_json" in result:
             assert list(result.columns[: len(COLUMNS)]) == list(COLUMNS), name
             assert (result["estimate"].notna() | (result["warning"] != "")).all(), name  # no NaN without a reason
