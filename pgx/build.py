@@ -1,6 +1,7 @@
 """From a checked configuration to the parts of a run."""
 
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from hydra.utils import instantiate
 from jaxtyping import PyTree
 
-from pgx.envs.base import HostEnv, JittedEnv
+from pgx.envs.base import EnvSpec, HostEnv, JittedEnv
 from pgx.train import Keys, init
 from pgx.types import TrainState
 from pgx.update import Algorithm
@@ -18,12 +19,13 @@ from pgx.update import Algorithm
 def build(config: dict[str, Any]) -> tuple[JittedEnv | HostEnv, Algorithm]:
     """The environment and the algorithm. Their floats are arrays: inputs of the compiled program, so that
     runs that differ only in numbers share it. What is not a float (sizes, names, switches) is compiled in."""
-    env = traced(instantiate(config["env"]))
-    estimator = instantiate(config["estimator"])
+    part = partial(instantiate, _convert_="all")  # a part gets plain dictionaries and lists, nothing of OmegaConf's
+    env = traced(part(config["env"]))
+    estimator = part(config["estimator"])
     algorithm = Algorithm(
         estimator=jax.tree_util.Partial(estimator.func, **estimator.keywords),
-        critic=instantiate(config["critic"]),
-        optimiser=instantiate(config["optimiser"]),
+        critic=part(config["critic"]),
+        optimiser=part(config["optimiser"]),
         gamma=config["gamma"],
         entropy_coefficient=config["entropy_coefficient"],
         whiten=config["whiten"],
@@ -37,22 +39,29 @@ _ONCE = {"xla_backend_optimization_level": 0}
 """For small programs that run once: not worth optimising."""
 
 
+_streams = jax.jit(Keys.of_seed, compiler_options=_ONCE)
+
+
+@cache
+def _init(policy: tuple[tuple[str, Any], ...], spec: EnvSpec) -> Callable[..., TrainState]:
+    return jax.jit(partial(init, policy=dict(policy), spec=spec), compiler_options=_ONCE)
+
+
 def random_streams(config: dict[str, Any]) -> Keys:
     """The run's named random streams."""
-    return jax.jit(Keys.of_seed, compiler_options=_ONCE)(np.uint32(config["seed"]))
+    return _streams(np.uint32(config["seed"]))
 
 
 def initial_state(config: dict[str, Any], env: JittedEnv | HostEnv, algorithm: Algorithm) -> tuple[TrainState, Keys]:
     """The state before the first update, and the run's random streams."""
     keys = random_streams(config)
-    make = jax.jit(partial(init, policy=config["policy"], spec=env.spec), compiler_options=_ONCE)
-    return make(algorithm, key=keys.init), keys
+    return _init(tuple(config["policy"].items()), env.spec)(algorithm, key=keys.init), keys
 
 
 def skeleton(config: dict[str, Any], env: JittedEnv | HostEnv, algorithm: Algorithm) -> TrainState:
     """A state of the right shapes, all zeros: enough to compile for, or to restore into, and nothing to compute."""
     key = jax.eval_shape(lambda: Keys.of_seed(0).init)
-    shapes = jax.eval_shape(partial(init, policy=config["policy"], spec=env.spec), algorithm, key=key)
+    shapes = jax.eval_shape(_init(tuple(config["policy"].items()), env.spec), algorithm, key=key)
     return jax.tree.map(lambda x: jnp.asarray(np.zeros(x.shape, x.dtype)), shapes)
 
 

@@ -1,6 +1,7 @@
 """Two doors to one Episodes: environments that compile, and environments on the host."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +64,17 @@ def rollout(
     return Episodes(*buffers, terminated=terminated, last_obs=obs)
 
 
+@partial(jax.jit, static_argnames=("structure", "choose"))
+def _act(structure, choose, leaves, obs, uniform):
+    return act(jax.tree.unflatten(structure, leaves), obs, uniform, choose)
+
+
+@partial(jax.jit, static_argnames="shape")
+def _random_numbers(key, shape):
+    reset_key, action_key = jax.random.split(key)
+    return jax.random.bits(reset_key, dtype=jnp.uint32), jax.random.uniform(action_key, shape)
+
+
 class HostRollout:
     """The other door: the environment steps on the host, the policy is one compiled call a step.
 
@@ -70,22 +82,12 @@ class HostRollout:
     """
 
     def __init__(self, env: HostEnv, num_episodes: int, choose: Callable = sample):
-        self.env, self.num_episodes = env, num_episodes
-        self._act = jax.jit(
-            lambda structure, leaves, obs, uniform: act(jax.tree.unflatten(structure, leaves), obs, uniform, choose),
-            static_argnums=0,
-        )
-        self._draw = jax.jit(self._random_numbers)
-
-    def _random_numbers(self, key):
-        reset_key, action_key = jax.random.split(key)
-        seed = jax.random.bits(reset_key, dtype=jnp.uint32)
-        return seed, jax.random.uniform(action_key, (self.env.spec.max_steps, self.num_episodes))
+        self.env, self.num_episodes, self.choose = env, num_episodes, choose
 
     def __call__(self, policy: Callable, key: PRNGKeyArray) -> Episodes:
         """One whole episode in every lane; a lane that has ended waits, masked, for the longest."""
         T, B = self.env.spec.max_steps, self.num_episodes
-        seed, uniform = jax.device_get(self._draw(key))
+        seed, uniform = jax.device_get(_random_numbers(key, (T, B)))
         obs = self.env.reset(int(seed))
         seen = np.zeros((T, *obs.shape), np.float32)
         actions, rewards = np.zeros((T, B), np.int32), np.zeros((T, B), np.float32)
@@ -93,7 +95,7 @@ class HostRollout:
         leaves, structure = jax.tree.flatten(policy)  # once, and not at every step
         for t in range(T):
             seen[t] = obs
-            actions[t] = action = np.asarray(self._act(structure, leaves, obs, uniform[t]))
+            actions[t] = action = np.asarray(_act(structure, self.choose, leaves, obs, uniform[t]))
             obs, rewards[t], ended, cut = self.env.step(action)
             now = (ended | cut) & (length == T) if (t + 1 < T) else length == T
             if now.any():

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from pgx.envs.base import EnvSpec, HostEnv, JittedEnv
 from pgx.networks import MLP
@@ -152,20 +152,29 @@ def chunk(
     return state, rows, done, finite
 
 
+_programs: dict[Hashable, Callable] = {}
+"""The chunks that this process has compiled. Runs that differ only in numbers share one."""
+
+
 class JittedRunner:
-    """Chunks of a run whose environment compiles. Lower, then compile, then call as often as needed."""
+    """Chunks of a run whose environment compiles. Trace, then compile, then call as often as needed."""
 
     def __init__(self, state, algorithm, env, key, *, num_episodes, max_updates, diagnose_every):
         self._inputs = (algorithm, env, key)
         self._diagnose_every = jnp.array(diagnose_every)
         self.max_updates = max_updates
-        program = eqx.filter_jit(partial(chunk, num_episodes=num_episodes, max_updates=max_updates))
-        self._lowered = program.lower(state, *self._inputs, _traced(Limits(0, 0, math.inf)), self._diagnose_every)
+        arguments = (state, *self._inputs, _traced(Limits(0, 0, math.inf)), self._diagnose_every)
+        self._signature = (_signature(arguments), num_episodes, max_updates)
+        if self._signature not in _programs:
+            program = eqx.filter_jit(partial(chunk, num_episodes=num_episodes, max_updates=max_updates))
+            self._lowered = program.lower(*arguments)
 
     def compile(self) -> None:
-        # on a CPU, LLVM's level 1 compiles a quarter faster than its default, and what it makes runs a tenth faster
-        options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-        self._program = self._lowered.compile(compiler_options=options)
+        if self._signature not in _programs:
+            # on a CPU, LLVM's level 1 compiles a quarter faster than its default, and what it makes runs a tenth faster
+            options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+            _programs[self._signature] = self._lowered.compile(compiler_options=options)
+        self._program = _programs[self._signature]
 
     def __call__(self, state: TrainState, limits: Limits) -> Chunk:
         start = time.perf_counter()
@@ -177,6 +186,10 @@ class JittedRunner:
         )
 
 
+_advance = eqx.filter_jit(advance)
+_fold_in = jax.jit(jax.random.fold_in)
+
+
 class HostRunner:
     """The same for an environment on the host, in chunks of one update: the host is there at every step anyway."""
 
@@ -186,16 +199,14 @@ class HostRunner:
         self._key, self._algorithm = key, algorithm
         self._diagnose_every = jnp.array(diagnose_every)
         self._rollout = HostRollout(env, num_episodes)
-        self._fold_in = jax.jit(jax.random.fold_in)
-        self._program = eqx.filter_jit(advance)
 
     def compile(self) -> None:
         """Nothing to do: the first update compiles."""
 
     def __call__(self, state: TrainState, limits: Limits) -> Chunk:
         start = time.perf_counter()
-        episodes = self._rollout(state.policy, self._fold_in(self._key, state.update))
-        state, row, finite = self._program(state, episodes, self._algorithm, self._diagnose_every)
+        episodes = self._rollout(state.policy, _fold_in(self._key, state.update))
+        state, row, finite = _advance(state, episodes, self._algorithm, self._diagnose_every)
         row, finite = jax.device_get((row, finite))
         rows = {name: np.array([x] if finite.all() else []) for name, x in row.items()}
         return Chunk(state, rows, _not_finite(finite), time.perf_counter() - start)
@@ -216,6 +227,13 @@ def make_runner(
     if isinstance(env, HostEnv):
         return HostRunner(state, algorithm, env, key, **common)
     return JittedRunner(state, algorithm, env, key, **common, max_updates=max_updates)
+
+
+def _signature(tree: PyTree) -> Hashable:
+    """What decides how a function of `tree` compiles: its structure, the kinds of its arrays, and all that is not
+    an array."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple(jax.typeof(x) if eqx.is_array(x) else x for x in leaves)
 
 
 def _traced(limits: Limits) -> Limits:

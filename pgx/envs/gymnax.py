@@ -5,6 +5,7 @@ import importlib.util
 import sys
 import types
 from dataclasses import fields, replace
+from functools import cache
 
 import equinox as eqx
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from pgx.config import ConfigError
 from pgx.envs import GYMNAX
 from pgx.envs.base import EnvSpec, JittedEnv
+
 
 class GymnaxEnv(JittedEnv):
     """A discrete-action gymnax environment; its numeric parameters (gravity …) are traced."""
@@ -48,6 +50,7 @@ class GymnaxEnv(JittedEnv):
         return state, obs.astype(jnp.float32), reward.astype(jnp.float32), terminated
 
 
+@cache  # one object an environment: what is compiled for it serves the next run of the process, too
 def _load(id: str):
     """The environment, without the two seconds that `import gymnax` takes.
 
