@@ -1,6 +1,8 @@
 """Running pgx as a person does, for the tests: as a process, or composed in this one."""
 
 import contextlib
+import csv
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hydra import compose, initialize_config_dir
 
 from pgx.config import CONF, Gate, check, one_line_errors
@@ -63,3 +66,26 @@ def gate(*overrides: str) -> None:
     """What stands before a run. Ends the program, or lets the run begin."""
     with one_line_errors(), composed(*overrides) as config:
         Gate().on_run_start(config)
+
+
+def train_here(*overrides: str, folder: Path) -> dict[str, Any]:
+    """A run in this process, without the two seconds that starting one takes; its summary."""
+    import jax
+
+    from pgx.run import run
+
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(XLA_CACHE)
+    jax.config.update("jax_compilation_cache_dir", str(XLA_CACHE))
+    folder.mkdir(parents=True, exist_ok=True)
+    return run(checked(*overrides), folder)
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """metrics.csv as text: an empty cell is not a zero."""
+    with open(folder / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """run.json, which must be JSON as everybody reads it: no NaN."""
+    return json.loads((folder / "run.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} in run.json"))

@@ -46,10 +46,11 @@ def _check_gymnasium(id: str, max_steps: int | None, kwargs: dict[str, Any]):
     import gymnasium
 
     try:
-        declared = gymnasium.spec(id)
-        env = gymnasium.make(id, **kwargs)
+        env = gymnasium.make(id, **kwargs)  # of `module:Name-v0` it imports the module, which registers the environment
+        declared = gymnasium.spec(id.rpartition(":")[2])
     except ModuleNotFoundError as error:
-        raise _missing(id, error.name) from error
+        cannot = ConfigError("env.id", f"{id} cannot be made: {error}")  # it is the one before the colon that is missing
+        raise (_missing(id, error.name) if error.name else cannot) from error
     except gymnasium.error.NamespaceNotFound as error:
         raise _missing(id, id.split("/")[0]) from error
     except gymnasium.error.DependencyNotInstalled as error:

@@ -22,7 +22,7 @@ class GymnasiumEnv(HostEnv):
         reward_threshold: float | None = None,
         kwargs: dict | None = None,
     ):
-        declared = gymnasium.spec(id)
+        declared = gymnasium.spec(id.rpartition(":")[2])  # whose module, of `module:Name-v0`, the checks have imported
         limit = max_steps or declared.max_episode_steps
         envs = gymnasium.make_vec(id, num_lanes, max_episode_steps=limit, **(kwargs or {}))
         if not isinstance(envs.single_observation_space, gymnasium.spaces.Box):

@@ -1,0 +1,27 @@
+"""Every test runs under stricter rules than a run does: no array is broadcast to a higher rank or cast to another
+dtype without being told to, and every annotation in pgx is checked where it is passed.
+
+`(n,1) * (n,)` is the reason: it makes an (n,n) matrix without a word, and the learning curves do not show it.
+"""
+
+import jax
+import jaxtyping
+import pytest
+from beartype import BeartypeConf, beartype
+
+# An int passes for a float, as it does for every static checker (PEP 484).
+STRICT = beartype(conf=BeartypeConf(is_pep484_tower=True))
+
+
+def typechecker(function):
+    # says int and is given a traced one
+    return function if function.__qualname__ == "Keys.of_seed" else STRICT(function)
+
+
+jaxtyping.install_import_hook("pgx", "conftest.typechecker")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes more than a few seconds")

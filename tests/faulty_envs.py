@@ -1,0 +1,38 @@
+"""Gymnasium environments that go wrong, for tests: `env=gymnasium env.id=faulty_envs:Nan-v0`."""
+
+import os
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+
+EPISODE = 8
+
+
+class Faulty(gymnasium.Env):
+    """Episodes of 8 steps, the reward is the action. From the fifth update on: observations that are not a
+    number, or an exception while the file $PGX_TEST_FAULT exists."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, nan: bool = False):
+        self._nan, self._resets = nan, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._resets += seed is not None  # the others are Gymnasium's own, after an episode's end
+        return self._obs(), {}
+
+    def step(self, action):
+        if self._resets >= 5 and Path(os.environ.get("PGX_TEST_FAULT", "/nowhere")).exists():
+            raise ZeroDivisionError("the pole fell off\nthe cart")
+        return self._obs(), float(action), False, False, {}
+
+    def _obs(self):
+        obs = self.np_random.uniform(-1, 1, 2).astype(np.float32)
+        return obs * np.nan if self._nan and self._resets >= 5 else obs
+
+
+gymnasium.register("Faulty-v0", Faulty, max_episode_steps=EPISODE)
+gymnasium.register("Nan-v0", Faulty, max_episode_steps=EPISODE, kwargs={"nan": True})
