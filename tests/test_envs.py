@@ -126,6 +126,15 @@ def test_a_limit_cuts_and_does_not_end():
         assert (np.asarray(episodes.last_obs)[:, 0] != np.asarray(episodes.obs)[4, :, 0]).all()
 
 
+@pytest.mark.parametrize("limit", [5, 220])
+def test_the_limit_asked_for_is_the_environments(limit):
+    """Shorter and longer than the 200 steps that MountainCar declares."""
+    env = GymnasiumEnv("MountainCar-v0", 2, max_steps=limit)
+    env.reset(0)
+    cut = [env.step(np.array([1, 1]))[3].tolist() for _ in range(limit)]
+    assert cut == [[False, False]] * (limit - 1) + [[True, True]]
+
+
 def test_an_end_at_the_limit_is_an_end():
     """The pole falls whatever the limit: where both coincide, the return does not go on."""
     env = GymnasiumEnv("CartPole-v1", 64, max_steps=12)

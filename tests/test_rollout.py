@@ -105,6 +105,14 @@ def test_actions_are_drawn_from_the_policy():
     assert sample(forbidden_first, jnp.zeros(1)).tolist() == [1]
 
 
+def test_rounding_makes_no_action_that_does_not_exist():
+    """Probabilities rounded to float32 may add up to less than the largest uniform number."""
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(9, 1000)), jnp.float32)
+    uniform = jnp.full(1000, 1 - 2**-24, jnp.float32)
+    assert (jnp.cumsum(jax.nn.softmax(logits, axis=0), axis=0)[-1] < uniform).any()
+    assert int(sample(logits, uniform).max()) == 8
+
+
 def test_greedy_takes_the_most_probable_action():
     """Evaluation's other way to choose looks at no random number."""
     logits = jnp.array([[0.0, 3.0], [1.0, 2.0], [0.5, 2.5]])
@@ -137,7 +145,7 @@ class Scripted(HostEnv):
     spec = EnvSpec("Scripted-v0", (3,), ACTIONS, 5, None)
 
     def reset(self, seed):
-        self.t, self.taken = 0, []
+        self.t, self.taken, self.seed = 0, [], seed
         return self._obs()
 
     def _obs(self):
@@ -164,6 +172,18 @@ def test_host_episodes_follow_the_script():
     np.testing.assert_array_equal(np.asarray(episodes.action)[mask], np.array(env.taken)[mask])
 
 
+def test_the_key_seeds_the_host_environment():
+    """Another key, other episodes; the same key, the same ones: a resumed run depends on it."""
+    env = Scripted()
+    draw, seeds, actions = HostRollout(env, 5), [], []
+    for seed in (0, 1, 0):
+        actions.append(np.asarray(draw(POLICY, jax.random.key(seed)).action))
+        seeds.append(env.seed)
+    assert seeds[0] == seeds[2] != seeds[1]
+    np.testing.assert_array_equal(actions[0], actions[2])
+    assert (actions[0] != actions[1]).any()
+
+
 def test_host_loop_ends_with_the_longest_episode():
     """No step is taken that nobody needs."""
     env = Scripted()
@@ -173,7 +193,7 @@ def test_host_loop_ends_with_the_longest_episode():
 
 
 class OnTheHost(HostEnv):
-    """A compiled environment behind the other door, with the random numbers that `rollout` would use."""
+    """A compiled environment behind the other door, with the transitions that `rollout` would draw."""
 
     def __init__(self, env: JittedEnv, key, lanes: int):
         def reset():
@@ -198,13 +218,12 @@ class OnTheHost(HostEnv):
 
 
 def test_both_doors_open_on_the_same_episodes():
-    """Given the same random numbers, an environment gives the same steps compiled and on the host, bit by bit."""
+    """An environment gives the same steps compiled and on the host, bit by bit. Actions depend on the observation
+    alone, since the doors draw theirs in different ways; transitions are random, and so are lengths."""
     env, key, lanes = TabularMDP(), jax.random.key(3), 64
-    compiled = quickly_compiled(partial(rollout, env, POLICY, num_episodes=lanes))(key=key)
-    host = HostRollout(OnTheHost(env, key, lanes), lanes)
-    uniform = jax.random.uniform(jax.random.split(key, 3)[2], (STEPS * lanes,)).reshape(STEPS, lanes)
-    host._draw = lambda key: (np.uint32(0), uniform)
-    stepped = host(POLICY, key)
+    policy = jax.tree_util.Partial(lambda obs: jnp.stack([1 - obs[2], obs[2]]))
+    compiled = quickly_compiled(partial(rollout, env, policy, num_episodes=lanes, choose=mode))(key=key)
+    stepped = HostRollout(OnTheHost(env, key, lanes), lanes, mode)(policy, key)
     for name in ("mask", "reward", "terminated", "last_obs"):
         np.testing.assert_array_equal(getattr(stepped, name), getattr(compiled, name), err_msg=name)
     mask = np.asarray(compiled.mask)
@@ -265,8 +284,8 @@ def test_nothing_compiles_after_the_first_update(make_env, compilations):
         chunk = runner(state, Limits(2, 10**6, float("inf")))
         state = chunk.state
         lengths.extend(chunk.rows["length_mean"].tolist())
+        assert len(compilations) == warm
     assert len(set(lengths)) > 5 and max(lengths) > 32 > min(lengths), "lengths must vary, across blocks too"
-    assert len(compilations) == warm
     # the counter works: arrays cut to the longest episode, as one might write it, would each compile anew
     for length in lengths[:3]:
         jnp.zeros(int(2 * length)).sum()

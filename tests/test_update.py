@@ -353,11 +353,16 @@ def test_padding_is_never_looked_at(name):
 
 # One batch against numpy, episode by episode and step by step; longer than a block of 32 steps.
 
-LENGTHS = {"a few blocks": (1, 32, 33, 64, 70), "one block": (3, 1, 7, 20, 2), "full blocks": (64, 64, 64, 64, 64)}
+LENGTHS = {
+    "a few blocks": ((1, 32, 33, 64, 70), 70),
+    "one of a few": ((3, 1, 7, 20, 2), 70),
+    "full blocks": ((64, 64, 10, 64, 64), 64),
+}
+"""And what they are padded to."""
 
 
-def random_episodes(lengths: tuple[int, ...], padded_to: int = 70, seed: int = 0) -> Episodes:
-    rng = np.random.default_rng(seed)
+def random_episodes(lengths: tuple[int, ...], padded_to: int) -> Episodes:
+    rng = np.random.default_rng(0)
     shape = (padded_to, len(lengths))
     mask = np.arange(padded_to)[:, None] < np.array(lengths)
     return Episodes(
@@ -409,10 +414,10 @@ class Naive(NamedTuple):
         return total
 
 
-@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
-def test_one_update_step_by_step(lengths):
+@pytest.mark.parametrize("lengths, padded_to", LENGTHS.values(), ids=LENGTHS)
+def test_one_update_step_by_step(lengths, padded_to):
     """Every number of an update, recomputed naively; rewards and lengths differ, padding is random."""
-    episodes = random_episodes(lengths)
+    episodes = random_episodes(lengths, padded_to)
     algorithm_ = algorithm(G, VALUE, entropy_coefficient=BONUS)
     state = state_for(algorithm_)
     new, row = quickly_compiled(lambda state: update(state, episodes, algorithm_, jnp.array(True)))(state)
@@ -454,7 +459,7 @@ def test_one_update_step_by_step(lengths):
 def test_what_is_not_measured_is_not_a_number():
     """An empty cell, and never a 0 that could be averaged."""
     plain = algorithm(G)
-    episodes = random_episodes((2, 5))
+    episodes = random_episodes((2, 5), 6)
     _, row = quickly_compiled(lambda state: update(state, episodes, plain, jnp.array(False)))(state_for(plain))
     missing = {name for name, x in row.items() if np.isnan(float(x))}
     assert missing == {"value_loss", "explained_variance", "grad_variance", "grad_snr", "return_recent"}
@@ -462,7 +467,7 @@ def test_what_is_not_measured_is_not_a_number():
 
 def test_recent_returns_are_the_last_hundred():
     """They decide when a run counts as solved: newest last, oldest out, no number before there are 100."""
-    plain, episodes = algorithm(G), random_episodes((2, 5, 3))
+    plain, episodes = algorithm(G), random_episodes((2, 5, 3), 6)
     returns = np.asarray(episodes.reward.sum(0))
     state = dataclasses.replace(state_for(plain), recent_returns=jnp.arange(100, dtype=jnp.float32))
     new, row = quickly_compiled(lambda state: update(state, episodes, plain, jnp.array(False)))(state)
@@ -491,6 +496,16 @@ def test_whitening_equal_advantages_gives_no_gradient():
     """Where all steps are equally good there is nothing to learn, and nothing to divide by."""
     found = weights(jnp.full((4, 2), 3.0), jnp.ones((4, 2), bool), algorithm(G, whiten=True))
     np.testing.assert_allclose(found, 0.0, atol=1e-6)
+
+
+def test_leave_one_out_is_the_mean_of_the_others():
+    """Unbiased it would be with any constant of theirs; the least noise it has with their mean."""
+    episodes = random_episodes((2, 5, 3), 6)
+    target = np.random.default_rng(1).normal(size=(6, 3))
+    _, found, _ = LeaveOneOut().learn(None, episodes, jnp.asarray(target, jnp.float32))
+    for b in range(3):
+        expected = np.where(episodes.mask[:, b], np.delete(target[0], b).mean(), 0)
+        np.testing.assert_allclose(found[:, b], expected, rtol=1e-5)
 
 
 # Losses.
