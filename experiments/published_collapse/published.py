@@ -1,4 +1,4 @@
-"""The posts' way to learn, as an update of the harness: minibatches of a few consecutive steps, one optimiser step each.
+"""The posts' way to learn, as an update of the harness: one optimiser step for every few consecutive steps.
 
 Every defect is an option, so that each can be taken out of the published program and put into the correct one. With
 all of them off this is `pgx.update.update` up to rounding. literal.py is the oracle.
@@ -107,7 +107,9 @@ class Minibatches(eqx.Module):
             psi, target = (self._spread(x, used, size) for x in (psi, target))
         return used, share, psi, target
 
-    def _spread(self, x: Float[Array, "T B"], used: Bool[Array, "T B"], size: Float[Array, "T B"]) -> Float[Array, "T B"]:
+    def _spread(
+        self, x: Float[Array, "T B"], used: Bool[Array, "T B"], size: Float[Array, "T B"]
+    ) -> Float[Array, "T B"]:
         """The mean of each minibatch at all of its steps."""
         windows = self._cut(x)
         total = self._join(jnp.broadcast_to(windows.sum(0), windows.shape), like=x)
@@ -130,7 +132,7 @@ class Minibatches(eqx.Module):
         return jnp.moveaxis(x.reshape(self.window, B, -1), 2, 0).reshape(-1, B)[:T]
 
     def _many_steps(self, state, episodes, algorithm, used, share, psi, target):
-        """One optimiser step a minibatch, in the order of the episodes; only minibatches that hold a step are visited."""
+        """One optimiser step a minibatch, in order; only minibatches that hold a step are visited."""
         columns = (episodes.obs, episodes.action, episodes.reward, used, share, psi, target)
         columns = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), self._cut(columns))  # [M, W, …]: one row a minibatch
         holds = columns[3].any(1)
@@ -140,7 +142,8 @@ class Minibatches(eqx.Module):
         def step(i, carry):
             policy, policy_opt_state, critic, values, sums = carry
             obs, action, reward, used, share, psi, target = jax.tree.map(lambda x: x[visited[i]], columns)
-            critic, value, value_loss = algorithm.critic.learn(critic, _alone(obs, action, reward, used), target[:, None])
+            alone = _alone(obs, action, reward, used)
+            critic, value, value_loss = algorithm.critic.learn(critic, alone, target[:, None])
             actor = state.policy if self.optimiser_steps == "frozen" else policy
             weight = share * (psi - value[:, 0])
             loss, gradient = gradient_of(actor, obs, action, weight, share, algorithm.entropy_coefficient)
@@ -174,7 +177,9 @@ def _along_time(estimator, series):
     return jax.vmap(lambda *column: estimator(*column, jnp.zeros(())), in_axes=1, out_axes=1)(*series)
 
 
-def _alone(obs: Float[Array, "W *O"], action: Int[Array, " W"], reward: Float[Array, " W"], used: Bool[Array, " W"]) -> Episodes:
+def _alone(
+    obs: Float[Array, "W *O"], action: Int[Array, " W"], reward: Float[Array, " W"], used: Bool[Array, " W"]
+) -> Episodes:
     """A minibatch as the one episode that a critic takes it for."""
     obs, action, reward, used = (x[:, None] for x in (obs, action, reward, used))
     return Episodes(obs, action, reward, used, terminated=jnp.ones(1, bool), last_obs=obs[-1])
