@@ -22,6 +22,10 @@ from omegaconf.errors import OmegaConfBaseException
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
+class RunFailed(Exception):
+    """A run, or a member of a sweep, failed; the message is one line and says where the traceback is."""
+
+
 class ConfigError(Exception):
     """One line for the person at the keyboard. `known` are the values that would do; the nearest to
     `value` becomes the hint."""
@@ -288,6 +292,13 @@ class Gate(Callback):
                     config.hydra.sweep.dir = folder
                     # every member's configuration is composed anew, from these
                     config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        from pgx.sweep import ledger, members
+
+        sweep = Path(config.hydra.sweep.dir)
+        if (sweep / members.FILE).exists() and (code := ledger.show(sweep)):
+            raise SystemExit(code)
 
     def on_job_start(self, **_: Any) -> None:
         if hasattr(self, "_locked"):

@@ -7,8 +7,9 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,9 @@ def last_returns(recent_returns: np.ndarray) -> tuple[float, float] | tuple[None
     return (returns.mean(), returns[cut : len(returns) - cut].mean()) if len(returns) else (None, None)
 
 
-def new_summary(config: dict[str, Any], group: str | None, before: dict[str, Any] | None) -> dict[str, Any]:
+def new_summary(
+    config: dict[str, Any], before: dict[str, Any] | None, *, group: str | None = None, executor: str = "single"
+) -> dict[str, Any]:
     """run.json of a run that starts, or that goes on from `before`."""
     return {
         "status": "running",
@@ -123,7 +126,7 @@ def new_summary(config: dict[str, Any], group: str | None, before: dict[str, Any
         "env": config["env"]["id"],
         "seed": config["seed"],
         "group": before["group"] if before else group,
-        "executor": "single",
+        "executor": executor,
         "config_hash": config_hash(config),
         "started": before["started"] if before else now(),
         "finished": None,
@@ -219,11 +222,31 @@ def sole_use(folder: Path) -> Iterator[None]:
         yield
 
 
-def config_hash(config: dict[str, Any]) -> str:
+def at_work(folder: Path) -> bool:
+    """Whether a process has this run folder to itself now."""
+    try:
+        with sole_use(folder):
+            return False
+    except ConfigError:
+        return True
+
+
+def last_env_steps(folder: Path) -> int:
+    """How far a run has come, from the end of metrics.csv: it may be at work."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        with open(folder / "metrics.csv", "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+            return int(file.read().rpartition(b"\n")[0].splitlines()[-1].split(b",")[1])  # update, env_steps, …
+    return 0
+
+
+def config_hash(config: dict[str, Any], *, without: Sequence[str] = ()) -> str:
     """Identifies what decides a run's results, whatever the folder or the tracker."""
-    return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:16]
+    known = {key: x for key, x in identity(config).items() if key not in without}
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
 
 
+@cache  # of this process: what it has imported does not change
 def provenance() -> dict[str, Any]:
     """What a run was made with."""
 

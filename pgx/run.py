@@ -23,15 +23,27 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
-from pgx.config import CONF, ConfigError, check, one_line_errors
+from pgx.config import CONF, ConfigError, RunFailed, check, one_line_errors
 
 log = logging.getLogger("pgx")
 
 
-def run(config: dict[str, Any], folder: Path, *, group: str | None = None) -> dict[str, Any]:
+Watch = Callable[[float, int], None]
+"""Called after every chunk with the share of the budget that is used, and the environment steps taken."""
+
+
+def run(
+    config: dict[str, Any],
+    folder: Path,
+    *,
+    group: str | None = None,
+    executor: str = "single",
+    watch: Watch | None = None,
+) -> dict[str, Any]:
     """Train in `folder`, going on from what is there, until the budget ends; returns the summary (run.json).
 
-    `group` is the sweep that the run belongs to; a run that goes on keeps its own.
+    `group` is the sweep that the run belongs to; a run that goes on keeps its own. Without `watch` a progress bar is
+    shown, if somebody is there to see it.
     A fault is recorded as status `failed` and raised. Raises ConfigError if another process is at work here, or
     another configuration was.
     """
@@ -41,11 +53,11 @@ def run(config: dict[str, Any], folder: Path, *, group: str | None = None) -> di
         before = record.earlier_run(folder, config)
         if before is not None and not record.goes_on(before, config):
             return before | {"already": True}
-        summary = record.new_summary(config, group, before)
+        summary = record.new_summary(config, before, group=group, executor=executor)
         started = time.perf_counter() - summary["wall_seconds"]
         try:
             with _Interrupt() as interrupt:
-                _train(config, folder, summary, interrupt)
+                _train(config, folder, summary, interrupt, watch)
         except Exception as error:
             summary |= {"status": "failed", "error": _one_line(_root(error))}
             raise
@@ -58,7 +70,9 @@ def run(config: dict[str, Any], folder: Path, *, group: str | None = None) -> di
         return summary
 
 
-def _train(config: dict[str, Any], folder: Path, summary: dict[str, Any], interrupt: "_Interrupt") -> None:
+def _train(
+    config: dict[str, Any], folder: Path, summary: dict[str, Any], interrupt: "_Interrupt", watch: Watch | None
+) -> None:
     """From the first import of jax to the last file; keeps `summary` up to date."""
     from pgx import backend
 
@@ -132,7 +146,7 @@ def _train(config: dict[str, Any], folder: Path, summary: dict[str, Any], interr
             pause_every=config["checkpoint_every"],
         )
         status = "completed"
-        with _progress_bar(config, history) as show:
+        with _progress_bar(config, history) if watch is None else _told(watch, config, history) as show:
             for chunk in chunks:
                 rows = history.extend(chunk.rows)
                 metrics.append(rows)
@@ -188,6 +202,13 @@ class _Interrupt:
 
 
 @contextlib.contextmanager
+def _told(watch: Watch, config: dict[str, Any], history: Any) -> Iterator[Callable[[float], None]]:
+    by_steps = config["num_env_steps"] is not None
+    budget = config["num_env_steps"] if by_steps else config["num_updates"]
+    yield lambda _: watch(min(1.0, (history.env_steps if by_steps else history.updates) / budget), history.env_steps)
+
+
+@contextlib.contextmanager
 def _progress_bar(config: dict[str, Any], history: Any) -> Iterator[Callable[[float], None]]:
     """A bar over the budget with update, env steps/s and live return; nothing if nobody is watching."""
     if not sys.stderr.isatty():
@@ -212,33 +233,34 @@ def _progress_bar(config: dict[str, Any], history: Any) -> Iterator[Callable[[fl
         yield show
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def task(config: DictConfig) -> float:
-    """What Hydra calls for every job: the objective is the interquartile mean of the last 100 returns."""
-    from pgx import record
-
+def job(config: DictConfig, *, executor: str = "single", watch: Watch | None = None) -> tuple[dict[str, Any], Path]:
+    """What a job of Hydra's does: run in Hydra's folder; (summary, folder). Raises RunFailed, the traceback logged."""
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
-    many = settings.mode.name == "MULTIRUN"
+    group = settings.sweep.dir if settings.mode.name == "MULTIRUN" else None
     try:
-        summary = run(check(config), folder, group=settings.sweep.dir if many else None)
+        return run(check(config), folder, group=group, executor=executor, watch=watch), folder
     except Exception as error:
         error = _root(error)
-        if not isinstance(error, ConfigError):
-            log.debug("the run failed", exc_info=True)
-            error = _Failed(f"{_one_line(error)}; the traceback is in {folder / settings.job.name}.log")
-        if many:
+        if isinstance(error, ConfigError):
             raise error from None
-        with _in_one_line():
-            raise error from None
+        log.debug("the run failed", exc_info=True)
+        raise RunFailed(f"{_one_line(error)}; the traceback is in {folder / settings.job.name}.log") from None
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def task(config: DictConfig) -> float:
+    """What Hydra calls for a run, or for every job of a launcher of its own; the objective is the interquartile mean
+    of the last 100 returns."""
+    from pgx import record
+
+    many = HydraConfig.get().mode.name == "MULTIRUN"
+    with contextlib.nullcontext() if many else _in_one_line():
+        summary, folder = job(config)
     print(record.last_line(summary, folder))
     if summary["status"] == "interrupted" or (summary["status"] == "diverged" and not many):
         raise SystemExit(record.exit_code(summary))
     return summary["return_final_iqm"]
-
-
-class _Failed(Exception):
-    """A run failed; the message is one line and says where the traceback is."""
 
 
 def _root(error: Exception) -> Exception:
@@ -258,7 +280,7 @@ def _in_one_line(*, traceback: bool = False) -> Iterator[None]:
             yield
     except KeyboardInterrupt:
         sys.exit(130)
-    except _Failed as error:
+    except RunFailed as error:
         sys.exit(f"pgx: {error}")
     except Exception as error:  # Hydra's own, as for `policy=[1]`
         if traceback:

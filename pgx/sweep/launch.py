@@ -1,0 +1,146 @@
+"""A multirun: everything that is missing is run, nothing that is there is touched, and the ledger says the rest."""
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
+
+from pgx import record
+from pgx.config import RunFailed
+from pgx.sweep import ledger
+from pgx.sweep.members import Member, program, write
+from pgx.sweep.pool import Done, Pool
+
+
+def launch(members: Sequence[Member], pool: Pool) -> list[JobReturn]:
+    """Run what is missing. A member that fails is a JobReturn that raises; its companions go on.
+
+    Raises SystemExit (128 + n) after signal n, when the members at work have saved.
+    """
+    write(members)
+    sweep = members[0].folder.parent
+    todo = {member.folder: member for member in members if not member.finished}  # the same member twice is run once
+    values = {member.folder: member.before["return_final_iqm"] for member in members if member.finished}
+    errors: dict[Path, str] = {}
+    by_number = {member.number: member for member in todo.values()}
+    with _signals(pool) as signalled, _bar(len(members), len(members) - len(todo)) as show:
+        for report in pool.run(list(todo.values())):
+            folder = by_number[report.number].folder
+            if not isinstance(report, Done):
+                show(report.number, report.share, report.env_steps)
+                continue
+            show(report.number, 1.0, None)
+            if report.error is None:
+                values[folder] = report.value
+            else:
+                errors[folder] = report.error
+                _note_death(folder, report.error)
+    if signalled:
+        ledger.show(sweep)
+        raise SystemExit(128 + signalled[0])
+    if errors:
+        ledger.show(sweep)
+        failed = RunFailed(f"{len(errors)} of {len(members)} members failed, see the table above")
+    return [_returned(member, values.get(member.folder), failed if member.folder in errors else None) for member in members]
+
+
+def dry_run(members: Sequence[Member], processes: int | None) -> list[JobReturn]:
+    """Print the groups, what is done and what would run; touch nothing."""
+    groups: dict = {}
+    for member in members:
+        groups.setdefault(program(member.config), []).append(member)
+    print(f"{len(members)} members in {len(groups)} compiled programs; sweep folder {members[0].folder.parent}")
+    seconds = 0.0
+    for number, group in enumerate(groups.values(), 1):
+        timed = [member.before["wall_seconds"] for member in group if member.finished]
+        left = [member for member in group if not member.finished]
+        each = sum(timed) / len(timed) if timed else None
+        seconds = seconds + each * len(left) if each is not None or not left else float("nan")
+        first = group[0].config
+        print(f"group {number}: {first['variant']} on {first['env']['id']}, {len(left)} of {len(group)} to run")
+        for member in group:
+            state = member.before["status"] if member.before else "to run"
+            print(f"  {member.folder.name:>6}  {state:<12} {' '.join(member.overrides)}")
+    if seconds == seconds:
+        from os import sched_getaffinity
+
+        print(f"about {seconds / (processes or len(sched_getaffinity(0))):.0f} s to go, as long as the finished members took")
+    raise SystemExit(0)
+
+
+def _returned(member: Member, value: float | None, error: Exception | None) -> JobReturn:
+    returned = JobReturn(
+        overrides=OmegaConf.to_container(member.hydra_config.hydra.overrides.task),
+        cfg=OmegaConf.masked_copy(member.hydra_config, [key for key in member.hydra_config if key != "hydra"]),
+        hydra_cfg=OmegaConf.masked_copy(member.hydra_config, ["hydra"]),
+        working_dir=str(Path.cwd()),
+        task_name=member.hydra_config.hydra.job.name,
+        status=JobStatus.COMPLETED if error is None else JobStatus.FAILED,
+    )
+    returned.return_value = value if error is None else error
+    return returned
+
+
+def _note_death(folder: Path, error: str) -> None:
+    """A killed process could not write its own status."""
+    summary = record.read_summary(folder)
+    if summary is not None and summary["status"] == "running" and not record.at_work(folder):
+        record.write_summary(folder, summary | {"status": "failed", "error": error})
+
+
+@contextlib.contextmanager
+def _signals(pool: Pool) -> Iterator[list[int]]:
+    """SIGINT and SIGTERM stop the pool; the list says which came."""
+    came: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        came.append(number)
+        pool.stop()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _bar(total: int, finished: int) -> Iterator[Callable[[int, float, int | None], None]]:
+    """One bar over the whole sweep: members done, env steps/s of all together, time left."""
+    if not sys.stderr.isatty():
+        yield lambda number, share, env_steps: None
+        return
+    import time
+
+    from tqdm import tqdm
+
+    form = "sweep {percentage:3.0f}% |{bar}| {postfix} [{elapsed} < {remaining}]"
+    shares: dict[int, float] = {}
+    steps: dict[int, int] = {}
+    started = time.perf_counter()
+    with tqdm(total=total, initial=finished, bar_format=form, dynamic_ncols=True, leave=False) as bar:
+
+        def show(number: int, share: float, env_steps: int | None) -> None:
+            first = number not in steps
+            shares[number] = share
+            if env_steps is not None:
+                steps[number] = env_steps
+                if first:
+                    base[number] = env_steps
+            rate = (sum(steps.values()) - sum(base.values())) / (time.perf_counter() - started)
+            done = finished + sum(x >= 1 for x in shares.values())
+            bar.set_postfix_str(f"{done} of {total} members, {rate:,.0f} steps/s", refresh=False)
+            bar.n = finished + sum(shares.values())
+            bar.refresh()
+
+        base: dict[int, int] = {}
+        yield show
