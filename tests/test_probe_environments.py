@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick import quickly_compiled
 
 from pgx.critics import ValueNetwork
 from pgx.envs.probe import PROBES, Probe
@@ -48,7 +49,7 @@ def program():
         limits = Limits(jnp.array(UPDATES), jnp.array(10**6), jnp.array(jnp.inf))
         return chunk(state, ALGORITHM, env, key, limits, jnp.array(10**6), num_episodes=32, max_updates=UPDATES)
 
-    return jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})
+    return quickly_compiled(run)
 
 
 @pytest.mark.parametrize("name", PROBES)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from mdp import ACTIONS, END, NEXT, REWARD, STEPS, TRAJECTORIES, TabularMDP, distribution
+from quick import quickly_compiled
 from scipy import stats
 
 from pgx.build import traced
@@ -24,8 +25,6 @@ from pgx.update import Algorithm
 POLICY = MLP(3, ACTIONS, width=1, depth=0, activation="tanh", key=jax.random.key(0))
 THETA = np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(POLICY)])
 MANY = 20_000
-
-quickly_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 class BrokenAfterTheEnd(TabularMDP):

@@ -27,6 +27,7 @@ from mdp import (
     gradient_of_expectation,
     gradient_step_by_step,
 )
+from quick import quickly_compiled
 
 from pgx import losses
 from pgx.critics import LeaveOneOut, NoCritic, ValueNetwork
@@ -69,10 +70,6 @@ def state_for(algorithm: Algorithm, policy: MLP = POLICY, critic: MLP = V) -> Tr
         recent_returns=jnp.full(100, jnp.nan, jnp.float32),
         update=jnp.zeros((), jnp.int32),
     )
-
-
-quickly_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-"""Nearly all the time of these tests goes into compiling."""
 
 
 def expected_gradient(algorithm: Algorithm, episodes: Episodes) -> np.ndarray:
