@@ -32,6 +32,8 @@ class Table:
         """Drop the rows after `update` and a torn last line; what is left, byte for byte as it was."""
         lines = self._path.read_text().splitlines(keepends=True) if self._path.exists() else []
         header = ",".join(self._columns) + "\n"
+        if lines and lines[0].endswith("\n") and lines[0] != header:
+            raise ConfigError(str(self._path), "has the columns of another version of pgx", hint="choose another folder")
         kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",", 1)[0]) <= update]
         write_atomically(self._path, header + "".join(kept))
         return [dict(zip(self._columns, map(_number, line[:-1].split(",")), strict=True)) for line in kept]
@@ -152,7 +154,7 @@ def earlier_run(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
         old, new = identity(summary["config"]), identity(config)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(str(folder / "run.json"), f"cannot be read: {error}", hint="choose another folder") from error
-    for key in sorted(old.keys() | new.keys()):
+    for key in sorted(old.keys() | new.keys(), key=lambda key: (key.count("."), key)):  # gamma before estimator.gamma
         if old.get(key) != new.get(key) and not _extends(key, old, new):
             change = f"{old.get(key)} → {new.get(key)}"
             raise ConfigError(key, f"{change}: {folder} holds a run of another configuration", hint="choose another folder")

@@ -1,0 +1,144 @@
+"""Who may import whom, and what may not be imported before it is needed: the plan of the house (data flows one way)
+and the half second that a mistake on the command line may cost."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from program import ROOT, environment
+
+ROOMS = ("pgx", "hydra_plugins", "analysis")
+FILES = {str(path.relative_to(ROOT)): path for room in ROOMS for path in ROOT.glob(f"{room}/**/*.py")}
+
+
+def imports(path: Path, *, lazy: bool = True) -> set[str]:
+    """Every module that a file names in an import, relative ones made absolute; not `lazy`: at its top level only."""
+    found, tree = set(), ast.parse(path.read_text())
+    for node in ast.walk(tree) if lazy else tree.body:
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            here = path.relative_to(ROOT).parent.parts
+            above = here[: len(here) - node.level + 1] if node.level else ()
+            base = ".".join((*above, *filter(None, [node.module])))
+            found |= {base, *(f"{base}.{name.name}" for name in node.names)}
+    return found
+
+
+def importers(*packages: str) -> set[str]:
+    """The files that import one of these."""
+
+    def wanted(name):
+        return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+    return {name for name, path in FILES.items() if any(map(wanted, imports(path)))}
+
+
+def within(files: set[str], *rooms: str) -> bool:
+    return all(any(name == room or name.startswith(f"{room}/") for room in rooms) for name in files)
+
+
+def test_the_files_are_found():
+    """A test of no file passes."""
+    assert {"pgx/run.py", "pgx/envs/gymnax.py", "analysis/load.py"} <= FILES.keys()
+    assert {"hydra", "pgx.config.check", "pgx.train", "orbax.checkpoint"} <= imports(FILES["pgx/run.py"]) | imports(
+        FILES["pgx/checkpoint.py"]
+    )
+
+
+def test_pgx_imports_no_other_room():
+    """A run must not depend on how somebody looks at it."""
+    assert not importers("experiments", "tests")
+    assert within(importers("analysis"), "analysis")
+
+
+def test_analysis_reads_run_folders_only():
+    """It must read the runs of last year, on a laptop without jax."""
+    for package in ("pgx", "jax", "equinox", "optax", "orbax", "hydra", "omegaconf"):
+        assert not {name for name in importers(package) if name.startswith("analysis")}, package
+
+
+@pytest.mark.parametrize(
+    ("packages", "files"),
+    [
+        (["orbax"], ["pgx/checkpoint.py"]),
+        (["wandb"], ["pgx/tracker.py", "pgx/wandb_process.py"]),
+        (["matplotlib", "seaborn", "pandas"], ["pgx/curve.py", "analysis"]),
+        (["optax"], ["pgx/optimiser.py", "pgx/types.py", "pgx/update.py"]),
+        (["gymnasium"], ["pgx/envs", "pgx/play.py"]),
+        # a DictConfig has no attribute that a type checker knows, and no rule: it ends at the edge
+        (["omegaconf"], ["pgx/config.py", "pgx/run.py", "pgx/resume.py", "pgx/sweep", "hydra_plugins"]),
+        (["hydra", "hydra_plugins"], ["pgx/config.py", "pgx/run.py", "pgx/build.py", "pgx/sweep", "hydra_plugins"]),
+    ],
+)
+def test_a_package_is_known_to_few_files(packages, files):
+    """What only one file knows can be replaced."""
+    assert importers(*packages) and within(importers(*packages), *files)
+
+
+EDGE = "backend build checkpoint config curve evaluate play record restore resume run sweep tracker".split()
+
+
+@pytest.mark.parametrize(
+    "name", "types blocks networks estimators losses critics optimiser metrics update rollout train".split()
+)
+def test_the_core_knows_nothing_of_files_and_commands(name):
+    """Data flows one way: conf → build → rollout → Episodes → Ψ, V → loss → update → metrics → folder."""
+    assert name in {Path(file).stem for file in FILES}
+    assert f"pgx/{name}.py" not in importers(*(f"pgx.{edge}" for edge in EDGE))
+
+
+def test_no_update_knows_the_variant_or_the_environment():
+    """If adding a variant touches the update or the loop, the seam is wrong."""
+    learners = {f"pgx/{name}.py" for name in ("update", "losses", "estimators", "critics")}
+    assert not learners & importers("pgx.envs", "pgx.rollout", "pgx.train")
+    assert learners <= FILES.keys()
+
+
+def test_no_import_goes_in_a_circle():
+    """Of those at the top of a file; a lazy one may look back (config checks environments, which raise its errors)."""
+    modules = {name[:-3].removesuffix("/__init__").replace("/", "."): path for name, path in FILES.items()}
+    edges = {name: imports(path, lazy=False) & modules.keys() - {name} for name, path in modules.items()}
+    done: set[str] = set()
+    while ready := {name for name in edges if name not in done and edges[name] <= done | {"pgx"}}:
+        done |= ready
+    assert not edges.keys() - done
+
+
+# Laziness
+
+HEAVY = set("jax wandb gymnax gymnasium matplotlib pandas seaborn orbax equinox optax scipy".split())
+
+
+def python(code: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("module", "run config record resume evaluate play tracker backend curve".split())
+def test_importing_a_command_imports_nothing_heavy(module):
+    """jax takes a second, wandb another: whoever mistypes a key, or asks for --help, waits for neither."""
+    done = python(f"import sys, pgx.{module}; print(*sys.modules)")
+    assert done.returncode == 0 and "pgx" in done.stdout.split()
+    assert not HEAVY & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ("+variant=baselin", "did you mean 'baseline'"),
+        ("+variant=baseline sed=1", "did you mean 'seed'"),
+        ("+variant=baseline seed=-1", "seed: -1 is not allowed"),
+        ("+variant=baseline +env.params.gravty=1", "did you mean 'gravity'"),
+        ("", "variant: none chosen"),
+    ],
+)
+def test_a_mistake_is_answered_without_jax(overrides, says, tmp_path):
+    """The whole way through Hydra, until the program ends."""
+    words = [*overrides.split(), f"hydra.run.dir={tmp_path / 'r'}"]
+    code = f"import sys; from pgx import run\nsys.argv[1:] = {words}\ntry: run.main()\nfinally: print(*sys.modules)"
+    done = python(code)
+    assert done.returncode == 2 and says in done.stderr and not (tmp_path / "r").exists()
+    assert "hydra" in done.stdout.split() and not HEAVY & set(done.stdout.split())

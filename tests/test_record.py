@@ -1,0 +1,288 @@
+"""The files of a run folder, one by one: every figure is drawn from them, and a resumed run believes them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from program import checked
+
+from pgx import record
+from pgx.config import ConfigError
+from pgx.record import History, Table
+
+COLUMNS = ("update", "x", "y")
+
+
+@pytest.fixture
+def table(tmp_path) -> Table:
+    table = Table(tmp_path / "table.csv", COLUMNS)
+    table.keep_until(0)
+    return table
+
+
+def append(table: Table, *updates: int) -> None:
+    table.append([{"update": k, "x": k / 2, "y": None} for k in updates])
+
+
+# Table
+
+
+def test_what_is_appended_is_read_back(table, tmp_path):
+    """A resumed run goes on with these numbers, so they must be those that were computed."""
+    values = [0.1, 1e-45, 3.4028235e38, 16777216.0, -0.0, 1 / 3]
+    table.append([{"update": k, "x": float(np.float32(x)), "y": None} for k, x in enumerate(values)])
+    again = Table(tmp_path / "table.csv", COLUMNS).keep_until(99)
+    assert [row["update"] for row in again] == list(range(6)) and {row["y"] for row in again} == {None}
+    bits = [np.float32(row["x"]).tobytes() for row in again]
+    assert bits == [np.float32(x).tobytes() for x in values]
+
+
+def test_a_number_has_the_digits_of_a_float32_and_what_does_not_apply_has_none(table, tmp_path):
+    """0.1 and not 0.10000000149011612: the file is read by people, too. An empty cell is no zero."""
+    table.append([{"update": 1, "x": float(np.float32(0.1)), "y": None}])
+    assert (tmp_path / "table.csv").read_text() == "update,x,y\n1,0.1,\n"
+
+
+@pytest.mark.parametrize("torn", ["3", "3,1", "3,1.5,", "3,1.5,2", ""])
+def test_a_torn_last_line_is_dropped(torn, table, tmp_path):
+    """A kill in mid-write leaves half a number, which looks like a number."""
+    append(table, 1, 2)
+    whole = (tmp_path / "table.csv").read_bytes()
+    (tmp_path / "table.csv").write_bytes(whole + torn.encode())
+    assert [row["update"] for row in table.keep_until(9)] == [1, 2]
+    assert (tmp_path / "table.csv").read_bytes() == whole
+
+
+@pytest.mark.parametrize("update", [0, 1, 2, 3])
+def test_rows_after_the_checkpoint_are_dropped_and_the_others_stay_byte_for_byte(update, table, tmp_path):
+    """They will be computed again; twice in the file they would count twice."""
+    append(table, 1, 2, 3)
+    lines = (tmp_path / "table.csv").read_text().splitlines(keepends=True)
+    assert len(table.keep_until(update)) == update
+    assert (tmp_path / "table.csv").read_text() == "".join(lines[: update + 1])
+    append(table, *range(update + 1, 4))
+    assert (tmp_path / "table.csv").read_text() == "".join(lines)
+
+
+def test_a_table_of_other_columns_is_refused_and_left_alone(table, tmp_path):
+    """Another version's file: read by this one's columns, the entropy would become the loss."""
+    append(table, 1, 2)
+    before = (tmp_path / "table.csv").read_bytes()
+    with pytest.raises(ConfigError, match=r"table\.csv.* columns"):
+        Table(tmp_path / "table.csv", ("update", "y", "x")).keep_until(9)
+    assert (tmp_path / "table.csv").read_bytes() == before
+
+
+def test_a_file_that_was_torn_in_its_header_starts_again(tmp_path):
+    (tmp_path / "table.csv").write_text("upd")
+    table = Table(tmp_path / "table.csv", COLUMNS)
+    assert table.keep_until(9) == []
+    append(table, 1)
+    assert (tmp_path / "table.csv").read_text() == "update,x,y\n1,0.5,\n"
+
+
+# History
+
+
+def columns(**more: list[float]) -> dict[str, np.ndarray]:
+    """A chunk of three updates, as the compiled program returns it."""
+    rows = {"env_steps": [30, 40, 50], "episodes": [10, 10, 10], "return_recent": [np.nan, 20.0, 15.0]}
+    kinds = {"env_steps": np.int32, "episodes": np.int32}
+    return {name: np.array(x, kinds.get(name, np.float32)) for name, x in (rows | more).items()}
+
+
+def test_rows_are_numbered_and_totals_run_on_over_chunks():
+    """Chunks are nobody's business: row k is update k, and env_steps never falls."""
+    history = History([], None)
+    first, second = history.extend(columns()), history.extend(columns())
+    assert [row["update"] for row in first + second] == [1, 2, 3, 4, 5, 6]
+    assert [row["env_steps"] for row in first + second] == [30, 70, 120, 150, 190, 240]
+    assert [row["episodes"] for row in first + second] == [10, 20, 30, 40, 50, 60]
+    assert (history.updates, history.env_steps, history.recent, len(history.rows)) == (6, 240, 15.0, 6)
+    assert first[0]["return_recent"] is None  # NaN: not applicable
+
+
+def test_a_history_read_back_goes_on_as_the_one_that_was_written(tmp_path):
+    """The sums of a resumed run start from the file: a rounding there would show in every later row."""
+    names = ("update", "env_steps", "episodes", "return_recent", "x")
+    table, history = Table(tmp_path / "table.csv", names), History([], None)
+    table.keep_until(0)
+    chunk = columns(x=[0.1, 1 / 3, 1e-8])
+    table.append(history.extend(chunk))
+    again = History(table.keep_until(3), None)
+    assert again.rows == history.rows
+    assert again.extend(chunk) == history.extend(chunk)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "solved"),
+    [(None, None), (15.0, 70), (20.0, 70), (20.5, None)],
+    ids=["none", "passed", "just", "missed"],
+)
+def test_a_summary_says_when_it_was_solved_and_what_was_best(threshold, solved):
+    """The first time that the threshold was reached, however the run went on; the best, not the last."""
+    history = History([], threshold)
+    history.extend(columns())
+    expected = {"updates": 3, "env_steps": 120, "episodes": 30, "return_best": 20.0, "solved_at_env_steps": solved}
+    assert history.summary() == expected
+
+
+def test_a_history_of_nothing_has_a_summary():
+    """A run that diverges in its first update has one, too."""
+    history = History([], 475.0)
+    expected = {"updates": 0, "env_steps": 0, "episodes": 0, "return_best": None, "solved_at_env_steps": None}
+    assert history.summary() == expected and history.recent is None
+
+
+def test_speed_is_of_the_chunk_and_not_of_the_run():
+    history = History([], None)
+    history.extend(columns())
+    rows = history.extend(columns())
+    expected = {"update": 6, "env_steps": 240, "seconds": 0.5, "env_steps_per_second": 240.0, "compile_seconds": None}
+    assert history.timing(rows, 0.5, None) == expected
+
+
+@pytest.mark.parametrize(
+    ("returns", "mean", "iqm"),
+    [
+        (range(100), 49.5, 49.5),
+        ([0] * 25 + [10] * 50 + [1000] * 25, 255.0, 10.0),
+        ([np.nan] * 97 + [1, 2, 6], 3.0, 3.0),
+        ([np.nan] * 96 + [0, 1, 2, 9], 3.0, 1.5),
+    ],
+)
+def test_the_objective_of_a_sweep_is_the_middle_half(returns, mean, iqm):
+    """The interquartile mean: one lucky episode must not choose a learning rate."""
+    returns = np.random.default_rng(0).permutation(np.array(list(returns), np.float32))
+    assert record.last_returns(returns) == (pytest.approx(mean), pytest.approx(iqm))
+
+
+def test_there_is_no_return_before_an_episode():
+    assert record.last_returns(np.full(100, np.nan, np.float32)) == (None, None)
+
+
+# run.json and what is said of it
+
+DONE = {
+    "status": "completed",
+    "error": None,
+    "variant": "vanilla",
+    "env": "CartPole-v1",
+    "seed": 3,
+    "episodes": 40,
+    "env_steps": 1234567,
+    "return_final": 471.26,
+    "solved_at_env_steps": None,
+    "reward_threshold": 475.0,
+    "wall_seconds": 4.21,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({}, ": return 471.3 over the last 40 episodes, not solved in 1,234,567 env steps; 4.2 s; files in {}"),
+        (
+            {"solved_at_env_steps": 5000, "episodes": 2000},
+            ": return 471.3 over the last 100 episodes, solved at 5,000 of 1,234,567 env steps; 4.2 s; files in {}",
+        ),
+        ({"reward_threshold": None}, ": return 471.3 over the last 40 episodes; 4.2 s; files in {}"),
+        (
+            {"status": "interrupted", "error": "SIGTERM", "return_final": None},
+            ": interrupted (SIGTERM); 4.2 s; files in {}",
+        ),
+        (
+            {"status": "diverged", "error": "x is bad", "return_final": None},
+            ": diverged (x is bad); 4.2 s; files in {}",
+        ),
+        (
+            {"already": True, "reward_threshold": None},
+            ": return 471.3 over the last 40 episodes; already finished; files in {}",
+        ),
+    ],
+    ids=["not solved", "solved", "no threshold", "interrupted", "diverged", "already"],
+)
+def test_the_last_line_says_what_happened_and_where(changes, line, tmp_path, monkeypatch):
+    """For many people it is all that they read of a run."""
+    said = "vanilla on CartPole-v1, seed 3" + line
+    assert record.last_line(DONE | changes, tmp_path / "a/b") == said.format(tmp_path / "a/b")
+    monkeypatch.chdir(tmp_path)
+    assert record.last_line(DONE | changes, tmp_path / "a/b") == said.format(Path("a/b"))  # shorter where it can be
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "code"),
+    [
+        ("completed", None, 0),
+        ("diverged", "x", 1),
+        ("failed", "x", 1),
+        ("interrupted", "SIGTERM", 143),
+        ("interrupted", "SIGINT", 130),
+    ],
+)
+def test_exit_codes(status, error, code):
+    """Batch systems decide by it whether to start the job again: 128 + n after signal n, as shells have it."""
+    assert record.exit_code({"status": status, "error": error}) == code
+
+
+@pytest.fixture(scope="module")
+def config() -> dict:
+    return checked("+variant=baseline", "num_updates=10")
+
+
+@pytest.mark.parametrize(
+    ("status", "changes", "on"),
+    [
+        ("running", {}, True),  # killed
+        ("failed", {}, True),
+        ("interrupted", {}, True),
+        ("completed", {}, False),
+        ("completed", {"num_updates": 20}, True),
+        ("completed", {"checkpoint_every": 1}, False),
+        ("diverged", {}, False),
+        ("diverged", {"num_updates": 20}, False),
+    ],
+)
+def test_what_goes_on_and_what_has_ended(status, changes, on, config):
+    """A finished run goes on with a larger budget only; a diverged one would diverge again, bit for bit."""
+    assert record.goes_on({"status": status, "config": config}, config | changes) == on
+
+
+def test_the_hash_is_of_what_decides_the_results(config):
+    """Runs of equal hash are one run in a table: how often they saved must not matter, and a seed must."""
+    same = config | {"checkpoint_every": 1, "updates_per_chunk": 3, "tracker": {"_target_": "x"}, "checkpoints_kept": 9}
+    assert record.config_hash(same) == record.config_hash(dict(reversed(config.items()))) == record.config_hash(config)
+    others = [config | {"seed": 1}, config | {"gamma": 0.5}, config | {"policy": config["policy"] | {"width": 33}}]
+    assert len({record.config_hash(x) for x in (config, *others)}) == 4
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"status": "completed"}', "[1]", '"x"'])
+def test_a_run_json_that_cannot_be_read_is_refused_and_not_overwritten(text, config, tmp_path):
+    """It may be another program's, or all that is left of a run."""
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"run\.json: cannot be read"):
+        record.earlier_run(tmp_path, config)
+    assert (tmp_path / "run.json").read_text() == text
+
+
+def test_a_summary_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    """A run.json torn by a kill would lose the run for good."""
+    record.write_summary(tmp_path, {"status": "running"})
+    assert json.loads((tmp_path / "run.json").read_text()) == record.read_summary(tmp_path) == {"status": "running"}
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(record.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        record.write_summary(tmp_path, {"status": "completed", "more": "x" * 10_000})
+    assert record.read_summary(tmp_path) == {"status": "running"}
+
+
+def test_a_folder_has_one_user_at_a_time(tmp_path):
+    with record.sole_use(tmp_path):
+        with pytest.raises(ConfigError, match="another process is at work"), record.sole_use(tmp_path):
+            pass
+    with record.sole_use(tmp_path):
+        pass
