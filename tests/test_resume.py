@@ -1,0 +1,279 @@
+"""A run that was killed, stopped or damaged on the way must end as if nothing had happened, to the last bit: otherwise
+every machine that goes down makes a result that nobody can have again. And it must not continue what it should not."""
+
+import logging
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+from program import environment, finish, gate, pgx, start, summary, train_here
+
+from pgx.build import build, skeleton
+from pgx.checkpoint import CheckpointError, Checkpoints
+from pgx.config import ConfigError
+
+# Many short chunks and checkpoints: moments to be killed at
+SHORT = ("episodes_per_update=4", "updates_per_chunk=1", "checkpoint_every=3", "diagnose_every=7")
+COMPILED = ("+variant=baseline", "+env.params.max_steps_in_episode=30", *SHORT, "num_updates=150", "hydra.run.dir=r")
+HOST = ("+variant=baseline", "env=gymnasium_cartpole", "env.max_steps=30", *SHORT, "num_updates=60", "hydra.run.dir=r")
+
+
+def metrics(folder: Path) -> bytes:
+    return (folder / "metrics.csv").read_bytes()
+
+
+def num_rows(folder: Path) -> int:
+    return metrics(folder).count(b"\n") - 1 if (folder / "metrics.csv").exists() else 0
+
+
+def saved(folder: Path) -> tuple[list[int], list[bytes]]:
+    """(the updates that have a checkpoint, every bit of the newest)."""
+    config = summary(folder)["config"]
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        update, state, _ = checkpoints.restore(skeleton(config, *build(config)))
+        assert update == checkpoints.steps()[-1]
+        return checkpoints.steps(), [np.asarray(x).tobytes() for x in jax.tree.leaves(eqx.filter(state, eqx.is_array))]
+
+
+def assert_same_end(folder: Path, uninterrupted: Path, moments: object = None) -> None:
+    assert summary(folder)["status"] == "completed"
+    assert metrics(folder) == metrics(uninterrupted), moments
+    assert saved(folder) == saved(uninterrupted), moments
+    mine, theirs = (
+        {key: x for key, x in summary(run).items() if key not in ("started", "finished", "wall_seconds")}
+        for run in (folder, uninterrupted)
+    )
+    assert mine == theirs
+    assert (folder / "learning_curve.png").stat().st_size > 1000
+
+
+def snapshot(folder: Path) -> dict[Path, tuple[int, bytes | None]]:
+    """Time and content of everything."""
+    paths = (folder, *folder.rglob("*"))
+    return {path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else None) for path in paths}
+
+
+def wait(process: subprocess.Popen, until: Callable[[], bool]) -> None:
+    """Stop the process as soon as it is so far, and so that it still is when we look again."""
+    patience = time.monotonic() + 100
+    while time.monotonic() < patience and process.poll() is None:
+        if until():
+            process.send_signal(signal.SIGSTOP)
+            if until():
+                return
+            process.send_signal(signal.SIGCONT)
+    process.kill()
+    pytest.fail(f"it ended, or hung, before that moment: {process.communicate()}")
+
+
+def kill(process: subprocess.Popen) -> None:
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.fixture(scope="module", params=[COMPILED, HOST], ids=["compiled", "host"])
+def whole(request, tmp_path_factory) -> tuple[Path, tuple[str, ...]]:
+    """A run that nobody interrupted, and its command."""
+    root = tmp_path_factory.mktemp("whole")
+    done = pgx(*request.param, cwd=root)
+    assert done.returncode == 0, done.stderr
+    return root / "r", request.param
+
+
+def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(whole, tmp_path):
+    """Before the first row, at random rows, within a save, and between the last row and the last file."""
+    uninterrupted, command = whole
+    folder, updates = tmp_path / "r", num_rows(uninterrupted)
+    at = sorted(random.sample(range(1, updates), 3))
+    workshop = folder / "checkpoints/.unfinished"
+    moments = {
+        "start": lambda: (folder / "run.json").exists(),
+        f"row {at[0]}": lambda: num_rows(folder) >= at[0],
+        f"a save after row {at[1]}": lambda: num_rows(folder) >= at[1] and workshop.exists(),
+        f"row {at[2]}": lambda: num_rows(folder) >= at[2],
+        "last row": lambda: num_rows(folder) == updates,
+    }
+    if command is HOST:  # little of it is another code
+        moments = dict(list(moments.items())[2:4])
+    for moment, reached in moments.items():
+        process = start(*command, cwd=tmp_path)
+        wait(process, reached)
+        if moment.startswith(("start", "row")):  # anywhere in what follows: the update, the files, a save
+            process.send_signal(signal.SIGCONT)
+            time.sleep(random.uniform(0, 0.02))
+        kill(process)
+        assert summary(folder)["status"] == "running"
+    done = pgx(*command, cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == ""
+    assert_same_end(folder, uninterrupted, list(moments))
+
+
+def test_sigterm_and_sigint_save_and_say_so_and_a_second_process_is_kept_out(whole, tmp_path):
+    """Batch systems send SIGTERM, people press Ctrl-C: nothing may be lost, and two processes in one folder would
+    lose everything. The run goes on by its own command and at last by `pgx.resume`."""
+    uninterrupted, command = whole
+    folder, updates = tmp_path / "r", num_rows(uninterrupted)
+    rows = sorted(random.sample(range(1, updates - 20), 2))
+    for number, row in zip((signal.SIGTERM, signal.SIGINT), rows, strict=True):
+        process = start(*command, cwd=tmp_path)
+        wait(process, lambda row=row: num_rows(folder) > row)
+        before = snapshot(folder)
+        second = pgx(*command, cwd=tmp_path)
+        assert second.returncode == 2 and second.stdout == ""
+        assert second.stderr.startswith("pgx: hydra.run.dir: another process is at work in r")
+        assert snapshot(folder) == before
+        process.send_signal(number)
+        process.send_signal(signal.SIGCONT)
+        done, found = finish(process), summary(folder)
+        assert done.returncode == 128 + number and done.stderr == ""
+        assert f": interrupted ({number.name}): return" in done.stdout and done.stdout.endswith("files in r\n")
+        assert (found["status"], found["error"]) == ("interrupted", number.name)
+        assert saved(folder)[0][-1] == num_rows(folder) == found["updates"] < updates
+    resume = [sys.executable, "-m", "pgx.resume", "r"]
+    done = subprocess.run(resume, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stderr == "" and summary(folder)["error"] is None
+    assert_same_end(folder, uninterrupted)
+
+
+# A finished run
+
+
+def test_a_finished_run_says_so_and_is_left_alone(whole):
+    """Whoever runs a sweep's command again wants the missing members, and not other files for those that are there."""
+    folder, command = whole
+    before = snapshot(folder)
+    again = pgx(*command, cwd=folder.parent)
+    assert again.returncode == 0 and again.stderr == "" and again.stdout.endswith("; already finished; files in r\n")
+    changed = pgx(*command, "gamma=0.9", cwd=folder.parent)
+    assert changed.returncode == 2 and changed.stdout == ""
+    assert changed.stderr.startswith("pgx: gamma: 1.0 → 0.9: ") and changed.stderr.count("\n") == 1
+    assert snapshot(folder) == before
+
+
+# In this process: what is there is one thing, what is asked for another
+
+HERE = ("+variant=baseline", "+env.params.max_steps_in_episode=20", *SHORT)
+
+
+@pytest.fixture(scope="module")
+def short_and_long(tmp_path_factory) -> tuple[Path, Path]:
+    """Runs of 13 and of 26 updates."""
+    root = tmp_path_factory.mktemp("here")
+    for updates in (13, 26):
+        train_here(*HERE, f"num_updates={updates}", folder=root / str(updates))
+    return root / "13", root / "26"
+
+
+@pytest.fixture
+def copy(short_and_long, tmp_path) -> Path:
+    return shutil.copytree(short_and_long[0], tmp_path / "copy")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ("num_updates=13 seed=1", "seed: 0 → 1"),
+        ("num_updates=12", "num_updates: 13 → 12"),
+        ("num_updates=26 num_env_steps=1000", "num_env_steps: 1000000 → 1000"),
+        ("num_updates=26 policy.width=16", "policy.width: 32 → 16"),
+        ("num_updates=26 optimiser=adamw", "optimiser.method: adam → adamw"),
+        ("num_updates=26 critic=none", "critic._target_: pgx.critics.ValueNetwork → pgx.critics.NoCritic"),
+        ("num_updates=26 stop_when_solved=true", "stop_when_solved: False → True"),
+        ("num_updates=26 xla_threads=3", "xla_threads: 2 → 3"),
+    ],
+)
+def test_another_configuration_is_refused_by_name(changes, says, copy, capsys):
+    """The first half of a run by one learning rate and the second by another is a result of neither."""
+    before = snapshot(copy)
+    with pytest.raises(SystemExit) as refusal:
+        gate(*HERE, *changes.split(), f"hydra.run.dir={copy}")
+    text = capsys.readouterr().err
+    assert refusal.value.code == 2 and text.startswith(f"pgx: {says}: ") and "choose another folder" in text
+    with pytest.raises(ConfigError, match=says.split(":")[0]):  # nor by the door behind
+        train_here(*HERE, *changes.split(), folder=copy)
+    assert {path: x for path, x in snapshot(copy).items() if path.name not in ("copy", ".lock")} == {
+        path: x for path, x in before.items() if path.name not in ("copy", ".lock")
+    }
+
+
+@pytest.mark.parametrize("changes", ["num_updates=26", "num_updates=26 checkpoint_every=5 updates_per_chunk=4"])
+def test_a_larger_budget_goes_on_to_what_one_long_run_is(changes, copy, short_and_long):
+    """More training is the most common afterthought. How often a run looks up and saves is no part of it."""
+    done = train_here(*HERE, *changes.split(), folder=copy)
+    assert done["status"] == "completed" and metrics(copy) == metrics(short_and_long[1])
+    assert saved(copy)[1] == saved(short_and_long[1])[1]
+
+
+def flip_a_bit(step: Path) -> str:
+    file = step / "state/bytes/0"
+    data = bytearray(file.read_bytes())
+    data[random.randrange(len(data))] ^= 1 << random.randrange(8)
+    file.write_bytes(data)
+    return "state/bytes/0 is altered"
+
+
+def truncate(step: Path) -> str:
+    file = step / "state/bytes/0"
+    file.write_bytes(file.read_bytes()[:-1])
+    return "state/bytes/0 is truncated"
+
+
+def remove_a_file(step: Path) -> str:
+    (step / "meta/metadata").unlink()
+    return "meta/metadata is missing"
+
+
+def remove_the_manifest(step: Path) -> str:
+    (step / "manifest.json").unlink()
+    return "unfinished, it has no manifest.json"
+
+
+def remove_all(step: Path) -> str:
+    shutil.rmtree(step)
+    step.mkdir()
+    return "unfinished, it has no manifest.json"
+
+
+DAMAGES = (flip_a_bit, truncate, remove_a_file, remove_the_manifest, remove_all)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(damage, copy, short_and_long, caplog):
+    """Disks fill up and files rot. Wrong parameters would go on without a word."""
+    newest = copy / "checkpoints/13"
+    says = damage(newest)
+    with caplog.at_level(logging.WARNING, "pgx"):
+        train_here(*HERE, "num_updates=26", folder=copy)
+    (warning,) = caplog.records
+    assert warning.getMessage() == f"checkpoint {newest} is defective and not used: {says}"
+    assert metrics(copy) == metrics(short_and_long[1]) and saved(copy)[1] == saved(short_and_long[1])[1]
+
+
+def test_without_any_good_checkpoint_nothing_starts_from_zero(copy):
+    """It would overwrite the only record of the run that there is."""
+    steps = [path for path in (copy / "checkpoints").iterdir() if path.name.isdecimal()]
+    for step in steps:
+        flip_a_bit(step)
+    before = metrics(copy)
+    with pytest.raises(CheckpointError, match="no checkpoint in .* can be used"):
+        train_here(*HERE, "num_updates=26", folder=copy)
+    assert len(steps) > 2 and metrics(copy) == before
+    assert summary(copy)["status"] == "failed" and "CheckpointError" in summary(copy)["error"]
+
+
+def test_rows_that_are_missing_are_noticed(copy):
+    """A table that somebody has edited does not fit its checkpoint: it must not become a run with a gap."""
+    lines = metrics(copy).splitlines(keepends=True)
+    (copy / "metrics.csv").write_bytes(b"".join(lines[:-2]))
+    with pytest.raises(RuntimeError, match=r"metrics\.csv has 11 updates, the checkpoint 13"):
+        train_here(*HERE, "num_updates=26", folder=copy)
