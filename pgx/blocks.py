@@ -10,11 +10,13 @@ BLOCK_STEPS = 32
 
 
 def to_blocks(tree: PyTree[Array], steps: int = BLOCK_STEPS) -> PyTree[Array]:
-    """[T, B, …] → [blocks, N = steps · B, …], zeros after T. Within a block, order is time, then episode."""
+    """[T, B, …] → [blocks, N = steps · B, …], zeros after T. Within a block, order is time, then episode.
+    Fewer steps than a block has are one block, as they are."""
 
     def one(x):
-        x = jnp.pad(x, [(0, -x.shape[0] % steps)] + [(0, 0)] * (x.ndim - 1))
-        return x.reshape(x.shape[0] // steps, steps * x.shape[1], *x.shape[2:])
+        size = min(steps, x.shape[0])
+        x = jnp.pad(x, [(0, -x.shape[0] % size)] + [(0, 0)] * (x.ndim - 1))
+        return x.reshape(x.shape[0] // size, size * x.shape[1], *x.shape[2:])
 
     return jax.tree.map(one, tree)
 

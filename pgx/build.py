@@ -19,20 +19,26 @@ from pgx.update import Algorithm
 def build(config: dict[str, Any]) -> tuple[JittedEnv | HostEnv, Algorithm]:
     """The environment and the algorithm. Their floats are arrays: inputs of the compiled program, so that
     runs that differ only in numbers share it. What is not a float (sizes, names, switches) is compiled in."""
-    part = partial(instantiate, _convert_="all")  # a part gets plain dictionaries and lists, nothing of OmegaConf's
-    env = traced(part(config["env"]))
-    estimator = part(config["estimator"])
+    env = traced(_part(config["env"]))
     algorithm = Algorithm(
-        estimator=jax.tree_util.Partial(estimator.func, **estimator.keywords),
-        critic=part(config["critic"]),
-        optimiser=part(config["optimiser"]),
+        estimator=_part(config["estimator"]),
+        critic=_part(config["critic"]),
+        optimiser=_part(config["optimiser"]),
         gamma=config["gamma"],
         entropy_coefficient=config["entropy_coefficient"],
         whiten=config["whiten"],
         bootstrap_truncated=config["bootstrap_truncated"],
         discount_power=config["discount_power"],
+        update=_part(config["update"]),
     )
     return env, traced(algorithm)
+
+
+def _part(config: dict[str, Any]) -> Any:
+    """What `config` names, made with plain dictionaries and lists, nothing of OmegaConf's. A function with settings
+    (`_partial_`) becomes a pytree, so that its numbers can be traced."""
+    part = instantiate(config, _convert_="all")
+    return jax.tree_util.Partial(part.func, **part.keywords) if isinstance(part, partial) else part
 
 
 _ONCE = {"xla_backend_optimization_level": 0}

@@ -8,11 +8,12 @@ import difflib
 import math
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
@@ -159,6 +160,7 @@ RULES: dict[str, Rule] = {
     "env.max_steps": whole(1, or_null=True),
     "env.kwargs.*": ANYTHING,
     "tracker.*": ANYTHING,
+    "update.*": ANYTHING,  # Hydra refuses unknown names; a study's own update checks its values when it is made
 }
 """Every key there is. A pattern may stand for several."""
 
@@ -205,6 +207,8 @@ def _check_together(config: dict[str, Any]) -> None:
         raise ConfigError("num_env_steps", "num_env_steps and num_updates are both null", "a budget in at least one")
     if config["bootstrap_truncated"] and config["critic"]["_target_"] != "pgx.critics.ValueNetwork":
         raise ConfigError("bootstrap_truncated", "there is no V(s) to bootstrap with", hint="critic=value_network has one")
+    if config["discount_power"] and config["estimator"]["_target_"] == "pgx.estimators.vanilla" and config["gamma"] < 1:
+        raise ConfigError("discount_power", "R(τ) has the factor γ^t already", hint="use it with estimator=reward_to_go")
     if config["critic"]["_target_"] == "pgx.critics.LeaveOneOut" and config["episodes_per_update"] < 2:
         raise ConfigError("episodes_per_update", "leave-one-out has no other episode", "a whole number ≥ 2")
     for where, optimiser in (("optimiser", config["optimiser"]), ("critic.optimiser", config["critic"].get("optimiser"))):
@@ -283,15 +287,30 @@ class Gate(Callback):
                 with open_dict(config.hydra):
                     config.hydra.run.dir = str(_claim(Path(config.hydra.run.dir)))
 
+    new_folder: ClassVar[Path | None] = None
+    """A sweep's, while nothing has run in it."""
+
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         with one_line_errors():
             check_overrides(config.hydra.overrides.task)
+            existed = _is_set(config, "hydra.sweep.dir") and Path(config.hydra.sweep.dir).exists()
             if not _is_set(config, "hydra.sweep.dir"):
                 folder = str(_claim(Path(config.hydra.sweep.dir)))
                 with open_dict(config.hydra):
                     config.hydra.sweep.dir = folder
                     # every member's configuration is composed anew, from these
                     config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
+            Gate.new_folder = None if existed else Path(config.hydra.sweep.dir)
+
+    @classmethod
+    def take_back(cls) -> None:
+        """Remove the folder of a sweep that did not begin: Hydra has written to it before it looked at the members."""
+        folder = cls.new_folder
+        if folder is not None and folder.is_dir() and {path.name for path in folder.iterdir()} <= {"multirun.yaml"}:
+            shutil.rmtree(folder)
+            with contextlib.suppress(OSError):  # multirun/<date>, if that is empty now
+                folder.parent.rmdir()
+                folder.parent.parent.rmdir()
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         from pgx.sweep import ledger, members

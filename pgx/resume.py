@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from pgx.config import ConfigError
 from pgx.restore import Arguments, require_run, short_errors
 
-OVERRIDES = ".hydra/overrides.yaml"
+OVERRIDES, HYDRA = ".hydra/overrides.yaml", ".hydra/hydra.yaml"
 
 
 def command(folder: Path, more: Sequence[str]) -> list[str]:
@@ -30,7 +30,14 @@ def command(folder: Path, more: Sequence[str]) -> list[str]:
             raise ConfigError("hydra.run.dir", f"a run goes on where it is, in {folder}")
     said = {_key(override) for override in more}
     before = [override for override in OmegaConf.load(folder / OVERRIDES) if _key(override) not in said]
-    return [*before, *more, f"hydra.run.dir={_quoted(str(folder))}"]
+    return [*before, *more, *_search_path(folder), f"hydra.run.dir={_quoted(str(folder))}"]
+
+
+def _search_path(folder: Path) -> list[str]:
+    """Where else the run found its configuration: a study's variants are not in conf/."""
+    file = folder / HYDRA
+    path = OmegaConf.load(file).hydra.searchpath if file.exists() else []
+    return [f"hydra.searchpath=[{','.join(map(_quoted, path))}]"] if path else []
 
 
 def _key(override: str) -> str:

@@ -17,7 +17,7 @@ from pgx.envs.base import EnvSpec, HostEnv, JittedEnv
 from pgx.networks import MLP
 from pgx.rollout import HostRollout, rollout
 from pgx.types import Episodes, Metrics, TrainState
-from pgx.update import Algorithm, update
+from pgx.update import Algorithm
 
 WATCHED = ("policy_loss", "value_loss", "grad_norm", "parameters")
 """Quantities whose first non-finite value ends a run."""
@@ -103,7 +103,7 @@ def advance(
     state: TrainState, episodes: Episodes, algorithm: Algorithm, diagnose_every: Int[Array, ""]
 ) -> tuple[TrainState, Metrics, Bool[Array, "4"]]:
     """One update, and which of WATCHED came out finite."""
-    new, row = update(state, episodes, algorithm, (state.update + 1) % diagnose_every == 0)
+    new, row = algorithm.update(state, episodes, algorithm, (state.update + 1) % diagnose_every == 0)
     parameters, _ = ravel_pytree(eqx.filter((new.policy, new.critic), eqx.is_inexact_array))
     finite = [
         jnp.isfinite(row["policy_loss"]),

@@ -3,6 +3,8 @@
     episodes → bootstrap, G → critic: V before its step → Ψ → A = Ψ − V → policy step → metrics
 """
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import optax
 from jaxtyping import Array, Bool, Float, PyTree
 
 from pgx import metrics
-from pgx.blocks import BLOCK_STEPS, fold, to_blocks
+from pgx.blocks import fold, to_blocks
 from pgx.critics import Critic
 from pgx.estimators import reward_to_go
 from pgx.losses import entropy, kl, log_probabilities, policy_loss
@@ -33,6 +35,8 @@ class Algorithm(eqx.Module):
     """At a time limit the return goes on with V(s_L) instead of ending."""
     discount_power: bool = eqx.field(static=True)
     """Weigh step t by γ^t, which the gradient of the discounted return has and usual code omits."""
+    update: Callable[..., tuple[TrainState, Metrics]] = eqx.field(default_factory=lambda: jax.tree_util.Partial(update))
+    """(state, episodes, algorithm, diagnose) → (state, metrics): `update` below, or a study's own way to learn."""
 
 
 def update(
@@ -119,7 +123,7 @@ def _gradient_of_each(policy, episodes, advantage, algorithm) -> PyTree[Float[Ar
     gradient = eqx.filter_grad(_block_loss, has_aux=True)
 
     def of_block(block):
-        block = jax.tree.map(lambda x: x.reshape(BLOCK_STEPS, -1, *x.shape[1:]), block)
+        block = jax.tree.map(lambda x: x.reshape(-1, episodes.mask.shape[1], *x.shape[1:]), block)
         each = jax.vmap(lambda episode: gradient(policy, episode, algorithm.entropy_coefficient)[0], in_axes=1)
         return each(block), ()
 
