@@ -34,8 +34,7 @@ class PgxLauncher(Launcher):
         from pgx.sweep.members import members
         from pgx.sweep.pool import Pool
 
-        if self._dry_run:
-            return dry_run(members(self._context, self._config, job_overrides, initial_job_idx), self._processes)
-        if self._pool is None:  # a sweeper may call again: what is compiled serves all its batches
+        if self._pool is None and not self._dry_run:  # a sweeper may call again: what is compiled serves all its batches
             self._pool = Pool(self._context, self._processes)  # its imports overlap with composing the members
-        return launch(members(self._context, self._config, job_overrides, initial_job_idx), self._pool)
+        found = members(self._context, self._config, job_overrides, initial_job_idx)
+        return dry_run(found, self._processes) if self._dry_run else launch(found, self._pool)

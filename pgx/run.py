@@ -23,7 +23,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
-from pgx.config import CONF, ConfigError, RunFailed, check, one_line_errors
+from pgx.config import CONF, ConfigError, Gate, RunFailed, check, one_line_errors
 
 log = logging.getLogger("pgx")
 
@@ -293,8 +293,11 @@ def main() -> None:
     wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and we say it in one line
     gc.disable()  # until all is imported and compiled: 0.5 s
-    with _in_one_line(traceback=wanted):
-        task()
+    try:
+        with _in_one_line(traceback=wanted):
+            task()
+    finally:
+        Gate.take_back()
 
 
 if __name__ == "__main__":
