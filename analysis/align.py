@@ -1,5 +1,6 @@
 """Curves of different runs on one grid of env steps, and one number out of a curve. Nothing is ever extrapolated."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -110,6 +111,13 @@ def area(curves: pd.DataFrame, until: float) -> pd.DataFrame:
         rows.append([*run.iloc[0][["run_id", "variant", "env", "seed"]], mean])
     types = {name: curves[name].dtype for name in SCORES[:-1]}
     return pd.DataFrame(rows, columns=list(SCORES)).astype(types | {"value": float})
+
+
+def relative_to(curves: pd.DataFrame, origin: Mapping[str, float]) -> pd.DataFrame:
+    """Curves of those runs alone that have an origin, at env steps counted from it."""
+    some = curves[curves["run_id"].isin(origin.keys())]
+    start = some["run_id"].map(origin).astype("int64")
+    return some.assign(env_steps=some["env_steps"] - start).reset_index(drop=True)
 
 
 def with_all(scores: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:

@@ -33,7 +33,7 @@ RUNS = {
     "return_final": "mean return of the last 100 training episodes",
     "solved_at_env_steps": "first step where that mean reached the threshold; NaN if never",
     "device": "what it ran on",
-    "sweep": "name of the folder that was given",
+    "sweep": "name of the folder that was given; the whole of what was given where names are the same",
     "folder": "the run's folder",
 }
 """Columns of `runs` and their meaning; after them one for every config value that varies, by its dotted name."""
@@ -156,7 +156,7 @@ def _load_one(sweep: Path, name: str, cache: str | Path | None) -> tuple[list[di
     wide, notes = read_metrics(sweep, folders, cached)
     reached = last_steps(wide)
     records = [
-        _record(folder, run_id, sweep.resolve().name, reached.get(i), notes.get(i))
+        _record(folder, run_id, name or sweep.resolve().name, reached.get(i), notes.get(i))
         for i, (folder, run_id) in enumerate(zip(folders, ids, strict=True))
     ]
     return records, _long(wide, ids)

@@ -1,0 +1,148 @@
+"""From sweep folders to a report: one HTML file that loads nothing, its figures as PNG and SVG, its tables as Parquet.
+
+    python -m analysis.report SWEEP_DIR [SWEEP_DIR …] [--output DIR]
+
+The report is the notebook stability.py beside this file. Exit code 0: it answers what was asked; 2: it cannot, and one
+line says why; where there are runs a report of what there is has been written all the same. 1: a part of it failed.
+"""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from analysis import notebook
+from analysis.compare import FAMILIES
+from analysis.load import InputError, load
+from analysis.notebook import Cell
+from analysis.reliability import Reliability
+from analysis.study import Question, Study
+
+NOTEBOOK = Path(__file__).with_name("stability.py")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    said: list[str] = []
+    sweeps = _usable(options.sweeps, said)
+    question = Question(
+        score=options.score, metric=options.metric, threshold=options.threshold, by=tuple(options.by.split(",")),
+        adjust=options.adjust, reliability=Reliability(window=options.window),
+    )  # fmt: skip
+    output = options.output or (sweeps or options.sweeps)[0] / "report"
+    try:
+        tables = load(*sweeps) if sweeps else None
+        study = _study(tables, question, said) if tables else None
+        if study:
+            _make_room(output)
+    except InputError as error:
+        said.append(str(error))
+        study = None
+    if study is None:
+        return _end(said)
+    said += write(study, output)
+    print(f"report: {output / 'report.html'}")
+    return _end(said, study)
+
+
+def write(study: Study, output: Path, *, quiet: bool | None = None) -> list[str]:
+    """report.html, figures/ and tables/; what failed, a line each. `quiet` None: no progress bar but on a terminal."""
+    cells, failures = notebook.read(NOTEBOOK), []
+    with tqdm(total=len(cells) + 1, desc="report", unit="part", disable=quiet, leave=False) as bar:
+
+        def begin(cell: Cell) -> None:
+            bar.update()
+            if cell.kind == "markdown":
+                bar.set_description(cell.source.splitlines()[0].lstrip("# "))
+
+        def failed(cell: Cell, error: Exception) -> str:
+            line = f"this part could not be made: {type(error).__name__}: {' '.join(str(error).split())}"
+            failures.append(f"{NOTEBOOK.name}, line {cell.line}: {line}")
+            return f"> **{line[0].upper()}{line[1:]}**"
+
+        given = {"STUDY": study, "OUTPUT": output}
+        done = notebook.run(cells, given, name=str(NOTEBOOK), begin=begin, failed=failed)
+        bar.set_description("tables")
+        try:
+            study.save(output / "tables")
+        except Exception as error:  # a report without its tables is still one
+            failures.append(f"tables: {type(error).__name__}: {' '.join(str(error).split())}")
+    page = notebook.as_html(done, f"Stability report: {', '.join(study.sweeps)}")
+    (output / "report.html").write_text(page, encoding="utf-8")
+    return failures
+
+
+def _usable(sweeps: list[Path], said: list[str]) -> list[Path]:
+    """Those that can be loaded, each once; what is wrong with the others is said."""
+    found: dict[Path, Path] = {}
+    for sweep in sweeps:
+        if sweep.resolve() in found:
+            said.append(f"{sweep}: given twice")
+        elif len(sweeps) > 1 and not sweep.is_dir():
+            said.append(f"{sweep}: no such folder")
+        else:
+            found[sweep.resolve()] = sweep
+    return list(found.values())
+
+
+def _study(tables, question: Question, said: list[str]) -> Study:
+    """With a grouping that there is not: grouped by variant, and said."""
+    try:
+        return Study(tables, question)
+    except InputError as error:
+        said.append(str(error))
+        return Study(tables, dataclasses.replace(question, by=("variant",)))
+
+
+def _make_room(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "report.html").touch()
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written ({error.strerror}); choose another folder with --output") from None
+
+
+def _end(said: list[str], study: Study | None = None) -> int:
+    """Prints what went wrong, a line each, and gives the exit code."""
+    broken = [line for line in said if line.startswith((NOTEBOOK.name, "tables:"))]
+    if study:
+        said += study.problems
+        for line in study.warnings:
+            if line not in said:
+                print(f"note: {line}", file=sys.stderr)
+        if not study.runs["status"].isin(["completed", "running", "interrupted"]).any():
+            said.append("all runs failed: there is nothing to measure")
+    for line in dict.fromkeys(said):
+        print(f"analysis: {line}", file=sys.stderr)
+    return 1 if broken else 2 if said else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    default = Question()
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.report",
+        description="Which variant learns, how fast, how stably, how do runs fail, and how sure are we? One HTML file, "
+        "figures and tables from the run folders of one or several sweeps; several are compared side by side.",
+        epilog="Exit code 2: what was asked cannot be answered, and a line on stderr says why.",
+    )
+    add = parser.add_argument
+    add("sweeps", nargs="+", type=Path, metavar="SWEEP_DIR", help="a folder with runs anywhere below it")
+    add("--output", type=Path, metavar="DIR", help="where to write; by default SWEEP_DIR/report of the first")
+    add("--by", default="variant", metavar="KEY[,KEY …]",
+        help="what makes a group of replicates, such as variant,optimiser.learning_rate (default: variant)")  # fmt: skip
+    add("--score", default=default.score, metavar="METRIC",
+        help=f"of curves, threshold and final scores (default: {default.score})")  # fmt: skip
+    add("--metric", default=default.metric, metavar="METRIC",
+        help=f"of reliability and collapses (default: {default.metric})")  # fmt: skip
+    add("--threshold", type=float, metavar="X", help="of --score (default: the environment's own)")
+    add("--window", type=float, default=default.reliability.window, metavar="STEPS",
+        help=f"of the dispersion across time, in env steps (default: {default.reliability.window:g})")  # fmt: skip
+    add("--adjust", choices=list(FAMILIES), default=default.adjust,
+        help="over the family of comparisons: Holm or Benjamini–Yekutieli")  # fmt: skip
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,364 @@
+"""The parts of the report: tables and figures as people read them, from the tables of a Study."""
+
+import html
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import plots, text
+from analysis.events import OUTCOMES
+from analysis.load import RUNS, STATUSES
+from analysis.notebook import Html, Markdown, Picture
+from analysis.study import Study, question_json, ranges
+
+SMOOTHING = {"return_recent": "mean of the last 100 training episodes"}
+
+
+def smoothing(metric: str) -> str:
+    return SMOOTHING.get(metric, "none")
+
+
+class Gallery:
+    """Shows a figure, and keeps it in a folder as PNG and SVG if there is one."""
+
+    def __init__(self, folder: Path | None = None):
+        self.folder = folder
+
+    def __call__(self, figure: Figure, name: str) -> Picture:
+        said = [f"{ax.get_title(loc='left')}. {plots.caption_of(ax)}" for ax in figure.axes]
+        picture = Picture.of(figure, " ".join(said))
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / f"{name}.png").write_bytes(picture.png)
+            with matplotlib.rc_context({"svg.hashsalt": name}):  # or no two files are the same
+                figure.savefig(self.folder / f"{name}.svg", metadata={"Date": None}, dpi=130)
+        return picture
+
+
+def shown(frame: pd.DataFrame, otherwise: str = "Nothing was measured.", long: int = 16) -> Html | Markdown:
+    """A table of text, closed if it is long."""
+    if frame.empty:
+        return Markdown(otherwise)
+    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in frame.columns)
+    rows = "\n".join(
+        f"<tr>{''.join(f'<td>{html.escape(str(x))}</td>' for x in row)}</tr>"
+        for row in frame.itertuples(index=False, name=None)
+    )
+    table = f'<div class="table"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>'
+    return Html(f"<details><summary>{len(frame)} rows</summary>{table}</details>" if len(frame) > long else table)
+
+
+# What was run
+
+
+def title(study: Study) -> str:
+    runs = study.runs
+    return (f"# Stability report: {text.listed(study.sweeps)}\n\n{len(runs)} runs of {text.listed(study.variants)} on "
+            f"{text.listed(study.envs)}, seeds {ranges(runs['seed'])}.")  # fmt: skip
+
+
+def provenance(study: Study) -> pd.DataFrame:
+    rows = []
+    for sweep, runs in study.runs.groupby("sweep"):
+        abouts = [_about(folder) for folder in runs["folder"]]
+        where = Path(runs["folder"].iloc[0]).parent if len(runs) > 1 else Path(runs["folder"].iloc[0])
+        versions = sorted({f"{k} {v}" for about in abouts for k, v in (about.get("versions") or {}).items()})
+        rows.append(
+            {
+                "sweep": sweep,
+                "folder": str(where),
+                "runs": len(runs),
+                "seeds": ranges(runs["seed"]),
+                "code": ", ".join(x[:10] + ("+ (with changes)" if x.endswith("+") else "") for x in _set(runs["git_sha"])),
+                "device": ", ".join(_set(runs["device"])),
+                "executor": ", ".join(sorted({str(about.get("executor", "")) for about in abouts} - {""})),
+                "packages": ", ".join(versions),
+            }
+        )
+    flipped = pd.DataFrame(rows).set_index("sweep").T
+    return flipped.reset_index(names="sweep").rename(columns={"sweep": ""})
+
+
+def _about(folder: str) -> dict:
+    try:
+        content = json.loads((Path(folder) / "run.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _set(column: pd.Series) -> list[str]:
+    return sorted(set(column.dropna()) - {""}) or ["unknown"]
+
+
+def differences_of_config(study: Study, most: int = 12) -> str:
+    """Configuration values that differ, beside variant, environment, seed and budget."""
+    keys = list(study.runs.columns[len(RUNS) :])
+    if not keys:
+        return "Apart from variant, environment, seed and budget, all runs have the same configuration."
+    lines = []
+    for key in keys[:most]:
+        of_value = study.runs.assign(value=study.runs[key].map(_short)).groupby("value")["variant"]
+        values = [f"`{value}` ({text.listed(sorted(set(variants)))})" for value, variants in of_value]
+        lines.append(f"- `{key}`: {', '.join(values[:6])}{', …' if len(values) > 6 else ''}")
+    if len(keys) > most:
+        lines.append(f"- … and {len(keys) - most} more, in the table `runs`")
+    return "The runs' configurations differ in:\n\n" + "\n".join(lines)
+
+
+def _short(x: object) -> str:
+    said = "not set" if x is None or x != x else str(x)
+    return said if len(said) <= 48 else f"{said[:45]}…"
+
+
+def readable_ledger(study: Study) -> pd.DataFrame:
+    ledger = study.ledger
+    statuses = [status for status in STATUSES if ledger[status].any()]
+    reasons = ledger["reasons"].map(lambda said: said if len(said) <= 300 else f"{said[:297]}…")
+    kept = ledger[["variant", "env", "runs", "seeds", *statuses]]
+    return kept.assign(reasons=reasons) if reasons.any() else kept
+
+
+def warnings(study: Study) -> str:
+    """Computed last of what is above the verdict, so that every problem is known."""
+    _ = study.primary, study.outcomes
+    if not study.warnings:
+        return "Nothing speaks against using these runs: all are completed, and replicates differ in their seed alone."
+    return "> **Warnings**\n>\n" + "\n".join(f"> - {said}" for said in study.warnings)
+
+
+def primary_endpoint(study: Study) -> str:
+    thresholds = [
+        f"{study.threshold(env):g}{f' on {env}' if len(study.envs) > 1 else ''}"
+        for env in study.envs
+        if not np.isnan(study.threshold(env))
+    ]
+    q, horizon = study.question, ", ".join(f"{x:,}" for x in study.horizons.values()) or "no"
+    if thresholds:
+        what = (f"env steps until `{q.score}` ({smoothing(q.score)}) first reaches {text.listed(thresholds)}. A run that "
+                "never does is censored, not left out")  # fmt: skip
+        test = "the log-rank test"
+    else:
+        what, test = f"`{q.score}` at {horizon} env steps, for want of a threshold", "the permutation test"
+    family = {"holm": "Holm's", "by": "Benjamini and Yekutieli's"}[q.adjust]
+    return (f"**Question.** Which of these learns, how fast, and how stably?\n\n**Primary endpoint.** {what[0].upper()}"
+            f"{what[1:]}. Variants are compared by the probability that one does better than the other. A difference is "
+            f"called clear where its {q.bootstrap.level:.0%} interval excludes ½ and p of {test}, after {family} "
+            f"adjustment over all pairs, is at most {q.alpha:g}. All else is secondary.")  # fmt: skip
+
+
+# Results as people read them
+
+
+def readable(*results: pd.DataFrame) -> pd.DataFrame:
+    """Results tables one under the other."""
+    rows = [row for frame in results if len(frame) for row in frame.to_dict("records")]
+    several = len({row["env"] for row in rows}) > 1
+    return pd.DataFrame(
+        [
+            {"what": row["metric"].replace("iqm", "IQM"), "of": row["variant"]}
+            | ({"env": row["env"]} if several else {})
+            | {
+                "estimate": _number(row, "estimate"),
+                "interval": f"{_number(row, 'lo')} … {_number(row, 'hi')}" if row["lo"] == row["lo"] or row["hi"] == row["hi"] else "–",
+                "level": f"{row['level']:.0%}" if row["level"] == row["level"] else "–",
+                "n": row["n_runs"],
+                "p": _adjusted(row),
+                "method": row["method"] + (f", {row['n_boot']:,} resamples" if row["n_boot"] else ""),
+                "note": row["warning"],
+            }
+            for row in rows
+        ]
+    ).pipe(_without_empty)
+
+
+def _number(row: Mapping, end: str) -> str:
+    x = row[end]
+    if "env steps" in row["metric"]:
+        return text.steps(x)
+    if row["metric"].startswith(("probability", "P(", "share")):
+        return text.share(x)
+    return text.number(x)
+
+
+def _adjusted(row: Mapping) -> str:
+    p = row.get("p_adjusted", np.nan)
+    return "" if p != p else f"{text.p_value(p)}, {text.family(row['p_method'])}"
+
+
+def _without_empty(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.loc[:, [name for name in frame if name not in ("p", "note") or frame[name].any()]] if len(frame) else frame
+
+
+def readable_pairs(study: Study) -> pd.DataFrame:
+    rows = study.primary.sort_values(["env", "p_adjusted"], kind="stable")
+    frame = pd.DataFrame(
+        {
+            "pair": rows["variant"], "env": rows["env"], "endpoint": rows["endpoint"],
+            "P": rows["estimate"].map(text.share),
+            "interval": [text.between(lo, hi, text.share) for lo, hi in zip(rows["lo"], rows["hi"], strict=True)],
+            "n": rows["n_runs"], "p": rows["p"].map(text.p_value), "adjusted": rows["p_adjusted"].map(text.p_value),
+            "family": rows["p_method"].map(text.family), "verdict": rows["conclusive"].map({True: "clear", False: "inconclusive"}),
+            "seeds each for 80% power": rows["seeds_needed"].map(text.number), "note": rows["warning"],
+        }
+    )  # fmt: skip
+    return _without_empty(frame.rename(columns={"seeds each for 80% power": f"seeds each for {study.question.power:.0%} power"}))
+
+
+def pairing(study: Study) -> str:
+    if len(study.scores["variant"].unique()) < 2:
+        return ""
+    if not study.paired:
+        return "Differences are **not paired**: the groups do not have the same seeds, each once."
+    of = "is not known" if np.isnan(study.correlation) else f"is {study.correlation:.2f}"
+    return (f"Differences are **paired by seed**: all groups have the same seeds, so the same initial parameters where the "
+            f"networks are the same. The correlation between their final scores {of} (median over pairs of groups): the "
+            "closer to 0, the less pairing gains.")  # fmt: skip
+
+
+def outcome_counts(study: Study) -> pd.DataFrame:
+    counts = study.outcomes.groupby(["variant", "env", "outcome"]).size().unstack(fill_value=0)
+    counts = counts[[outcome for outcome in reversed(OUTCOMES) if outcome in counts]]
+    shares = study.collapse_shares.set_index(["variant", "env"])
+    ever = [
+        f"{row['collapsed']} of {row['n_runs']} {text.between(row['lo'], row['hi'], text.share)}"
+        for _, row in shares.loc[counts.index].iterrows()
+    ]
+    return counts.assign(**{"collapsed at any time": ever}).reset_index()
+
+
+def worst(study: Study, most: int = 10) -> pd.DataFrame:
+    rows = study.worst.head(most)
+    frame = pd.DataFrame(
+        {
+            "run": rows["run_id"], "variant": rows["variant"], "env": rows["env"], "seed": rows["seed"].astype("str"),
+            "outcome": rows["outcome"], "final score": rows["final"].map(text.number), "collapses": rows["collapses"],
+            "folder": rows["folder"], "note": rows["error"],
+        }
+    )  # fmt: skip
+    return _without_empty(frame)
+
+
+def readable_sensitivity(study: Study) -> pd.DataFrame:
+    """A row a choice and its setting, a column a variant or pair."""
+    rows = study.sensitivity
+    if rows.empty:
+        return rows
+    what = {"median env steps to threshold": "median env steps", "probability of improvement of time to threshold": "P(sooner)"}
+    rows = rows.assign(
+        what=rows["metric"].map(lambda x: what.get(x, x)),
+        said=[
+            f"{_number(row, 'estimate')} {text.between(row['lo'], row['hi'], lambda x, row=row: _number(row | {'x': x}, 'x'))}"
+            for row in rows.to_dict("records")
+        ],
+    )
+    if (rows["scope"] == "comparison").any():  # one direction of every pair
+        rows = rows[(rows["scope"] != "comparison") | (rows.get("a") < rows.get("b"))]
+    keys = ["what", "env", "setting"] if len(study.envs) > 1 else ["what", "setting"]
+    few = rows[rows["variant"].isin(study.shown) | (rows["scope"] == "comparison") & (len(study.shown) <= 3)]
+    wide = few.pivot(index=keys, columns="variant", values="said").fillna("")
+    lines = list(dict.fromkeys(zip(*(few[key] for key in keys), strict=True)))
+    names = few.sort_values("scope", ascending=False, kind="stable")["variant"].unique()  # variants, then comparisons
+    return wide.loc[lines, names].reset_index().rename_axis(columns=None)
+
+
+# Figures of several Axes
+
+
+def rows_high(study: Study) -> float:
+    """Inches for a plot with a row a variant."""
+    return 1.6 + 0.75 * len(study.shown)
+
+
+def forests(study: Study, looks: plots.Looks) -> Figure:
+    rows = study.few(study.reliability)
+    groups = list(rows.groupby(["env", "metric"], sort=False))
+    if not groups:
+        figure, axes = plots.canvas()
+        plots.nothing(axes[0], "Reliability")
+        return figure
+    high = -(-len(groups) // 3)
+    figure, axes = plots.canvas(3, high, height=high * (1.5 + 0.32 * len(study.shown)) + 0.4)
+    names, captions = [name for name in study.shown if name in set(rows["variant"])], set()
+    for i, (ax, ((env, _), group)) in enumerate(zip(axes, groups, strict=False)):
+        plots.forest(group, ax, looks=looks, names=names)
+        captions.add(plots.take_caption(ax))
+        if i % 3:
+            ax.set_yticklabels([])
+        if len(study.envs) > 1:
+            ax.set_title(f"{ax.get_title(loc='left')} · {env}", loc="left")
+    for ax in axes[len(groups) :]:
+        ax.set_axis_off()
+    plots.caption_below(figure, " ".join(sorted(captions)))
+    return figure
+
+
+def underwater(study: Study, looks: plots.Looks, most: int = 36) -> Figure:
+    """The runs that lost most, as many of each group."""
+    loss = study.within[study.within["metric"].str.startswith("max drawdown")].set_index("run_id")["estimate"]
+    runs = study.few(study.runs)
+    each = max(1, most // max(1, len(study.shown)))
+    ranked = runs.assign(loss=runs["run_id"].map(loss).fillna(-np.inf)).sort_values("loss", ascending=False, kind="stable")
+    chosen = set(ranked.groupby(["variant", "env"]).head(each)["run_id"])
+    curves = study.scored[study.scored["run_id"].isin(chosen)]
+    env_rows = curves.groupby("env")["run_id"].nunique().max() if len(curves) else 0
+    with_curve = set(study.scored["run_id"])
+    return plots.by_env(
+        plots.underwater, curves, study.collapses, looks=looks, label=study.question.score, height=2.2 + 0.24 * env_rows,
+        left_out=lambda env: len(with_curve & set(study.runs.loc[study.runs["env"] == env, "run_id"]) - chosen),
+    )  # fmt: skip
+
+
+def health(study: Study, looks: plots.Looks, metrics: Mapping[str, str]) -> Figure:
+    """How the run was doing when it collapsed."""
+    if study.collapses.empty:
+        figure, axes = plots.canvas(height=1.6)
+        plots.nothing(axes[0], "Around a collapse", "no run collapsed")
+        return figure
+    figure, axes = plots.canvas(2, -(-len(metrics) // 2), width=9, height=3.5 * -(-len(metrics) // 2))
+    _each(axes, [lambda ax, m=m, label=label: plots.around_collapse(
+        study.few(study.around_collapse(m)), ax, looks=looks, label=label) for m, label in metrics.items()])  # fmt: skip
+    return figure
+
+
+def gradient(study: Study, looks: plots.Looks) -> Figure:
+    figure, axes = plots.canvas(2, len(study.envs), width=9, height=3.7 * len(study.envs))
+    variance, signal = (study.few(study.bands_of(name)) for name in ("grad_variance", "grad_snr"))
+    draws = []
+    for env in study.envs:
+        name = f" · {env}" if len(study.envs) > 1 else ""
+        for bands, title, more in (
+            (variance, "Variance: tr Σ of an episode's gradient", {"scale": "log"}),
+            (signal, "Signal to noise: ‖G‖² / tr Σ", {"zero": True}),
+        ):
+            draws.append(
+                lambda ax, bands=bands[bands["env"] == env], title=title + name, more=more: plots.along_training(
+                    bands, ax, looks=looks, title=title, **more
+                )
+            )
+    _each(axes, draws)
+    return figure
+
+
+def _each(axes: list, draws: list[Callable]) -> None:
+    with matplotlib.rc_context(plots.STYLE):
+        for ax, draw in zip(axes, draws, strict=True):
+            draw(ax)
+
+
+def method(study: Study) -> str:
+    q = study.question
+    return f"""- **Unit.** A run; never an episode. First every run is reduced to one number or one curve, then runs are resampled.
+- **Intervals.** {q.bootstrap.level:.0%} percentile bootstrap over runs, {q.bootstrap.n_boot:,} resamples, generator seeded with {q.bootstrap.rng_seed}: the same runs give the same numbers. With fewer than 10 seeds they are too narrow; with fewer than 3 there is none.
+- **Curves** are put on one grid of {q.points} points by their value at or before each point, never beyond their end. Final scores are those at {", ".join(f"{n:,} env steps ({env})" for env, n in study.horizons.items()) or "no step"}, which every completed run reached.
+- **Collapse.** After the mean of {q.collapse.smoothing} points of `{q.metric}` reached {q.collapse.level:.0%} of the threshold, it falls below {q.collapse.fall:.0%} of its running peak for {q.collapse.points} points or more; for good, if it is not back at {q.collapse.back:.0%} by the end.
+- **Reliability.** Of `{q.metric}`; α = {q.reliability.alpha:g}, window {q.reliability.window:,.0f} env steps.
+- **Families.** Pairs on the primary endpoint are one family; differences of final scores and of collapses are one each.
+- **Tables.** Every number is in `tables/*.parquet`, the results with method, n, resamples, seed, parameters and warnings.
+
+`{question_json(q)}`"""

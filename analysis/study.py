@@ -1,0 +1,515 @@
+"""Every table of a report, each computed when it is first asked for. What cannot be computed is an empty table, and the
+reason is among the problems: a report of bad data is a report that says so."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis import align, compare, events, reliability, summary, survival
+from analysis.aggregates import (
+    Bootstrap,
+    aggregate,
+    curve_bands,
+    improvements,
+    profile,
+    tolerance,
+    tolerance_bands,
+)
+from analysis.events import Collapse
+from analysis.load import CURVES, STATUSES, InputError, Tables, curves, grouped_by, ledger, warnings
+from analysis.reliability import Reliability
+from analysis.results import table
+
+HEALTH = {
+    "entropy": "entropy, nats",
+    "kl": "KL of an update, nats",
+    "explained_variance": "explained variance of V",
+    "grad_norm": "gradient norm",
+}
+"""What the health panel shows around a collapse, and its label."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a report asks. `score` is what curves, threshold and final scores are of, `metric` the unsmoothed one that
+    reliability and collapses are of; `threshold` None: the environment's own; `by`: columns of `runs` whose values
+    make a group of replicates. A picture shows at most `shown` groups."""
+
+    score: str = "return_recent"
+    metric: str = "return_mean"
+    threshold: float | None = None
+    by: tuple[str, ...] = ("variant",)
+    adjust: str = "holm"
+    alpha: float = 0.05
+    power: float = 0.8
+    points: int = 100
+    shown: int = 8
+    bootstrap: Bootstrap = Bootstrap()
+    reliability: Reliability = Reliability()
+    collapse: Collapse = Collapse()
+
+
+class Study:
+    """The tables of one or several sweeps; every property is one (see `tables`)."""
+
+    def __init__(self, tables: Tables, question: Question = Question()):
+        self.question, self.problems = question, []
+        if question.adjust not in compare.FAMILIES:
+            raise InputError(f"there is no adjustment '{question.adjust}'; there are: {', '.join(compare.FAMILIES)}")
+        self.sweeps = sorted(set(tables.runs["sweep"]))
+        plain = grouped_by(tables, question.by) if question.by != ("variant",) else tables
+        self.tables = plain
+        if len(self.sweeps) > 1 and "sweep" not in question.by:
+            self.tables = grouped_by(tables, [*question.by, "sweep"])
+        self.runs = self.tables.runs
+        self._family = dict(zip(self.runs["variant"], plain.runs["variant"], strict=True))  # group → the same, any sweep
+        self.envs = sorted(set(self.runs["env"]) - {"?"}) or sorted(set(self.runs["env"]))
+        self.variants = sorted(set(self.runs["variant"]))
+
+    # What there is
+
+    @cached_property
+    def ledger(self) -> pd.DataFrame:
+        return ledger(self.runs)
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What has to be known before any number, problems included."""
+        said = [*self.problems, *warnings(self.runs), *seed_hygiene(self.runs)]
+        if len(self.runs) == 1:
+            said.append("one run only: nothing can be compared, and no interval can be given")
+        if not self.runs["status"].isin(["completed", "running", "interrupted"]).any():
+            said.append("all runs failed: there is nothing to measure")
+        ends = self.scored.groupby("run_id")["env_steps"].max()
+        done = self.runs[self.runs["status"] == "completed"].set_index("run_id")
+        for env, horizon in self.horizons.items():
+            far = ends.reindex(done.index[done["env"] == env]).max()
+            if far > 1.1 * horizon:
+                said.append(f"{env}: completed runs end between {horizon:,.0f} and {far:,.0f} env steps; final scores "
+                            f"are those at {horizon:,.0f}")  # fmt: skip
+        if len(self.shown) < len(self.variants):
+            said.append(f"{len(self.variants)} groups: the pictures show the {len(self.shown)} with the best final scores")
+        if len(self.sweeps) > 1 and (same := self._same_twice()):
+            said.append(f"{same} runs have the same configuration and seed in two sweeps: if the code is the same too, "
+                        "so are their numbers")  # fmt: skip
+        return list(dict.fromkeys(said))
+
+    def _same_twice(self) -> int:
+        known = self.runs[self.runs["config_hash"] != ""].drop_duplicates(["config_hash", "sweep"])
+        return int(known.duplicated("config_hash").sum())
+
+    # Curves
+
+    def curves(self, metric: str, problem: bool = True) -> pd.DataFrame:
+        """One metric's curves; empty if there is no such metric, which is then a problem unless told otherwise."""
+        try:
+            return curves(self.tables, metric)
+        except InputError as error:
+            if problem and str(error) not in self.problems:
+                self.problems.append(str(error))
+            text = {"run_id": "str", "variant": "str", "env": "str"}
+            return pd.DataFrame(columns=list(CURVES)).astype(
+                text | {"seed": "Int64", "env_steps": "int64", "value": "float64"}
+            )
+
+    @cached_property
+    def scored(self) -> pd.DataFrame:
+        return self.curves(self.question.score)
+
+    @cached_property
+    def measured(self) -> pd.DataFrame:
+        return self.curves(self.question.metric)
+
+    @cached_property
+    def horizons(self) -> dict[str, int]:
+        """Env steps, by environment, that every completed run reached (or every run, where none is completed)."""
+        ends = self.scored.groupby("run_id")["env_steps"].max()
+        found = {}
+        for env, runs in self.runs.groupby("env"):
+            for statuses in (["completed"], ["running", "interrupted"], list(STATUSES)):
+                far = ends.reindex(runs.loc[runs["status"].isin(statuses), "run_id"]).dropna()
+                if len(far):
+                    found[env] = int(far.min())
+                    break
+        return found
+
+    def on_grid(self, curves: pd.DataFrame, points: int | None = None) -> pd.DataFrame:
+        """Curves of every environment on its own grid, up to its horizon."""
+        parts = []
+        for env, of_env in curves.groupby("env"):
+            try:
+                grid = align.grid(of_env, points or self.question.points, self.horizons.get(env))
+            except InputError as error:
+                self.problems.append(f"{env}: {error}")
+                continue
+            parts.append(align.align(of_env, grid))
+        return pd.concat(parts, ignore_index=True) if parts else curves.iloc[:0]
+
+    @cached_property
+    def aligned(self) -> pd.DataFrame:
+        return self.on_grid(self.scored)
+
+    @cached_property
+    def bands(self) -> pd.DataFrame:
+        return curve_bands(self.aligned, self.question.score, spec=self.question.bootstrap)
+
+    @cached_property
+    def tolerance_bands(self) -> pd.DataFrame:
+        return tolerance_bands(self.aligned, self.question.score)
+
+    def bands_of(self, metric: str, points: int = 20) -> pd.DataFrame:
+        """A further metric's IQM over env steps, with fewer resamples: it is looked at, not tested."""
+        curves = self.curves(metric, problem=False).dropna(subset="value")
+        spec = dataclasses.replace(self.question.bootstrap, n_boot=min(500, self.question.bootstrap.n_boot))
+        return curve_bands(self.on_grid(curves, points), metric, spec=spec)
+
+    # Final scores
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """Every run's score at the horizon of its environment; NaN where it has none."""
+        parts = [align.score_at(self.scored[self.scored["env"] == env], at) for env, at in self.horizons.items()]
+        there = pd.concat(parts, ignore_index=True) if parts else self.scored[list(align.SCORES)]
+        return align.with_all(there, self.runs)
+
+    @cached_property
+    def final(self) -> pd.DataFrame:
+        return aggregate(self.scores, f"final {self.question.score}", spec=self.question.bootstrap)
+
+    @cached_property
+    def areas(self) -> pd.DataFrame:
+        """IQM of the mean of each curve up to the horizon."""
+        parts = [align.area(self.scored[self.scored["env"] == env], at) for env, at in self.horizons.items()]
+        there = pd.concat(parts, ignore_index=True) if parts else self.scored[list(align.SCORES)]
+        name = f"area under {self.question.score}"
+        return aggregate(align.with_all(there, self.runs), name, spec=self.question.bootstrap)
+
+    @cached_property
+    def tolerance(self) -> pd.DataFrame:
+        return tolerance(self.scores, f"final {self.question.score}")
+
+    @cached_property
+    def profile(self) -> pd.DataFrame:
+        parts = []
+        for _, scores in self.scores.groupby("env"):
+            known = scores["value"].dropna()
+            if len(known):
+                taus = np.linspace(known.min(), known.max(), 81)
+                parts.append(profile(scores, f"final {self.question.score}", taus, self.question.bootstrap))
+        return pd.concat(parts, ignore_index=True) if parts else table([], "tau")
+
+    @cached_property
+    def better(self) -> pd.DataFrame:
+        """P(a's final score > b's)."""
+        return improvements(self.scores, f"final {self.question.score}", self.question.bootstrap)
+
+    @cached_property
+    def paired(self) -> bool:
+        """By seed, where every group of an environment has the same seeds, each once: then initial parameters and
+        first episodes are the same."""
+        for _, of_env in self.scores.dropna(subset="value").groupby("env"):
+            seeds = [group["seed"] for _, group in of_env.groupby("variant")]
+            if any(s.isna().any() or s.duplicated().any() or set(s) != set(seeds[0]) for s in seeds):
+                return False
+        return len(self.scores.dropna(subset="value")) > 0
+
+    @cached_property
+    def differences(self) -> pd.DataFrame:
+        boot = self.question.bootstrap
+        spec = compare.Comparison(paired=self.paired, level=boot.level, n_boot=boot.n_boot, rng_seed=boot.rng_seed)
+        rows = self._asked(compare.differences(self.scores, f"final {self.question.score}", spec))
+        return compare.adjust(rows, self.question.adjust)
+
+    @cached_property
+    def correlation(self) -> float:
+        """Between final scores of the same seed, median over pairs of groups: what pairing has to work with."""
+        wide = self.scores.pivot_table(index=["env", "seed"], columns="variant", values="value").to_numpy()
+        with np.errstate(all="ignore"):
+            found = pd.DataFrame(wide).corr(min_periods=3).to_numpy()
+        upper = found[np.triu_indices(len(found), 1)]
+        return float(np.median(upper[~np.isnan(upper)])) if (~np.isnan(upper)).any() else np.nan
+
+    @cached_property
+    def effects(self) -> pd.DataFrame:
+        return self._asked(compare.effect_sizes(self.scores, f"final {self.question.score}"))
+
+    @cached_property
+    def seeds_needed(self) -> pd.DataFrame:
+        q = self.question
+        return self._asked(compare.seeds_needed(self.scores, f"final {q.score}", q.power, q.alpha, q.bootstrap))
+
+    def _asked(self, pairs: pd.DataFrame) -> pd.DataFrame:
+        """Of several sweeps only a group against itself in another sweep, where there are such; otherwise all pairs."""
+        same = pairs["a"].map(self._family) == pairs["b"].map(self._family)
+        return pairs[same].reset_index(drop=True) if len(self.sweeps) > 1 and same.any() else pairs
+
+    # Time to threshold
+
+    def threshold(self, env: str) -> float:
+        if self.question.threshold is not None:
+            return self.question.threshold
+        known = self.runs.loc[self.runs["env"] == env, "reward_threshold"].dropna()
+        return float(known.iloc[0]) if len(known) else np.nan
+
+    @property
+    def _thresholds(self) -> dict[str, float]:
+        of_env = {env: self.threshold(env) for env in set(self.runs["env"])}
+        return dict(zip(self.runs["run_id"], self.runs["env"].map(of_env), strict=True))
+
+    @cached_property
+    def times(self) -> pd.DataFrame:
+        """Of the environments that have a threshold."""
+        return self.times_to(1.0)
+
+    def times_to(self, part: float) -> pd.DataFrame:
+        """Times to that part of the way from 0, or from the lowest score where that is below 0, to the threshold."""
+        parts = []
+        for env in self.envs:
+            threshold, runs = self.threshold(env), self.runs[self.runs["env"] == env]
+            curves = self.scored[self.scored["env"] == env]
+            if np.isnan(threshold) or curves.empty:
+                continue
+            base = min(0.0, float(np.nan_to_num(curves["value"].min()))) if part != 1 else 0.0
+            parts.append(survival.times_to_threshold(curves, runs, base + part * (threshold - base)))
+        if not parts:
+            types = {"time": "float64", "reached": "bool", "cut_short": "bool"}
+            return pd.DataFrame(columns=list(survival.TIMES)).astype(types)
+        return pd.concat(parts, ignore_index=True)
+
+    @cached_property
+    def survival(self) -> pd.DataFrame:
+        return survival.kaplan_meier(self.times, self.question.bootstrap.level)
+
+    @cached_property
+    def medians(self) -> pd.DataFrame:
+        return survival.median_times(self.times, self.question.bootstrap.level)
+
+    @cached_property
+    def restricted(self) -> pd.DataFrame:
+        parts = [
+            survival.restricted_means(times, self.horizons[env], self.question.bootstrap)
+            for env, times in self.times.groupby("env")
+        ]
+        return pd.concat(parts, ignore_index=True) if parts else table([])
+
+    def sooner_of(self, times: pd.DataFrame) -> pd.DataFrame:
+        """P(a got there before b): whoever never did comes last, and two who never did are level.
+
+        A run that stopped for another reason than its budget or its own divergence has no time.
+        """
+        status = times["run_id"].map(self.runs.set_index("run_id")["status"])
+        never = np.where(status.isin(["completed", "diverged"]), -np.inf, np.nan)
+        scores = times.assign(value=np.where(times["reached"], -times["time"], never))
+        return improvements(scores, "time to threshold", self.question.bootstrap)
+
+    @cached_property
+    def sooner(self) -> pd.DataFrame:
+        return self.sooner_of(self.times)
+
+    # What the pictures show
+
+    @cached_property
+    def shown(self) -> list[str]:
+        """The groups in the pictures: all, or of too many those with the best final scores (mean rank over envs)."""
+        if len(self.variants) <= self.question.shown:
+            return self.variants
+        rank = self.final.groupby("env")["estimate"].rank(ascending=False, na_option="bottom")
+        order = rank.groupby(self.final["variant"]).mean().sort_values(kind="stable")
+        return sorted(order.index[: self.question.shown])
+
+    def few(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The rows of those groups."""
+        if len(self.shown) == len(self.variants):
+            return frame
+        names = ("a", "b") if "a" in frame else ("variant",)
+        return frame[np.logical_and.reduce([frame[name].isin(self.shown) for name in names])]
+
+    # The primary endpoint
+
+    @cached_property
+    def primary(self) -> pd.DataFrame:
+        """One row a pair: P(a is better) in time to threshold, or in final scores where there is no threshold.
+
+        Extra columns: endpoint, a, b, p (log-rank, or the permutation test of the final scores), p_adjusted over all
+        rows, p_method, conclusive (the interval excludes ½ and p_adjusted ≤ α), seeds_needed (Noether).
+        """
+        no_time = [env for env in self.envs if env not in set(self.times["env"])]
+        by_time = self._asked(self.sooner).merge(
+            survival.log_rank(self.times)[["a", "b", "env", "p"]], on=["a", "b", "env"]
+        )
+        by_score = self._asked(self.better[self.better["env"].isin(no_time)]).merge(
+            self.differences[["a", "b", "env", "p"]], on=["a", "b", "env"]
+        )
+        rows = [r.assign(endpoint=e) for r, e in ((by_time, "time to threshold"), (by_score, "final score")) if len(r)]
+        found = pd.concat(rows, ignore_index=True) if rows else table([], "a", "b", "p").assign(endpoint="")
+        found = compare.adjust(found, self.question.adjust)
+        excluded = (found["lo"] > 0.5) | (found["hi"] < 0.5)
+        q = self.question
+        needed = [np.nan if np.isnan(x) else compare.seeds_by_rank(x, q.power, q.alpha) for x in found["estimate"]]
+        return found.assign(
+            conclusive=excluded & (found["p_adjusted"] <= q.alpha), seeds_needed=np.array(needed, float)
+        )
+
+    # Reliability and events
+
+    @cached_property
+    def within(self) -> pd.DataFrame:
+        return reliability.within_runs(self.measured, self.question.metric, self.question.reliability)
+
+    @cached_property
+    def reliability(self) -> pd.DataFrame:
+        """DT, SRT, LRT, maximal drawdown (IQM over runs), DR and RR a variant, with intervals."""
+        q = self.question
+        across = summary.across_runs(self.on_grid(self.measured, 25), q.metric, q.reliability, q.bootstrap)
+        parts = [part for part in (summary.over_runs(self.within, self.runs, q.bootstrap), across) if len(part)]
+        return pd.concat(parts, ignore_index=True) if parts else table([])
+
+    @cached_property
+    def drawdowns(self) -> pd.DataFrame:
+        """Of the smoothed score: of an unsmoothed curve every second point is one."""
+        return events.drawdowns(self.scored)
+
+    @cached_property
+    def collapses(self) -> pd.DataFrame:
+        return events.collapses(self.measured, self._thresholds, self.question.collapse)
+
+    @cached_property
+    def dead(self) -> pd.DataFrame:
+        return events.dead(self.curves("grad_norm", problem=False))
+
+    @cached_property
+    def events(self) -> pd.DataFrame:
+        parts = [part for part in (self.drawdowns, self.collapses, self.dead) if len(part)]
+        return pd.concat(parts, ignore_index=True) if parts else self.collapses
+
+    @cached_property
+    def outcomes(self) -> pd.DataFrame:
+        happened = [part for part in (self.collapses, self.dead) if len(part)]
+        both = pd.concat(happened, ignore_index=True) if happened else self.collapses
+        return events.outcomes(self.runs, self.measured, both, self._thresholds, self.question.collapse)
+
+    @cached_property
+    def collapse_shares(self) -> pd.DataFrame:
+        return summary.collapse_shares(self.outcomes, self.question.bootstrap.level)
+
+    @cached_property
+    def collapse_tests(self) -> pd.DataFrame:
+        return compare.adjust(self._asked(summary.collapse_tests(self.collapse_shares)), self.question.adjust)
+
+    @cached_property
+    def worst(self) -> pd.DataFrame:
+        """Runs from the worst on: by outcome, then by final score, lowest first."""
+        rank = self.outcomes["outcome"].map({name: i for i, name in enumerate(events.OUTCOMES)})
+        order = self.outcomes.assign(rank=rank).sort_values(["rank", "final", "run_id"], kind="stable")
+        errors = self.runs.set_index("run_id")["error"]
+        return order.drop(columns="rank").assign(error=order["run_id"].map(errors)).reset_index(drop=True)
+
+    def around_collapse(self, metric: str, points: int = 61) -> pd.DataFrame:
+        """One metric on a grid of env steps relative to the first collapse of every run that had one."""
+        curves = self.curves(metric, problem=False).dropna(subset="value")
+        start = self.collapses.groupby("run_id")["start"].min().to_dict()
+        some = align.relative_to(curves, start) if start else curves.iloc[:0]
+        if some.empty:
+            return some
+        reach = 0.15 * max(self.horizons.values())
+        return align.align(some, np.unique(np.round(np.linspace(-reach, reach, points)).astype(np.int64)))
+
+    # What if a choice had been another one
+
+    @cached_property
+    def sensitivity(self) -> pd.DataFrame:
+        """The main numbers under other choices: columns choice, setting, then those of results."""
+        q, parts = self.question, []
+        for part in (0.8, 0.9, 1.0):
+            times, setting = self.times_to(part), f"{part:.0%} of the threshold"
+            parts.append(("threshold", setting, survival.median_times(times, q.bootstrap.level)))
+            parts.append(("threshold", setting, self._asked(self.sooner_of(times))))
+        for fall in (0.3, 0.5, 0.7):
+            found = events.collapses(self.measured, self._thresholds, dataclasses.replace(q.collapse, fall=fall))
+            counted = self.outcomes.assign(collapses=_count(found, self.outcomes["run_id"]))
+            parts.append(("collapse", f"below {fall:.0%} of the peak", summary.collapse_shares(counted)))
+        for factor in (0.5, 1, 2):
+            spec = dataclasses.replace(q.reliability, window=q.reliability.window * factor)
+            within = self.within if factor == 1 else reliability.within_runs(self.measured, q.metric, spec)
+            only = within[within["metric"].str.startswith("DT ")]
+            parts.append(("window", f"{spec.window:,.0f} env steps", summary.over_runs(only, self.runs, q.bootstrap)))
+        parts = [rows.assign(choice=choice, setting=setting) for choice, setting, rows in parts if len(rows)]
+        return pd.concat(parts, ignore_index=True) if parts else table([], "choice", "setting")
+
+    # All of it
+
+    def named(self) -> dict[str, pd.DataFrame]:
+        """Every table by the name of its file."""
+        names = """runs ledger scores final areas tolerance profile bands tolerance_bands better differences effects
+            seeds_needed times survival medians restricted sooner primary within reliability events outcomes
+            collapse_shares collapse_tests worst sensitivity"""
+        return {"runs": self.runs} | {name: getattr(self, name) for name in names.split()[1:]}
+
+    def save(self, folder: Path) -> None:
+        """Every table as Parquet, and all results rows under each other in results.parquet."""
+        folder.mkdir(parents=True, exist_ok=True)
+        results = []
+        for name, frame in self.named().items():
+            frame.to_parquet(folder / f"{name}.parquet", index=False)
+            if "params_json" in frame and len(frame) and name != "sensitivity":
+                results.append(frame.assign(table=name))
+        if results:
+            pd.concat(results, ignore_index=True).to_parquet(folder / "results.parquet", index=False)
+
+
+def _count(found: pd.DataFrame, run_ids: pd.Series) -> np.ndarray:
+    return run_ids.map(found["run_id"].value_counts()).fillna(0).to_numpy(int)
+
+
+def question_json(question: Question) -> str:
+    return json.dumps(dataclasses.asdict(question), sort_keys=True, ensure_ascii=False)
+
+
+# Seed hygiene
+
+
+def sweeper_of(folder: Path) -> str:
+    """The class of Hydra's sweeper that started a run; empty if that is not recorded."""
+    try:
+        said = (folder / ".hydra" / "hydra.yaml").read_text()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    found = re.search(r"^( *)sweeper:\n(?:\1 +.*\n)*?\1 +_target_: *(\S+)", said, flags=re.MULTILINE)
+    return found[2] if found else ""
+
+
+def seed_hygiene(runs: pd.DataFrame) -> list[str]:
+    """Seeds that a sweeper has tuned on (any sweeper but Hydra's basic one, which only lists) show too good a result."""
+    sweepers = pd.Series([sweeper_of(Path(folder)) for folder in runs["folder"]], index=runs.index, dtype="str")
+    tuned = runs[(sweepers != "") & ~sweepers.str.endswith(".BasicSweeper")]
+    if tuned.empty:
+        return []
+    names = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in sweepers[tuned.index]}))
+    said = [f"seed hygiene: {len(tuned)} runs were chosen by a sweeper that tunes ({names}), on seeds "
+            f"{ranges(tuned['seed'])}: their scores are the best of many, so report on fresh seeds"]  # fmt: skip
+    others = runs.drop(tuned.index)
+    if again := sorted(set(others["seed"].dropna()) & set(tuned["seed"].dropna())):
+        said.append(f"seed hygiene: seeds {ranges(again)} of the other runs are among those that were tuned on")
+    return said
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """
+    >>> ranges([3, 0, 1, 2, 7])
+    '0–3, 7'
+    """
+    known = sorted({int(x) for x in numbers if not pd.isna(x)})
+    parts: list[list[int]] = []
+    for x in known:
+        if parts and x == parts[-1][-1] + 1:
+            parts[-1].append(x)
+        else:
+            parts.append([x])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}–{part[-1]}" for part in parts) or "unknown"

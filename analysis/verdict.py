@@ -1,0 +1,200 @@
+"""Sentences made of the numbers in the tables, in Markdown. They claim what the intervals allow: where an interval holds
+"no difference", or p does after the adjustment for the family, the sentence says inconclusive and why."""
+
+import math
+from collections.abc import Iterable
+
+import pandas as pd
+
+from analysis import text
+from analysis.study import Study
+
+MOST = 10
+"""Pairs that are written out; the others are counted, and in the tables."""
+
+
+def sentences(study: Study) -> str:
+    """The verdict of every environment: each variant by itself, then the pairs on the primary endpoint, then others."""
+    parts = []
+    for env in study.envs:
+        if len(study.envs) > 1:
+            parts.append(f"### {env}")
+        parts.append(_list(of_variants(study, env)))
+        if pairs := of_pairs(study, env):
+            parts += ["**Which is better, on the primary endpoint?**", _list(pairs)]
+            parts += ["**And in the end?** (secondary, a family of its own)", _list(of_scores(study, env))]
+            parts += ["**And how safely?** (secondary, a family of its own)", _list(of_collapses(study, env))]
+        else:
+            parts.append("There is nothing to compare: one group only, or no scores.")
+    return "\n\n".join(filter(None, parts))
+
+
+def _list(items: Iterable[str]) -> str:
+    return "\n".join(f"- {item}" for item in items)
+
+
+def _of(frame: pd.DataFrame, env: str) -> dict[str, pd.Series]:
+    """Rows of one environment by variant."""
+    return {row["variant"]: row for _, row in frame[frame["env"] == env].iterrows()}
+
+
+# A variant by itself
+
+
+def of_variants(study: Study, env: str) -> list[str]:
+    medians, finals, shares = (_of(frame, env) for frame in (study.medians, study.final, study.collapse_shares))
+    names = sorted(set(study.runs.loc[study.runs["env"] == env, "variant"]))
+    return [
+        of_variant(name, study.threshold(env), medians.get(name), finals.get(name), shares.get(name)) for name in names
+    ]
+
+
+def of_variant(
+    name: str, threshold: float, median: pd.Series | None, final: pd.Series | None, collapsed: pd.Series | None
+) -> str:
+    """`final` is a row of aggregates.aggregate, `median` of survival.median_times, `collapsed` of collapse_shares."""
+    said = []
+    if median is not None:
+        reached = f"{median['reached']} of {median['n_runs']} runs reached {text.number(threshold)}"
+        said.append(reached + (f", median {text.steps(median['estimate'])} env steps "
+                               f"{text.between(median['lo'], median['hi'], text.steps)}"
+                               if not math.isnan(median["estimate"]) else ", too few for a median"))  # fmt: skip
+    if final is not None and final["n_runs"]:
+        said.append(f"final score {text.number(final['estimate'])} {text.between(final['lo'], final['hi'])} "
+                    f"({_statistic(final)}, {_seeds(final['n_runs'])})")  # fmt: skip
+    if collapsed is not None and collapsed["n_runs"]:
+        said.append(f"{collapsed['collapsed']} of {collapsed['n_runs']} collapsed "
+                    f"{text.between(collapsed['lo'], collapsed['hi'], text.share)}")  # fmt: skip
+    return f"**{name}**: {'; '.join(said) or 'no scores'}."
+
+
+def _statistic(row: pd.Series) -> str:
+    return row["metric"].split(" of ")[0].replace("iqm", "IQM")
+
+
+def _seeds(n: int) -> str:
+    return f"{n} seed{'' if n == 1 else 's'}"
+
+
+# Pairs on the primary endpoint
+
+
+def of_pairs(study: Study, env: str) -> list[str]:
+    pairs = study.primary[study.primary["env"] == env]
+    medians, finals, shares = (_of(frame, env) for frame in (study.medians, study.final, study.collapse_shares))
+    order = (pairs["estimate"] - 0.5).abs() + pairs["conclusive"]
+    rows = [row for _, row in pairs.loc[order.sort_values(ascending=False, kind="stable").index].iterrows()]
+    said = [of_pair(row, medians, finals, shares, power=study.question.power) for row in rows[:MOST]]
+    if len(rows) > MOST:
+        clear = int(pairs["conclusive"].sum())
+        said.append(f"… and {len(rows) - MOST} more pairs, in the table `primary`: {clear} of all {len(rows)} are clear.")
+    return said
+
+
+def of_pair(
+    pair: pd.Series,
+    medians: dict[str, pd.Series],
+    finals: dict[str, pd.Series],
+    shares: dict[str, pd.Series],
+    *,
+    power: float = 0.8,
+) -> str:
+    """One row of Study.primary; the others by variant, as in `of_variant`."""
+    p, lo, hi, first, second = pair["estimate"], pair["lo"], pair["hi"], pair["a"], pair["b"]
+    if math.isnan(p):
+        return f"**Inconclusive**: {first} or {second}? There are no scores to compare: {pair['warning']}."
+    if p < 0.5:  # the better one comes first
+        p, lo, hi, first, second = 1 - p, 1 - hi, 1 - lo, second, first
+    by_time = pair["endpoint"] == "time to threshold"
+    if by_time:
+        numbers = _medians(medians[first], medians[second])
+        claim, doubt = f"{first} reached the threshold sooner than {second}", f"{first} sooner than {second}?"
+        if not medians[first]["reached"] and not medians[second]["reached"]:
+            return f"**Inconclusive: neither {first} nor {second} reached the threshold** in {_both(pair, medians)}."
+    else:
+        numbers = f"IQM {text.number(finals[first]['estimate'])} against {text.number(finals[second]['estimate'])}"
+        claim, doubt = f"{first} scored higher in the end than {second}", f"{first} better than {second}?"
+    adjusted = f"{text.p_value(pair['p_adjusted'])} ({text.family(pair['p_method'])})"
+    numbers += f", P(improvement) {text.share(p)} {text.between(lo, hi, text.share)}, {adjusted}, "
+    numbers += _both(pair, medians if by_time else finals)
+    collapsed = ""
+    if first in shares and second in shares:
+        collapsed = f"; collapse {_of_n(shares[first])} against {_of_n(shares[second])}"
+    if pair["conclusive"]:
+        return f"**{claim}**: {numbers}{collapsed}."
+    return f"**Inconclusive: {doubt}** {numbers[0].upper()}{numbers[1:]}{collapsed}. {_why(lo, hi)}{_needed(pair, power)}"
+
+
+def _medians(a: pd.Series, b: pd.Series) -> str:
+    if not math.isnan(a["estimate"] + b["estimate"]):
+        return f"median {text.steps(a['estimate'])} against {text.steps(b['estimate'])} env steps"
+    said = [
+        f"{row['reached']} of {row['n_runs']} got there"
+        + ("" if math.isnan(row["estimate"]) else f" (median {text.steps(row['estimate'])} env steps)")
+        for row in (a, b)
+    ]
+    return " against ".join(said)
+
+
+def _of_n(row: pd.Series) -> str:
+    return f"{row['collapsed']} of {row['n_runs']}"
+
+
+def _both(pair: pd.Series, rows: dict[str, pd.Series]) -> str:
+    a, b = (int(rows[name]["n_runs"]) for name in (pair["a"], pair["b"]))
+    return _seeds(a) if a == b else f"{a} runs of {pair['a']} and {b} of {pair['b']}"
+
+
+def _why(lo: float, hi: float) -> str:
+    if math.isnan(lo):
+        return "Fewer than 3 seeds: no interval."
+    if lo <= 0.5 <= hi:
+        return "The interval holds ½."
+    return "The interval excludes ½, but p is too large."
+
+
+def _needed(pair: pd.Series, power: float) -> str:
+    n = pair["seeds_needed"]
+    if not math.isfinite(n):
+        return ""
+    return f" A difference of this size would need about {n:,.0f} seeds each to be found with {power:.0%} power."
+
+
+# Pairs on the others
+
+
+def of_scores(study: Study, env: str) -> list[str]:
+    rows = study.differences[study.differences["env"] == env]
+    said = [of_difference(row, study.question.alpha, "final score", text.number) for _, row in rows.iterrows()]
+    return _cut(said)
+
+
+def of_collapses(study: Study, env: str) -> list[str]:
+    rows, shares = study.collapse_tests[study.collapse_tests["env"] == env], _of(study.collapse_shares, env)
+    said = []
+    for _, row in rows.iterrows():
+        counts = f"{_of_n(shares[row['a']])} against {_of_n(shares[row['b']])}; "
+        said.append(of_difference(row, study.question.alpha, "share of runs that collapsed", _signed_share, counts))
+    return _cut(said)
+
+
+def _signed_share(x: float) -> str:
+    return text.share(x) if x >= 0 or math.isnan(x) else f"−{text.share(-x)}"
+
+
+def of_difference(row: pd.Series, alpha: float, what: str, of, more: str = "") -> str:
+    """A row with a difference a − b, its interval, p_adjusted and p_method; `of` writes a number."""
+    pair = f"{row['a']} against {row['b']}"
+    if math.isnan(row["estimate"]):
+        return f"**Inconclusive**: {pair}: no {what} ({row['warning']})."
+    how = " paired by seed" if "paired" in row["metric"] else ""
+    numbers = (f"{more}difference{how} {of(row['estimate'])} {text.between(row['lo'], row['hi'], of)}, "
+               f"{text.p_value(row['p_adjusted'])} ({text.family(row['p_method'])})")  # fmt: skip
+    if (row["lo"] > 0 or row["hi"] < 0) and row["p_adjusted"] <= alpha:
+        return f"**{pair}: {what} {'higher' if row['estimate'] > 0 else 'lower'}**: {numbers}."
+    excluded = "" if not (row["lo"] > 0 or row["hi"] < 0) else " The interval excludes 0, but p is too large."
+    return f"**Inconclusive: {pair}**, {what}: {numbers}.{excluded}"
+
+
+def _cut(said: list[str]) -> list[str]:
+    return said if len(said) <= MOST else [*said[:MOST], f"… and {len(said) - MOST} more pairs, in the tables."]
