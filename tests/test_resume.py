@@ -189,7 +189,7 @@ def copy(short_and_long, tmp_path) -> Path:
         ("num_updates=26 optimiser=adamw", "optimiser.method: adam → adamw"),
         ("num_updates=26 critic=none", "critic._target_: pgx.critics.ValueNetwork → pgx.critics.NoCritic"),
         ("num_updates=26 stop_when_solved=true", "stop_when_solved: False → True"),
-        ("num_updates=26 xla_threads=3", "xla_threads: 2 → 3"),
+        ("num_updates=26 xla_threads=3", "xla_threads: 1 → 3"),
     ],
 )
 def test_another_configuration_is_refused_by_name(changes, says, copy, capsys):

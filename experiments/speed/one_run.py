@@ -13,7 +13,8 @@ CASES = {  # (variant, episodes an update): (chunks to time, target)
 def run(repeat: int, seconds: float) -> list[Figure]:
     contenders, lengths = {}, {}
     for (variant, episodes), (chunks, _) in CASES.items():
-        parts = at_the_limit(f"+variant={variant}", f"episodes_per_update={episodes}")
+        threads = 2 if episodes > 100 else 1
+        parts = at_the_limit(f"+variant={variant}", f"episodes_per_update={episodes}", f"xla_threads={threads}")
 
         def measure(case=(variant, episodes), parts=parts, chunks=chunks):
             speed = throughput(parts.runner, parts.state, chunks)  # the same updates every time
@@ -27,7 +28,7 @@ def run(repeat: int, seconds: float) -> list[Figure]:
             "env steps/s",
             values,
             at_least=CASES[variant, episodes][1],
-            note=f"mean length {lengths[variant, episodes]:.0f}",
+            note=f"mean length {lengths[variant, episodes]:.0f}" + ", xla_threads=2" * (episodes > 100),
         )
         for (variant, episodes), values in interleave(contenders, repeat).items()
     ]
