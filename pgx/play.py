@@ -120,8 +120,10 @@ def play(
     import jax
     from tqdm import tqdm
 
+    from pgx.envs.base import HostEnv
     from pgx.rollout import HostRollout, mode, sample
 
+    HostEnv.register(Filmed)  # not its base class, which would import jax with this module
     bar = tqdm(total=env.spec.max_steps, unit="step", desc="playing", leave=False, dynamic_ncols=True, disable=None)
     with bar:
         film = Filmed(stage, env.spec, bar)

@@ -173,7 +173,7 @@ def test_newest_wins(tmp_path):
         ([1.0, 5.0, float("nan"), 2.0], [1, 2, 3], 1),
         ([5.0, 5.0, 1.0, 5.0], [0, 2, 3], 0),
         ([-9.0, float("nan"), float("-inf"), float("inf")], [0, 2, 3], 0),
-        ([1.0, None, jnp.array(2.0), np.float32(1)], [2, 3], 2),
+        ([1.0, None, 2.0, 1.0], [2, 3], 2),
     ],
 )
 def test_the_newest_and_the_best_are_kept(tmp_path, scores, kept, best):

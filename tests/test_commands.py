@@ -118,7 +118,7 @@ def test_evaluation_can_be_repeated_and_says_what_it_is_of(run, capsys):
 
 def test_no_episode_of_an_evaluation_is_one_of_training(learnt, monkeypatch):
     monkeypatch.setattr(evaluate, "trained", lambda *_, **__: learnt)
-    _, fresh = evaluate.evaluate(None, {"env": {}}, episodes=EPISODES)
+    _, fresh = evaluate.evaluate(Path(), {"env": {}}, episodes=EPISODES)
     for stream, is_it in zip(Keys.of_seed(0), (False, False, True), strict=True):
         episodes = episodes_of(learnt, jax.random.fold_in(stream, 0), sample)
         assert np.array_equal(fresh, episodes.reward.sum(0)) == is_it
@@ -130,7 +130,7 @@ def test_greedy_takes_the_most_probable_action_whatever_the_random_numbers(learn
     mask = np.asarray(episodes.mask)
     np.testing.assert_array_equal(np.asarray(episodes.action)[mask], np.asarray(logits).argmax(-1)[mask])
     monkeypatch.setattr(evaluate, "trained", lambda *_, **__: learnt)
-    _, greedy = evaluate.evaluate(None, {"env": {}}, episodes=EPISODES, greedy=True)
+    _, greedy = evaluate.evaluate(Path(), {"env": {}}, episodes=EPISODES, greedy=True)
     np.testing.assert_array_equal(greedy, episodes.reward.sum(0))
 
 
@@ -140,7 +140,7 @@ def test_more_episodes_than_lanes_are_played_in_batches(learnt, host_run, monkey
     assert len(returns) == 9 and set(returns) <= {0.0, 1.0}
     monkeypatch.setattr(evaluate, "COMPILED_LANES", EPISODES)
     monkeypatch.setattr(evaluate, "trained", lambda *_, **__: learnt)
-    _, returns = evaluate.evaluate(None, {"env": {}}, episodes=2 * EPISODES - 1)
+    _, returns = evaluate.evaluate(Path(), {"env": {}}, episodes=2 * EPISODES - 1)
     assert len(returns) == 2 * EPISODES - 1
     assert not np.array_equal(returns[EPISODES:], returns[: EPISODES - 1])  # no batch repeats another
 
