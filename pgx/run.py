@@ -98,8 +98,6 @@ def _train(
         restored = checkpoints.restore(state)
         if restored is not None:
             state = restored[1]
-        else:  # in a thread: it compiles beside the big program
-            fresh = ThreadPoolExecutor(1).submit(initial_state, config, env, algorithm)
         saved = int(state.update)
         history = record.History(metrics.keep_until(saved), threshold)
         if history.updates != saved:
@@ -127,6 +125,9 @@ def _train(
             max_updates=config["updates_per_chunk"],
             diagnose_every=config["diagnose_every"],
         )
+        # XLA compiles without the interpreter's lock: what is in Python costs little beside it
+        if restored is None:
+            fresh = ThreadPoolExecutor(1).submit(initial_state, config, env, algorithm)
         threading.Thread(target=curve.warm_up, daemon=True).start()
         compiling = time.perf_counter()
         runner.compile()

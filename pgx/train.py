@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped, UInt32
 
 from pgx.envs.base import EnvSpec, HostEnv, JittedEnv
 from pgx.networks import MLP
@@ -52,7 +52,7 @@ class Keys(NamedTuple):
     evaluate: PRNGKeyArray
 
     @classmethod
-    def of_seed(cls, seed: int) -> "Keys":
+    def of_seed(cls, seed: int | UInt32[Array, ""]) -> "Keys":
         return cls(*jax.random.split(jax.random.key(seed, impl="threefry2x32"), 3))
 
 

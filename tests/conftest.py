@@ -6,22 +6,11 @@ dtype without being told to, and every annotation in pgx is checked where it is 
 
 import jax
 import jaxtyping
-import pytest
 from beartype import BeartypeConf, beartype
 
 # An int passes for a float, as it does for every static checker (PEP 484).
 STRICT = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
-
-def typechecker(function):
-    # says int and is given a traced one
-    return function if function.__qualname__ == "Keys.of_seed" else STRICT(function)
-
-
-jaxtyping.install_import_hook("pgx", "conftest.typechecker")
+jaxtyping.install_import_hook("pgx", "conftest.STRICT")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: takes more than a few seconds")

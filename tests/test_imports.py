@@ -57,7 +57,8 @@ def test_pgx_imports_no_other_room():
 def test_analysis_reads_run_folders_only():
     """It must read the runs of last year, on a laptop without jax."""
     for package in ("pgx", "jax", "equinox", "optax", "orbax", "hydra", "omegaconf"):
-        assert not {name for name in importers(package) if name.startswith("analysis")}, package
+        found = {name for name in importers(package) if name.startswith("analysis")}
+        assert found <= {"analysis/teaching.py"}, package  # a notebook, which shows pgx at work; nothing imports it
 
 
 @pytest.mark.parametrize(
