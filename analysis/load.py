@@ -286,8 +286,14 @@ def _runs(records: list[dict[str, Any]]) -> pd.DataFrame:
         values = pd.Series([config.get(key) for config in configs])
         numbers = ("floating", "integer", "mixed-integer-float", "boolean")
         plain = pd.api.types.infer_dtype(values, skipna=True) in numbers
-        runs[key] = values if plain else values.map(lambda x: x if x is None or isinstance(x, str) else json.dumps(x))
+        runs[key] = values if plain else values.map(_as_text)
     return runs
+
+
+def _as_text(x: Any) -> str | None:
+    if isinstance(x, str):
+        return x
+    return None if x is None or x != x else json.dumps(x)
 
 
 def _long(wide: pa.Table, run_ids: list[str]) -> pd.DataFrame:

@@ -110,7 +110,7 @@ def by_env(draw: Callable[..., Axes], *tables: pd.DataFrame, height: float = 4.2
     return figure
 
 
-def _title(ax: Axes, title: str, handles: Sequence[Line2D] = ()) -> None:
+def headline(ax: Axes, title: str, handles: Sequence[Line2D] = ()) -> None:
     """The title, and between it and the data the legend."""
     lengths = [len(str(handle.get_label())) + 7 for handle in handles]
     columns = len(handles) if sum(lengths) <= _width(ax) else int(_width(ax) / max(lengths))
@@ -154,10 +154,11 @@ def caption_below(figure: Figure, said: str) -> None:
     figure.supxlabel(wrapped, x=0.01, ha="left", fontsize=8, color=GREY, linespacing=1.25)
 
 
-def _method(rows: pd.DataFrame) -> str:
+def method_of(rows: pd.DataFrame) -> str:
     """How the numbers of a results table were made: estimator, n, interval, resamples."""
     first = rows.iloc[0]
-    few, many = rows["n_runs"].min(), rows["n_runs"].max()
+    known = rows.loc[rows["estimate"].notna(), "n_runs"]
+    few, many = known.min(), known.max()
     of_n = f"n = {many}" if few == many else f"n = {few}–{many}"
     level = f"{first['level']:.0%} interval: " if first["level"] == first["level"] else ""
     resamples = f", {first['n_boot']:,} resamples" if first["n_boot"] else ""
@@ -172,12 +173,12 @@ def _doubts(rows: pd.DataFrame) -> str:
     said = list(dict.fromkeys(part for warning in rows["warning"] for part in warning.split("; ") if part))
     if not said:
         return ""
-    return f" Note: {said[0]}" + (f"; and {len(said) - 1} more, see the table." if len(said) > 1 else ".")
+    return f" Note: {said[0]}" + (f"; and {len(said) - 1} more." if len(said) > 1 else ".")
 
 
 def nothing(ax: Axes, title: str, why: str = "nothing was measured") -> Axes:
     """The place of a plot that cannot be drawn, with the reason."""
-    _title(ax, title)
+    headline(ax, title)
     ax.set_axis_off()
     ax.text(0.5, 0.5, f"No picture: {why}.", ha="center", va="center", color=GREY, transform=ax.transAxes)
     return ax
@@ -227,8 +228,8 @@ def learning_curves(
     _steps_axis(ax)
     ax.set_ylabel(label)
     ax.margins(x=0.01)
-    _title(ax, "Learning curves", handles)
-    _caption(ax, f"Thin: a seed. Thick: {_statistic(bands)}; band: {_method(bands)}. Smoothing: {smoothing}.{_doubts(bands)}")
+    headline(ax, "Learning curves", handles)
+    _caption(ax, f"Thin: a seed. Thick: {_statistic(bands)}; band: {method_of(bands)}. Smoothing: {smoothing}.{_doubts(bands)}")
     return ax
 
 
@@ -252,7 +253,7 @@ def tolerance_bands(
     _steps_axis(ax)
     ax.set_ylabel(label)
     ax.margins(x=0.01)
-    _title(ax, "Tolerance bands: what a new run may do", handles)
+    headline(ax, "Tolerance bands: what a new run may do", handles)
     few, many = known["n_runs"].min(), known["n_runs"].max()
     of_n = f"{many}" if few == many else f"{few}–{many}"
     _caption(
@@ -290,8 +291,8 @@ def final_scores(
     ax.set_ylim(len(names) - 0.55, -0.5)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel(label)
-    _title(ax, "Final scores")
-    _caption(ax, f"Dots: seeds. Marker and bar: {_statistic(results)}, {_method(results)}.{_doubts(results)}")
+    headline(ax, "Final scores")
+    _caption(ax, f"Dots: seeds. Marker and bar: {_statistic(results)}, {method_of(results)}.{_doubts(results)}")
     return ax
 
 
@@ -323,8 +324,8 @@ def performance_profile(
         handles.append(_key(look, f"{variant} (n = {rows['n_runs'].max()})"))
     ax.set(xlabel=f"τ ({label})", ylabel="share of runs above τ", ylim=(-0.02, 1.02))
     ax.margins(x=0.01)
-    _title(ax, "Performance profile", handles)
-    _caption(ax, f"Higher is better at every τ. Band: {_method(results)}.{_doubts(results)}")
+    headline(ax, "Performance profile", handles)
+    _caption(ax, f"Higher is better at every τ. Band: {method_of(results)}.{_doubts(results)}")
     return ax
 
 
@@ -348,20 +349,19 @@ def improvement_matrix(results: pd.DataFrame, ax: Axes, *, of: str = "final scor
         said = text.share(row.estimate), text.between(row.lo, row.hi, text.share)
         ax.text(j + 0.5, i + 0.2, said[0], ha="center", va="center", fontsize=size + 2, fontweight="bold" if sure else "normal")
         ax.text(j + 0.5, i + 0.42, said[1], ha="center", va="center", fontsize=size - 1, color="#444444")
-    for i, name in enumerate(names):
+    for i in range(len(names)):
         ax.text(i + 0.5, i + 0.5, "–", ha="center", va="center", color="#bbbbbb")
-        for ticks in (ax.set_xticks, ax.set_yticks):
-            ticks(np.arange(len(names)) + 0.5, names)
+    broken = [name.replace(", ", ",\n") for name in names]
+    for ticks in (ax.set_xticks, ax.set_yticks):
+        ticks(np.arange(len(names)) + 0.5, broken, fontsize=9 if len(names) <= 5 else 7.5)
     ax.set(xlim=(0, len(names)), ylim=(len(names), 0), xlabel="… than this one", ylabel="P(this one is better …)")
-    if len(names) > 4:
-        ax.tick_params(axis="x", rotation=30)
     ax.grid(visible=False)
     for edge in range(len(names) + 1):
         ax.axhline(edge, color="white", linewidth=3)
         ax.axvline(edge, color="white", linewidth=3)
-    _title(ax, title)
-    _caption(ax, f"{_method(results)}. Dotted: ½. Coloured, in the winner's colour, where the interval excludes ½."
-                 f"{_doubts(results)}", below=34 if len(names) <= 4 else 64)  # fmt: skip
+    headline(ax, title)
+    _caption(ax, f"{method_of(results)}. Dotted: ½. Coloured, in the winner's colour, where the interval excludes ½."
+                 f"{_doubts(results)}", below=34 + 11 * max(name.count("\n") for name in broken))  # fmt: skip
     return ax
 
 
@@ -401,7 +401,7 @@ def time_to_threshold(
             ax.annotate(str(later["at_risk"].max() if len(later) else 0), (tick, 0), (0, below), ha="center", fontsize=8,
                         xycoords=("data", "axes fraction"), textcoords="offset points", color="#444444",
                         annotation_clip=False)  # fmt: skip
-    _title(ax, title, handles)
+    headline(ax, title, handles)
     counts = survival[survival["env_steps"] == 0].set_index("variant")["at_risk"]
     few, many = counts.min(), counts.max()
     _caption(ax, f"Kaplan–Meier, n = {many if few == many else f'{few}–{many}'} runs a variant; band: {level:.0%} "
@@ -451,7 +451,7 @@ def underwater(
         Line2D([], [], marker="X", linestyle="", color="black", label="collapse for good"),
         Line2D([], [], marker="v", linestyle="", color="black", markerfacecolor="white", label="collapse, came back"),
     ]
-    _title(ax, "Underwater: what each seed lost of its best", handles)
+    headline(ax, "Underwater: what each seed lost of its best", handles)
     n = f"the {len(runs)} runs that lost most; {left_out} more are in the tables" if left_out else f"all {len(runs)} runs"
     _caption(ax, f"A row a seed, hanging: max so far − now, of {label}; a full row is {text.number(deepest)}. No "
                  f"estimate, {n}.")  # fmt: skip
@@ -480,8 +480,8 @@ def forest(results: pd.DataFrame, ax: Axes, *, looks: Looks | None = None, names
     ax.xaxis.set_major_locator(MaxNLocator(3))
     means, better = MEASURES.get(short, ("", ""))
     ax.set_xlabel(f"{means}\n" + {"←": "← steadier", "→": "steadier →", "": ""}[better], fontsize=9)
-    _title(ax, f"{short}, per 1M steps" if scale > 1 else short)
-    _caption(ax, f"{_method(results)}.{_doubts(results)}", below=46)
+    headline(ax, f"{short}, per 1M steps" if scale > 1 else short)
+    _caption(ax, f"{method_of(results)}.{_doubts(results)}", below=46)
     return ax
 
 
@@ -508,8 +508,8 @@ def along_training(
     _steps_axis(ax)
     ax.set_ylabel(label)
     ax.margins(x=0.01)
-    _title(ax, title, handles)
-    _caption(ax, f"{_statistic(bands)} over seeds; {_method(bands)}.{_doubts(bands)}")
+    headline(ax, title, handles)
+    _caption(ax, f"{_statistic(bands)} over seeds; {method_of(bands)}.{_doubts(bands)}")
     return ax
 
 
@@ -532,10 +532,10 @@ def against_batch_size(
         ax.plot(known["batch_size"], known["estimate"], color=look.colour, linestyle=look.dashes, marker=look.marker, linewidth=2)
         handles.append(_key(look, variant, marker=look.marker))
     ax.set(xscale="log", yscale="log", xlabel="episodes a batch", ylabel=label)
-    _title(ax, title, handles)
+    headline(ax, title, handles)
     hidden = int((data["estimate"] <= 0).sum())
     left_out = f" {hidden} estimates that are not positive have no place on a log scale." if hidden else ""
-    _caption(ax, f"{_method(data)}.{left_out}{_doubts(data)}")
+    _caption(ax, f"{method_of(data)}.{left_out}{_doubts(data)}")
     return ax
 
 
@@ -556,6 +556,6 @@ def around_collapse(aligned: pd.DataFrame, ax: Axes, *, looks: Looks | None = No
     ax.axvline(0, color="black", linewidth=1, linestyle=":")
     ax.autoscale_view()
     _steps_axis(ax, "environment steps from the collapse")
-    _title(ax, label, [_key(looks[name], f"{name} (n = {rows['run_id'].nunique()})") for name, rows in aligned.groupby("variant")])
+    headline(ax, label, [_key(looks[name], f"{name} (n = {rows['run_id'].nunique()})") for name, rows in aligned.groupby("variant")])
     _caption(ax, "Thin: a run that collapsed. Thick: median over them; no interval. 0: where the collapse begins.")
     return ax

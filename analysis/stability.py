@@ -66,11 +66,13 @@ sections.shown(sections.readable_pairs(study), "No pairs to compare.")
 # ## How fast?
 
 # %%
-show(plots.by_env(plots.time_to_threshold, few(study.survival), looks=looks,
-                  threshold=lambda env: f"{question.score} ≥ {study.threshold(env):g}"), "time_to_threshold")
+reached = lambda env: f"{question.score} ≥ {study.threshold(env):g}"
+show(plots.by_env(plots.time_to_threshold, few(study.survival), looks=looks, threshold=reached,
+                  height=sections.high(study, 3.6, 0.2)), "time_to_threshold")
 
 # %%
-show(plots.by_env(plots.improvement_matrix, few(study.sooner), looks=looks, of="time to threshold"), "sooner")
+show(plots.by_env(plots.improvement_matrix, few(study.sooner), looks=looks, of="time to threshold",
+                  height=sections.high(study, 1.5, 0.8)), "sooner")
 
 # %%
 sections.shown(sections.readable(study.medians, study.restricted, study.areas))
@@ -83,17 +85,20 @@ show(plots.by_env(plots.learning_curves, few(study.aligned), few(study.bands), l
                   smoothing=smoothing, threshold=study.threshold), "learning_curves")
 
 # %%
-show(plots.by_env(plots.final_scores, few(study.scores), few(study.final), looks=looks, height=sections.rows_high(study),
-                  label=f"{question.score} at the horizon"), "final_scores")
+show(plots.by_env(plots.final_scores, few(study.scores), few(study.final), looks=looks,
+                  label=f"{question.score} at the horizon", height=sections.high(study, 1.6, 0.75)), "final_scores")
 
 # %%
-show(plots.by_env(plots.performance_profile, few(study.profile), looks=looks, label=f"final {question.score}"), "performance_profile")
+show(plots.by_env(plots.performance_profile, few(study.profile), looks=looks, label=f"final {question.score}"),
+     "performance_profile")
 
 # %%
-show(plots.by_env(plots.improvement_matrix, few(study.better), looks=looks), "better")
+show(plots.by_env(plots.improvement_matrix, few(study.better), looks=looks, height=sections.high(study, 1.5, 0.8)),
+     "better")
 
 # %%
-show(plots.by_env(plots.tolerance_bands, few(study.tolerance_bands), looks=looks, label=question.score, smoothing=smoothing), "tolerance_bands")
+show(plots.by_env(plots.tolerance_bands, few(study.tolerance_bands), looks=looks, label=question.score,
+                  smoothing=smoothing), "tolerance_bands")
 
 # %%
 sections.shown(sections.readable(study.final, study.tolerance))

@@ -69,7 +69,8 @@ class Study:
         if len(self.sweeps) > 1 and "sweep" not in question.by:
             self.tables = grouped_by(tables, [*question.by, "sweep"])
         self.runs = self.tables.runs
-        self._family = dict(zip(self.runs["variant"], plain.runs["variant"], strict=True))  # group → the same, any sweep
+        self.family_of = dict(zip(self.runs["variant"], plain.runs["variant"], strict=True))  # group → the same, any sweep
+        self.families = sorted(set(plain.runs["variant"]))
         self.envs = sorted(set(self.runs["env"]) - {"?"}) or sorted(set(self.runs["env"]))
         self.variants = sorted(set(self.runs["variant"]))
 
@@ -247,7 +248,7 @@ class Study:
 
     def _asked(self, pairs: pd.DataFrame) -> pd.DataFrame:
         """Of several sweeps only a group against itself in another sweep, where there are such; otherwise all pairs."""
-        same = pairs["a"].map(self._family) == pairs["b"].map(self._family)
+        same = pairs["a"].map(self.family_of) == pairs["b"].map(self.family_of)
         return pairs[same].reset_index(drop=True) if len(self.sweeps) > 1 and same.any() else pairs
 
     # Time to threshold
@@ -428,11 +429,13 @@ class Study:
         """The main numbers under other choices: columns choice, setting, then those of results."""
         q, parts = self.question, []
         for part in (0.8, 0.9, 1.0):
-            times, setting = self.times_to(part), f"{part:.0%} of the threshold"
+            setting, times = f"{part:.0%} of the threshold", self.times if part == 1 else self.times_to(part)
             parts.append(("threshold", setting, survival.median_times(times, q.bootstrap.level)))
-            parts.append(("threshold", setting, self._asked(self.sooner_of(times))))
+            parts.append(("threshold", setting, self._asked(self.sooner if part == 1 else self.sooner_of(times))))
         for fall in (0.3, 0.5, 0.7):
-            found = events.collapses(self.measured, self._thresholds, dataclasses.replace(q.collapse, fall=fall))
+            spec = dataclasses.replace(q.collapse, fall=fall)
+            same = spec == q.collapse
+            found = self.collapses if same else events.collapses(self.measured, self._thresholds, spec)
             counted = self.outcomes.assign(collapses=_count(found, self.outcomes["run_id"]))
             parts.append(("collapse", f"below {fall:.0%} of the peak", summary.collapse_shares(counted)))
         for factor in (0.5, 1, 2):

@@ -61,7 +61,7 @@ def across_runs(
                 lo, hi = (end / scale for end in interval([whole], measure, spec))
             rows.append(
                 row("variant", variant, env, f"{name} of {metric}", estimate, lo, hi, level=spec.level,
-                    method=f"{name} averaged over {whole.shape[1]} points; percentile bootstrap of whole curves",
+                    method=f"averaged over {whole.shape[1]} points; percentile bootstrap of whole curves",
                     n_runs=len(some), n_boot=spec.n_boot, rng_seed=spec.rng_seed, params=[reliability, spec],
                     warning=doubts)
             )

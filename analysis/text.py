@@ -13,8 +13,8 @@ def steps(x: float) -> str:
         return "∞" if x > 0 else "–"
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(x) >= 0.9995 * size:
-            return f"{_three_digits(x / size)}{unit}"
-    return f"{x:.0f}"
+            return _minus(f"{_three_digits(x / size)}{unit}")
+    return _minus(f"{x:.0f}")
 
 
 def _three_digits(x: float) -> str:
@@ -25,13 +25,15 @@ def number(x: float) -> str:
     """Three significant digits, a dash for NaN.
 
     >>> number(473.25), number(0.05), number(-1234.5), number(float("nan"))
-    ('473', '0.05', '-1,234', '–')
+    ('473', '0.05', '−1,234', '–')
     """
     if not math.isfinite(x):
         return "–" if math.isnan(x) else "∞" if x > 0 else "−∞"
-    if abs(x) >= 100:
-        return f"{x:,.0f}"
-    return f"{x:.3g}"
+    return _minus(f"{x:,.0f}" if abs(x) >= 100 else f"{x:.3g}")
+
+
+def _minus(said: str) -> str:
+    return said.replace("-", "−")
 
 
 def share(x: float) -> str:

@@ -55,7 +55,7 @@ def of_variant(
     """`final` is a row of aggregates.aggregate, `median` of survival.median_times, `collapsed` of collapse_shares."""
     said = []
     if median is not None:
-        reached = f"{median['reached']} of {median['n_runs']} runs reached {text.number(threshold)}"
+        reached = f"{_share(median, 'reached')} runs reached {text.number(threshold)}"
         said.append(reached + (f", median {text.steps(median['estimate'])} env steps "
                                f"{text.between(median['lo'], median['hi'], text.steps)}"
                                if not math.isnan(median["estimate"]) else ", too few for a median"))  # fmt: skip
@@ -63,7 +63,7 @@ def of_variant(
         said.append(f"final score {text.number(final['estimate'])} {text.between(final['lo'], final['hi'])} "
                     f"({_statistic(final)}, {_seeds(final['n_runs'])})")  # fmt: skip
     if collapsed is not None and collapsed["n_runs"]:
-        said.append(f"{collapsed['collapsed']} of {collapsed['n_runs']} collapsed "
+        said.append(f"{_share(collapsed, 'collapsed')} collapsed "
                     f"{text.between(collapsed['lo'], collapsed['hi'], text.share)}")  # fmt: skip
     return f"**{name}**: {'; '.join(said) or 'no scores'}."
 
@@ -73,7 +73,7 @@ def _statistic(row: pd.Series) -> str:
 
 
 def _seeds(n: int) -> str:
-    return f"{n} seed{'' if n == 1 else 's'}"
+    return f"{int(n)} seed{'' if n == 1 else 's'}"
 
 
 # Pairs on the primary endpoint
@@ -119,7 +119,7 @@ def of_pair(
     numbers += _both(pair, medians if by_time else finals)
     collapsed = ""
     if first in shares and second in shares:
-        collapsed = f"; collapse {_of_n(shares[first])} against {_of_n(shares[second])}"
+        collapsed = f"; collapse {_share(shares[first], 'collapsed')} against {_share(shares[second], 'collapsed')}"
     if pair["conclusive"]:
         return f"**{claim}**: {numbers}{collapsed}."
     return f"**Inconclusive: {doubt}** {numbers[0].upper()}{numbers[1:]}{collapsed}. {_why(lo, hi)}{_needed(pair, power)}"
@@ -129,15 +129,15 @@ def _medians(a: pd.Series, b: pd.Series) -> str:
     if not math.isnan(a["estimate"] + b["estimate"]):
         return f"median {text.steps(a['estimate'])} against {text.steps(b['estimate'])} env steps"
     said = [
-        f"{row['reached']} of {row['n_runs']} got there"
+        f"{_share(row, 'reached')} got there"
         + ("" if math.isnan(row["estimate"]) else f" (median {text.steps(row['estimate'])} env steps)")
         for row in (a, b)
     ]
     return " against ".join(said)
 
 
-def _of_n(row: pd.Series) -> str:
-    return f"{row['collapsed']} of {row['n_runs']}"
+def _share(row: pd.Series, of: str) -> str:
+    return f"{int(row[of])} of {int(row['n_runs'])}"
 
 
 def _both(pair: pd.Series, rows: dict[str, pd.Series]) -> str:
@@ -157,7 +157,8 @@ def _needed(pair: pd.Series, power: float) -> str:
     n = pair["seeds_needed"]
     if not math.isfinite(n):
         return ""
-    return f" A difference of this size would need about {n:,.0f} seeds each to be found with {power:.0%} power."
+    many = f"about {n:,.0f}" if n <= 1000 else "more than 1,000"
+    return f" A difference of this size would need {many} seeds each to be found with {power:.0%} power."
 
 
 # Pairs on the others
@@ -173,7 +174,7 @@ def of_collapses(study: Study, env: str) -> list[str]:
     rows, shares = study.collapse_tests[study.collapse_tests["env"] == env], _of(study.collapse_shares, env)
     said = []
     for _, row in rows.iterrows():
-        counts = f"{_of_n(shares[row['a']])} against {_of_n(shares[row['b']])}; "
+        counts = " against ".join(_share(shares[row[name]], "collapsed") for name in ("a", "b")) + "; "
         said.append(of_difference(row, study.question.alpha, "share of runs that collapsed", _signed_share, counts))
     return _cut(said)
 

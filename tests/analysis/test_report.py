@@ -1,0 +1,264 @@
+"""From folders to the report: what it says, what it writes, and what it says of folders that are no good."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import simulated
+from matplotlib.figure import Figure
+from run_folders import write_run
+
+from analysis import load, report, sections
+from analysis.aggregates import Bootstrap
+from analysis.notebook import Picture
+from analysis.results import COLUMNS
+from analysis.study import Question, Study, ranges, seed_hygiene, sweeper_of
+
+ROOT = Path(__file__).parents[2]
+FIGURES = {
+    "better", "final_scores", "gradient", "health", "learning_curves", "performance_profile", "reliability", "sooner",
+    "time_to_threshold", "tolerance_bands", "underwater",
+}  # fmt: skip
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch):
+    """Fewer resamples and points, which no test here is about."""
+    monkeypatch.setattr(
+        report, "Question", lambda **chosen: Question(bootstrap=Bootstrap(n_boot=60), points=15, **chosen)
+    )
+    for field in ("score", "metric", "adjust", "reliability"):
+        setattr(report.Question, field, getattr(Question(), field))
+
+
+@pytest.fixture
+def quick(small: None, monkeypatch: pytest.MonkeyPatch):
+    """And figures are drawn and laid out, but not written: that is two thirds of the time."""
+
+    def shown(self: sections.Gallery, figure: Figure, name: str) -> Picture:
+        figure.draw_without_rendering()
+        return Picture(name.encode(), name)
+
+    monkeypatch.setattr(sections.Gallery, "__call__", shown)
+
+
+def made(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str, str]:
+    """Exit code, the page, and what was said on stderr."""
+    code = report.main([str(x) for x in arguments])
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    page = Path(out.removeprefix("report: ").strip()).read_text(encoding="utf-8") if out else ""
+    return code, page, err
+
+
+def loads_nothing(page: str) -> bool:
+    loaded = re.findall(r"""(?:src|href|url|@import)\s*[=(]\s*["']?([^"'\s>)]+)""", re.sub(r"base64,[^\"]*", "base64,", page))
+    return "<script" not in page and all(x.startswith(("data:", "#")) for x in loaded)
+
+
+def test_report(tmp_path: Path, capsys: pytest.CaptureFixture, small: None):
+    sweep = simulated.sweep(tmp_path / "sweep", seeds=range(5))
+    write_run(sweep / "lost", None, status="failed", error="ValueError: no", variant="vanilla", seed=77)
+    code, page, err = made(capsys, sweep)
+    assert code == 0 and "analysis:" not in err and "note: 1 of 16 runs are not completed: 1 failed" in err
+    assert loads_nothing(page) and page.count("<img") == len(FIGURES)
+    order = ["Provenance</h2>", "0123456789", "completed", "Warnings", "Primary endpoint", "Verdict</h2>", "runs reached 475",
+             "How fast?</h2>", "How well?</h2>", "How stably?</h2>", "How do runs fail?</h2>", "The worst seeds",
+             str(sweep / "lost"), "The gradient</h2>", "How sure are we?</h2>", "80% of the threshold", "25,000 env steps",
+             "Method</h2>"]  # fmt: skip
+    places = [page.find(said) for said in order]
+    assert -1 not in places and places == sorted(places)
+    assert "import " not in page and "Study(" not in page  # the code is hidden
+    assert {path.stem for path in (sweep / "report" / "figures").iterdir()} == FIGURES
+    assert len(list((sweep / "report" / "figures").iterdir())) == 2 * len(FIGURES)
+    results = pd.read_parquet(sweep / "report" / "tables" / "results.parquet")
+    assert list(results.columns[: len(COLUMNS)]) == list(COLUMNS) and (results["method"] != "").all()
+    assert (results["estimate"].notna() | (results["warning"] != "")).all()
+    runs = pd.read_parquet(sweep / "report" / "tables" / "runs.parquet")
+    assert len(runs) == 16 and runs["status"].value_counts()["failed"] == 1
+    primary = pd.read_parquet(sweep / "report" / "tables" / "primary.parquet")
+    assert len(primary) == 3 and set(primary["p_method"]) <= {"holm over 3", "holm over 2"}
+    assert len(load(sweep).runs) == 16  # the report is no run
+
+
+def test_two_sweeps_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture, quick: None):
+    for name, speed in (("before", 0.7), ("after", 1.5)):
+        simulated.sweep(tmp_path / name, {"baseline": (speed, 0), "vanilla": (0.6, 0)}, range(6), git_commit=name)
+    code, page, err = made(capsys, tmp_path / "before", tmp_path / "after", "--output", tmp_path / "out")
+    assert code == 0 and "note: the runs were made by 2 versions of the code" in err
+    tables = {path.stem: pd.read_parquet(path) for path in (tmp_path / "out" / "tables").iterdir()}
+    pairs = [("baseline, after", "baseline, before"), ("vanilla, after", "vanilla, before")]
+    for name in ("primary", "differences", "collapse_tests"):  # a variant against itself, and nothing else
+        assert list(zip(tables[name]["a"], tables[name]["b"], strict=True)) == pairs, name
+    assert tables["differences"]["metric"].str.contains("paired").all()
+    assert "baseline, after reached the threshold sooner than baseline, before" in page
+    assert "paired by seed" in page and "12 runs have the same configuration and seed in two sweeps" in page
+
+
+def test_same_bytes_twice(tmp_path: Path):
+    """Two processes with different hash seeds, the second from the cache: the same tables, figures and page."""
+    sweep = simulated.sweep(tmp_path / "sweep", {"baseline": (1.2, 0.1), "vanilla": (0.6, 0.3)}, range(3), points=25)
+    said = []
+    for hash_seed in ("1", "2"):
+        command = [sys.executable, "-m", "analysis.report", str(sweep), "--output", str(tmp_path / "out")]
+        environment = os.environ | {"PYTHONHASHSEED": hash_seed}
+        subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
+        files = sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file())
+        said.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
+    assert said[0] == said[1] and len(said[0]) > 2 * len(FIGURES) + 20
+
+
+# Folders that are no good
+
+
+def test_no_such_folder(tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert made(capsys, tmp_path / "no") == (2, "", f"analysis: {tmp_path / 'no'}: no such folder\n")
+    (tmp_path / "file").touch()
+    assert made(capsys, tmp_path / "file") == (2, "", f"analysis: {tmp_path / 'file'}: not a folder\n")
+    assert made(capsys, tmp_path / "a", tmp_path / "b")[0] == 2
+
+
+def test_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture):
+    code, page, err = made(capsys, tmp_path)
+    assert (code, page) == (2, "") and err.endswith("no runs (a run is a folder with run.json in it)\n")
+    assert not (tmp_path / "report").exists()
+
+
+def test_one_of_two_folders_is_missing_or_given_twice(tmp_path: Path, capsys: pytest.CaptureFixture, quick: None):
+    sweep = simulated.sweep(tmp_path / "sweep", {"baseline": (1, 0)}, range(2), points=15)
+    code, page, err = made(capsys, sweep, tmp_path / "no", tmp_path / "sweep" / ".")
+    assert code == 2 and "2 runs of baseline" in page
+    assert f"analysis: {tmp_path / 'no'}: no such folder\n" in err and "sweep: given twice\n" in err
+
+
+def test_one_run(tmp_path: Path, capsys: pytest.CaptureFixture, quick: None):
+    simulated.run(tmp_path / "r", "baseline", 0, 1.0, 0.0, 15, 300_000)
+    code, page, err = made(capsys, tmp_path / "r")
+    assert code == 0 and "note: one run only: nothing can be compared" in err and "could not be made" not in page
+    assert "There is nothing to compare" in page
+
+
+def test_one_seed(tmp_path: Path, capsys: pytest.CaptureFixture, quick: None):
+    simulated.sweep(tmp_path, {"a": (2.0, 0), "b": (0.4, 0)}, range(1))
+    code, page, err = made(capsys, tmp_path)
+    assert code == 0 and err.count("one seed only, so nothing can be said about other seeds") == 2
+    assert "Fewer than 3 seeds: no interval" in page and "could not be made" not in page
+    assert "<strong>a reached" not in page and "<strong>Inconclusive" in page
+
+
+def test_all_failed(tmp_path: Path, capsys: pytest.CaptureFixture, quick: None):
+    for seed in range(3):
+        write_run(tmp_path / str(seed), None, seed=seed, status="failed", error="ValueError: no")
+    code, page, err = made(capsys, tmp_path)
+    assert code == 2 and "analysis: all runs failed: there is nothing to measure\n" in err
+    assert page.count("ValueError: no") >= 3 and "could not be made" not in page and "no scores" in page
+
+
+def test_mixed_environments(tmp_path: Path, capsys: pytest.CaptureFixture, quick: None):
+    variants = {"a": (1.2, 0.0), "b": (0.7, 0.0)}
+    simulated.sweep(tmp_path / "cart", variants, range(3), points=15)
+    simulated.sweep(tmp_path / "acro", variants, range(3), points=15, env="Acrobot-v1", reward_threshold=None)
+    code, page, err = made(capsys, tmp_path)
+    assert code == 0 and "note: several environments (Acrobot-v1, CartPole-v1)" in err
+    assert "<h3>Acrobot-v1</h3>" in page and "<h3>CartPole-v1</h3>" in page and "could not be made" not in page
+    primary = pd.read_parquet(tmp_path / "report" / "tables" / "primary.parquet").set_index("env")
+    assert primary["endpoint"].to_dict() == {"Acrobot-v1": "final score", "CartPole-v1": "time to threshold"}
+
+
+def test_unknown_metric_and_group(tmp_path: Path, capsys: pytest.CaptureFixture, quick: None):
+    simulated.sweep(tmp_path, {"a": (1, 0)}, range(3), points=15)
+    code, page, err = made(capsys, tmp_path, "--score", "retrun", "--by", "lr")
+    assert code == 2 and "3 runs of a on" in page and "could not be made" not in page
+    lines = err.splitlines()
+    assert any(x.startswith("analysis: no run has a metric 'retrun' (train); there are: ") for x in lines)
+    assert any(x.startswith("analysis: the runs have no column 'lr'") for x in lines)
+    with pytest.raises(SystemExit) as stop:
+        report.main([str(tmp_path), "--adjust", "bonferroni"])
+    assert stop.value.code == 2
+
+
+def test_output_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture):
+    simulated.sweep(tmp_path / "s", {"a": (1, 0)}, range(1), points=15)
+    (tmp_path / "file").touch()
+    code, _, err = made(capsys, tmp_path / "s", "--output", tmp_path / "file" / "out")
+    assert code == 2 and "cannot be written" in err and "--output" in err
+
+
+def test_a_part_that_fails_does_not_take_the_rest_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture, quick: None, monkeypatch: pytest.MonkeyPatch
+):
+    simulated.sweep(tmp_path, {"a": (1, 0)}, range(3), points=15)
+    monkeypatch.setattr("analysis.plots.tolerance_bands", lambda *_, **__: 1 / 0)
+    code, page, err = made(capsys, tmp_path)
+    assert code == 1 and "This part could not be made: ZeroDivisionError" in page and page.count("<img") == len(FIGURES) - 1
+    assert re.search(r"analysis: stability.py, line \d+: this part could not be made: ZeroDivisionError", err)
+
+
+def test_runs_still_going(tmp_path: Path, capsys: pytest.CaptureFixture, quick: None):
+    simulated.sweep(tmp_path, {"a": (1, 0), "b": (0.6, 0)}, range(3), points=15, status="running")
+    code, page, err = made(capsys, tmp_path)
+    assert code == 0 and "6 running" in err and "could not be made" not in page
+
+
+# Pieces
+
+
+def test_times_of_runs_that_stopped(tmp_path: Path):
+    """Diverged is never; killed is not known."""
+    simulated.sweep(tmp_path, {"a": (0.1, 0)}, range(4), points=15)
+    for seed, status in enumerate(["completed", "diverged", "interrupted", "failed"]):
+        path = tmp_path / f"a_{seed}" / "run.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"status": status}))
+    simulated.sweep(tmp_path / "b", {"b": (2.0, 0)}, range(4), points=15)
+    study = Study(load(tmp_path), Question(threshold=300))
+    row = study.sooner[study.sooner["a"] == "b"].iloc[0]
+    assert row["estimate"] == 1 and row["n_runs"] == 2 and "2 of 4 runs have no score" in row["warning"]
+
+
+def test_few_groups_are_shown_of_many(tmp_path: Path):
+    simulated.sweep(tmp_path, {f"v{i}": (0.3 + 0.3 * i, 0) for i in range(5)}, range(3), points=15)
+    study = Study(load(tmp_path), Question(shown=2))
+    assert study.shown == ["v3", "v4"] and set(study.few(study.scores)["variant"]) == {"v3", "v4"}
+    assert len(study.few(study.better)) == 2 and len(study.primary) == 10
+    assert any(said.startswith("5 groups: the pictures show the 2") for said in study.warnings)
+
+
+def test_pairs_by_seed_only_where_all_have_the_same(tmp_path: Path):
+    simulated.sweep(tmp_path, {"a": (1, 0), "b": (1.2, 0)}, range(4), points=15)
+    assert Study(load(tmp_path)).paired and -1 <= Study(load(tmp_path)).correlation <= 1
+    simulated.run(tmp_path / "more", "a", 9, 1.0, 0.0, 15, 300_000)
+    study = Study(load(tmp_path))
+    assert not study.paired and not study.differences["metric"].str.contains("paired").any()
+
+
+def test_sensitivity_has_the_main_numbers_among_the_others(tmp_path: Path):
+    study = Study(load(simulated.sweep(tmp_path / "s", seeds=range(3), points=30)))
+    rows = study.sensitivity
+    assert set(rows["choice"]) == {"threshold", "collapse", "window"} and rows.groupby("choice")["setting"].nunique().eq(3).all()
+    same = rows[(rows["setting"] == "100% of the threshold") & (rows["scope"] == "variant")]["estimate"]
+    np.testing.assert_array_equal(same, study.medians["estimate"])
+    sooner = rows[rows["metric"] == "median env steps to threshold"].groupby("setting", sort=False)["estimate"].min().dropna()
+    assert sooner.is_monotonic_increasing  # the lower the threshold, the sooner
+
+
+def test_seed_hygiene(tmp_path: Path):
+    optuna = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
+    simulated.sweep(tmp_path / "tuned", {"a": (1, 0)}, range(3), points=15, sweeper=optuna)
+    simulated.sweep(tmp_path / "plain", {"a": (1, 0)}, range(2, 5), points=15)
+    assert sweeper_of(tmp_path / "tuned" / "a_0") == optuna and sweeper_of(tmp_path) == ""
+    assert seed_hygiene(load(tmp_path / "plain").runs) == []
+    said = seed_hygiene(load(tmp_path).runs)
+    assert said[0].startswith("seed hygiene: 3 runs were chosen by a sweeper that tunes (OptunaSweeper), on seeds 0–2")
+    assert said[1] == "seed hygiene: seeds 2 of the other runs are among those that were tuned on"
+    assert any("seed hygiene" in line for line in Study(load(tmp_path)).warnings)
+
+
+def test_ranges():
+    assert (ranges([5, 1, 2, 3]), ranges([]), ranges([None])) == ("1–3, 5", "unknown", "unknown")
