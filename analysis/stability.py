@@ -13,7 +13,7 @@
 # ---
 
 # %% tags=["parameters"]
-SWEEPS = ["outputs"]  # folders with runs in them
+SWEEPS = ["../outputs"]  # folders with runs in them
 OUTPUT = None  # a folder for figures and tables; None keeps none
 STUDY = None  # one that is already loaded
 
