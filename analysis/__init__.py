@@ -1,4 +1,4 @@
-"""From run folders to a verdict: load → align → statistics → results. Imports neither jax nor pgx.
+"""From run folders to a verdict: load → align → statistics → plots → report. Imports neither jax nor pgx.
 
     load.py         run folders → tables `runs` and `metrics`; the ledger; one metric's `curves`
     read.py         … metrics.csv of them all in one go, and the Parquet cache
@@ -9,6 +9,14 @@
     survival.py     time to threshold: Kaplan–Meier, log-rank, restricted mean
     compare.py      differences between variants, permutation tests, families, effect sizes, how many seeds
     results.py      the row in which every one of these numbers ends up
+    summary.py      a variant's reliability with intervals over runs; shares of collapses
+    study.py        all tables of a report, each computed when asked for; seed hygiene
+    plots.py        the ten plots: tables and an `ax` in, the `ax` out
+    verdict.py      sentences made of the numbers; text.py, numbers as people read them
+    stability.py    the report, a notebook (paired with stability.ipynb); sections.py, its parts
+    notebook.py     runs such a script in this process, and writes it as HTML or .ipynb
+    report.py       the command: SWEEP_DIR … → report.html, figures/, tables/
+    teaching.py     a second notebook, which teaches; the only file here that imports pgx
 
 Four shapes of table go round, all tidy, one row an observation:
 

@@ -84,7 +84,7 @@ def read(script: Path) -> list[Cell]:
 
 
 def _cell(marker: str, line: int, lines: list[str]) -> Cell:
-    tags = re.search(r'tags=(\[[^\]]*\])', marker)
+    tags = re.search(r"tags=(\[[^\]]*\])", marker)
     kind = "markdown" if "[markdown]" in marker else "code"
     if kind == "markdown":
         lines = [re.sub(r"^# ?", "", text) for text in lines]
@@ -178,8 +178,9 @@ h1 { font-size: 1.9rem; margin: 0 0 .5rem; } h2 { font-size: 1.35rem; margin: 3r
   border-top: 1px solid #ddd; } h3 { font-size: 1.05rem; margin: 1.8rem 0 .4rem; }
 p, li { max-width: 46rem; } li { margin: .35rem 0; } code { font-size: .9em; background: #f4f4f4; padding: .1em .3em;
   border-radius: 3px; overflow-wrap: anywhere; } nav { font-size: .92rem; color: #666; margin: 1rem 0; }
-nav a { margin-right: 1rem; white-space: nowrap; } a { color: #0b63a5; } img { display: block; width: 100%; height: auto;
-  margin: 1rem 0; } .table { overflow-x: auto; margin: .8rem 0; } table { border-collapse: collapse; font-size: .88rem; }
+nav a { margin-right: 1rem; white-space: nowrap; } a { color: #0b63a5; }
+img { display: block; width: 100%; height: auto; margin: 1rem 0; } .table { overflow-x: auto; margin: .8rem 0; }
+table { border-collapse: collapse; font-size: .88rem; }
 th, td { padding: .3rem .7rem; text-align: left; vertical-align: top; border-bottom: 1px solid #eee; }
 th { border-bottom: 2px solid #ccc; white-space: nowrap; } td { font-variant-numeric: tabular-nums; }
 blockquote { margin: 1rem 0; padding: .2rem 1rem; border-left: 4px solid #de8f05; background: #fdf6ec; }

@@ -1,7 +1,7 @@
 """The ten plots. Each draws tables that are already computed into an `ax` and returns it; none computes a statistic.
 
-A table is of one environment (`by_env` makes an Axes for each). Colours are seaborn's colour-blind palette and belong to
-a variant: `looks_of` all variants of a report goes into every plot of it. Legends stand above the data, never on them,
+A table is of one environment (`by_env` makes an Axes for each). Colours are seaborn's colour-blind palette and belong
+to a variant: `looks_of` all variants of a report goes into every plot of it. Legends stand above the data, never on them,
 and under every plot is what it shows: how many runs, which estimator, which interval, how many resamples.
 """
 
@@ -132,7 +132,7 @@ def _caption(ax: Axes, said: str, below: float = 34) -> None:
     """Under the axis label, so many points below the axis."""
     wrapped = textwrap.fill(said, int(_width(ax) * 1.08))
     ax.annotate(wrapped, (0, 0), (0, -below), xycoords="axes fraction", textcoords="offset points", va="top",
-                ha="left", fontsize=8, color=GREY, linespacing=1.25, annotation_clip=False).set_gid("caption")  # fmt: skip
+                ha="left", fontsize=8, color=GREY, linespacing=1.25, annotation_clip=False, gid="caption")  # fmt: skip
 
 
 def caption_of(ax: Axes) -> str:
@@ -229,7 +229,10 @@ def learning_curves(
     ax.set_ylabel(label)
     ax.margins(x=0.01)
     headline(ax, "Learning curves", handles)
-    _caption(ax, f"Thin: a seed. Thick: {_statistic(bands)}; band: {method_of(bands)}. Smoothing: {smoothing}.{_doubts(bands)}")
+    _caption(
+        ax,
+        f"Thin: a seed. Thick: {_statistic(bands)}; band: {method_of(bands)}. Smoothing: {smoothing}.{_doubts(bands)}",
+    )
     return ax
 
 
@@ -258,8 +261,8 @@ def tolerance_bands(
     of_n = f"{many}" if few == many else f"{few}–{many}"
     _caption(
         ax,
-        f"Thick: median. Between the outer lines: {known['method'].iloc[0].removeprefix('order statistics that hold ')}, "
-        f"n = {of_n}, with the confidence in the legend; pointwise order statistics, no bootstrap. Not an interval for "
+        "Thick: median. Between the outer lines: "
+        f"{known['method'].iloc[0].removeprefix('order statistics that hold ')}, n = {of_n}, with the confidence in the legend; pointwise order statistics, no bootstrap. Not an interval for "
         f"the mean. Smoothing: {smoothing}.",
     )
     return ax
@@ -283,10 +286,14 @@ def final_scores(
         size = 26 if len(x) <= 50 else 10
         ax.scatter(x, i + height, s=size, color=look.colour, alpha=0.55, linewidths=0, gid=f"seeds of {variant}")
         for row in results[results["variant"] == variant].itertuples():
-            ax.plot([row.lo, row.hi], [i + 0.18] * 2, color=look.colour, linewidth=3.5, solid_capstyle="butt", alpha=0.7)
+            ax.plot(
+                [row.lo, row.hi], [i + 0.18] * 2, color=look.colour, linewidth=3.5, solid_capstyle="butt", alpha=0.7
+            )
             ax.plot(row.estimate, i + 0.18, look.marker, color=look.colour, markeredgecolor="white", markersize=9)
             said = f"{text.number(row.estimate)}  {text.between(row.lo, row.hi)}"
-            ax.annotate(said, (1.01, i + 0.12), xycoords=("axes fraction", "data"), fontsize=8.5, color=GREY, va="center")
+            ax.annotate(
+                said, (1.01, i + 0.12), xycoords=("axes fraction", "data"), fontsize=8.5, color=GREY, va="center"
+            )
     ax.set_yticks(range(len(names)), [f"{name}\n(n = {_n(results, name)})" for name in names])
     ax.set_ylim(len(names) - 0.55, -0.5)
     ax.grid(axis="y", visible=False)
@@ -329,7 +336,9 @@ def performance_profile(
     return ax
 
 
-def improvement_matrix(results: pd.DataFrame, ax: Axes, *, of: str = "final scores", looks: Looks | None = None) -> Axes:
+def improvement_matrix(
+    results: pd.DataFrame, ax: Axes, *, of: str = "final scores", looks: Looks | None = None
+) -> Axes:
     """P(row > column), a small scale from 0 to 1 in every cell with the line at ½; shaded where ½ is excluded."""
     title = f"Probability of improvement: {of}"
     if results.empty:
@@ -347,7 +356,15 @@ def improvement_matrix(results: pd.DataFrame, ax: Axes, *, of: str = "final scor
         ax.plot(ends, [i + 0.74] * 2, color="#222222", linewidth=2.5, solid_capstyle="butt")
         ax.plot(j + 0.05 + 0.9 * row.estimate, i + 0.74, "o", color="#222222", markersize=5)
         said = text.share(row.estimate), text.between(row.lo, row.hi, text.share)
-        ax.text(j + 0.5, i + 0.2, said[0], ha="center", va="center", fontsize=size + 2, fontweight="bold" if sure else "normal")
+        ax.text(
+            j + 0.5,
+            i + 0.2,
+            said[0],
+            ha="center",
+            va="center",
+            fontsize=size + 2,
+            fontweight="bold" if sure else "normal",
+        )
         ax.text(j + 0.5, i + 0.42, said[1], ha="center", va="center", fontsize=size - 1, color="#444444")
     for i in range(len(names)):
         ax.text(i + 0.5, i + 0.5, "–", ha="center", va="center", color="#bbbbbb")
@@ -369,7 +386,12 @@ def improvement_matrix(results: pd.DataFrame, ax: Axes, *, of: str = "final scor
 
 
 def time_to_threshold(
-    survival: pd.DataFrame, ax: Axes, *, looks: Looks | None = None, level: float = 0.95, threshold: str = "the threshold"
+    survival: pd.DataFrame,
+    ax: Axes,
+    *,
+    looks: Looks | None = None,
+    level: float = 0.95,
+    threshold: str = "the threshold",
 ) -> Axes:
     """Kaplan–Meier, turned over: the share of runs that got there, ticks where one was censored, numbers at risk."""
     title = f"Time to {threshold}"
@@ -382,8 +404,22 @@ def time_to_threshold(
         look, t = looks[variant], rows["env_steps"].to_numpy(float)
         done = 1 - rows["survival"].to_numpy(float)
         ax.fill_between(t, 1 - rows["hi"], 1 - rows["lo"], step="post", color=look.colour, alpha=0.15, linewidth=0)
-        ax.step(np.append(t, end), np.append(done, done[-1]), where="post", color=look.colour, linestyle=look.dashes, linewidth=2)
-        ax.plot(t[rows["censored"] > 0], done[rows["censored"] > 0], "|", color=look.colour, markersize=11, markeredgewidth=1.8)
+        ax.step(
+            np.append(t, end),
+            np.append(done, done[-1]),
+            where="post",
+            color=look.colour,
+            linestyle=look.dashes,
+            linewidth=2,
+        )
+        ax.plot(
+            t[rows["censored"] > 0],
+            done[rows["censored"] > 0],
+            "|",
+            color=look.colour,
+            markersize=11,
+            markeredgewidth=1.8,
+        )
         handles.append(_key(look, f"{variant} ({rows['events'].sum()} of {rows['at_risk'].max()})"))
     handles.append(Line2D([], [], color=GREY, marker="|", markersize=9, linestyle="", label="censored"))
     ax.axhline(0.5, color=GREY, linewidth=0.8, linestyle=":")
@@ -398,7 +434,7 @@ def time_to_threshold(
                     fontsize=8, color=look.colour if look else GREY, annotation_clip=False)  # fmt: skip
         for tick in ticks if look else []:
             later = survival[(survival["variant"] == variant) & (survival["env_steps"] >= tick)]
-            ax.annotate(str(later["at_risk"].max() if len(later) else 0), (tick, 0), (0, below), ha="center", fontsize=8,
+            ax.annotate(f"{later['at_risk'].max() if len(later) else 0}", (tick, 0), (0, below), ha="center", fontsize=8,
                         xycoords=("data", "axes fraction"), textcoords="offset points", color="#444444",
                         annotation_clip=False)  # fmt: skip
     headline(ax, title, handles)
@@ -430,14 +466,32 @@ def underwater(
         variant = run["variant"].iloc[0]
         first.setdefault(variant, []).append(i)
         colour, t = looks[variant].colour, run["env_steps"].to_numpy(float)
-        ax.fill_between(t, i, i + 0.92 * depth / deepest, color=colour, alpha=0.75, linewidth=0, rasterized=len(runs) > 60)
+        ax.fill_between(
+            t, i, i + 0.92 * depth / deepest, color=colour, alpha=0.75, linewidth=0, rasterized=len(runs) > 60
+        )
         ax.plot(t[[0, -1]], [i, i], color=colour, linewidth=0.6)
         of_run = events[events["run_id"] == run["run_id"].iloc[0]]
         for event in of_run.itertuples():
-            marker = dict(marker="X", markersize=7) if event.kind == "catastrophic" else dict(marker="v", markersize=6, markerfacecolor="white")
-            ax.plot(event.start, i + 0.12, linestyle="", markeredgecolor="black", color="black", markeredgewidth=0.9, **marker)
-    if len(runs) <= 60:
-        ax.set_yticks(np.arange(len(runs)) + 0.3, [str(run["seed"].iloc[0]) for run in runs], fontsize=7 if len(runs) > 15 else 8.5)
+            marker = (
+                dict(marker="X", markersize=7)
+                if event.kind == "catastrophic"
+                else dict(marker="v", markersize=6, markerfacecolor="white")
+            )
+            ax.plot(
+                event.start,
+                i + 0.12,
+                linestyle="",
+                markeredgecolor="black",
+                color="black",
+                markeredgewidth=0.9,
+                **marker,
+            )
+    if len(runs) <= 100:
+        ax.set_yticks(
+            np.arange(len(runs)) + 0.3,
+            [str(run["seed"].iloc[0]) for run in runs],
+            fontsize=8.5 if len(runs) <= 15 else 7 if len(runs) <= 40 else 5.5,
+        )
         ax.set_ylabel("seed")
     else:
         ax.set_yticks([])
@@ -452,7 +506,11 @@ def underwater(
         Line2D([], [], marker="v", linestyle="", color="black", markerfacecolor="white", label="collapse, came back"),
     ]
     headline(ax, "Underwater: what each seed lost of its best", handles)
-    n = f"the {len(runs)} runs that lost most; {left_out} more are in the tables" if left_out else f"all {len(runs)} runs"
+    n = (
+        f"the {len(runs)} runs that lost most; {left_out} more are in the tables"
+        if left_out
+        else f"all {len(runs)} runs"
+    )
     _caption(ax, f"A row a seed, hanging: max so far − now, of {label}; a full row is {text.number(deepest)}. No "
                  f"estimate, {n}.")  # fmt: skip
     return ax
@@ -489,8 +547,8 @@ def forest(results: pd.DataFrame, ax: Axes, *, looks: Looks | None = None, names
 
 
 def along_training(
-    bands: pd.DataFrame, ax: Axes, *, looks: Looks | None = None, title: str = "", label: str = "", scale: str = "linear",
-    zero: bool = False,
+    bands: pd.DataFrame, ax: Axes, *, looks: Looks | None = None, title: str = "", label: str = "",
+    scale: str = "linear", zero: bool = False,
 ) -> Axes:  # fmt: skip
     """Any metric's statistic over env steps with its interval, `bands` from curve_bands; `zero` draws the line at 0."""
     if bands.empty:
@@ -529,7 +587,14 @@ def against_batch_size(
         known = rows[rows["estimate"] > 0]
         lo, hi = (known[end].where(known[end] > 0) for end in ("lo", "hi"))
         ax.fill_between(known["batch_size"], lo, hi, color=look.colour, alpha=0.18, linewidth=0)
-        ax.plot(known["batch_size"], known["estimate"], color=look.colour, linestyle=look.dashes, marker=look.marker, linewidth=2)
+        ax.plot(
+            known["batch_size"],
+            known["estimate"],
+            color=look.colour,
+            linestyle=look.dashes,
+            marker=look.marker,
+            linewidth=2,
+        )
         handles.append(_key(look, variant, marker=look.marker))
     ax.set(xscale="log", yscale="log", xlabel="episodes a batch", ylabel=label)
     headline(ax, title, handles)
@@ -551,11 +616,17 @@ def around_collapse(aligned: pd.DataFrame, ax: Axes, *, looks: Looks | None = No
         look, t = looks[variant], np.unique(rows["env_steps"]).astype(float)
         y = matrix(rows)
         known = ~np.isnan(y).all(0)
-        ax.add_collection(LineCollection([np.column_stack([t, run]) for run in y], colors=look.colour, linewidths=0.6, alpha=0.4))
+        ax.add_collection(
+            LineCollection([np.column_stack([t, run]) for run in y], colors=look.colour, linewidths=0.6, alpha=0.4)
+        )
         ax.plot(t[known], np.nanmedian(y[:, known], axis=0), color=look.colour, linestyle=look.dashes, linewidth=2.2)
     ax.axvline(0, color="black", linewidth=1, linestyle=":")
     ax.autoscale_view()
     _steps_axis(ax, "environment steps from the collapse")
-    headline(ax, label, [_key(looks[name], f"{name} (n = {rows['run_id'].nunique()})") for name, rows in aligned.groupby("variant")])
+    headline(
+        ax,
+        label,
+        [_key(looks[name], f"{name} (n = {rows['run_id'].nunique()})") for name, rows in aligned.groupby("variant")],
+    )
     _caption(ax, "Thin: a run that collapsed. Thick: median over them; no interval. 0: where the collapse begins.")
     return ax

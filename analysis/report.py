@@ -101,7 +101,9 @@ def _make_room(output: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
         (output / "report.html").touch()
     except OSError as error:
-        raise InputError(f"{output}: cannot be written ({error.strerror}); choose another folder with --output") from None
+        raise InputError(
+            f"{output}: cannot be written ({error.strerror}); choose another folder with --output"
+        ) from None
 
 
 def _end(said: list[str], study: Study | None = None) -> int:
@@ -131,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     add("sweeps", nargs="+", type=Path, metavar="SWEEP_DIR", help="a folder with runs anywhere below it")
     add("--output", type=Path, metavar="DIR", help="where to write; by default SWEEP_DIR/report of the first")
     add("--by", default="variant", metavar="KEY[,KEY …]",
-        help="what makes a group of replicates, such as variant,optimiser.learning_rate (default: variant)")  # fmt: skip
+        help="what makes a group of replicates: variant,optimiser.learning_rate … (default: variant)")  # fmt: skip
     add("--score", default=default.score, metavar="METRIC",
         help=f"of curves, threshold and final scores (default: {default.score})")  # fmt: skip
     add("--metric", default=default.metric, metavar="METRIC",

@@ -75,13 +75,17 @@ def provenance(study: Study) -> pd.DataFrame:
                 "folder": str(where),
                 "runs": len(runs),
                 "seeds": ranges(runs["seed"]),
-                "code": ", ".join(x[:10] + ("+ (with changes)" if x.endswith("+") else "") for x in _set(runs["git_sha"])),
+                "code": ", ".join(
+                    x[:10] + ("+ (with changes)" if x.endswith("+") else "") for x in _set(runs["git_sha"])
+                ),
                 "device": ", ".join(_set(runs["device"])),
                 "executor": ", ".join(sorted({str(about.get("executor", "")) for about in abouts} - {""})),
                 "packages": ", ".join(versions),
             }
         )
-    return pd.DataFrame([[name, *(row[name] for row in rows)] for name in rows[0] if name], columns=["", *(row[""] for row in rows)])
+    return pd.DataFrame(
+        [[name, *(row[name] for row in rows)] for name in rows[0] if name], columns=["", *(row[""] for row in rows)]
+    )
 
 
 def _about(folder: str) -> dict:
@@ -145,15 +149,15 @@ def primary_endpoint(study: Study) -> str:
     ]
     q, horizon = study.question, ", ".join(f"{x:,}" for x in study.horizons.values()) or "no"
     if thresholds:
-        what = (f"env steps until `{q.score}` ({smoothing(q.score)}) first reaches {text.listed(thresholds)}. A run that "
-                "never does is censored, not left out")  # fmt: skip
+        what = (f"env steps until `{q.score}` ({smoothing(q.score)}) first reaches {text.listed(thresholds)}. A run "
+                "that never does is censored, not left out")  # fmt: skip
         test = "the log-rank test"
     else:
         what, test = f"`{q.score}` at {horizon} env steps, for want of a threshold", "the permutation test"
     family = {"holm": "Holm's", "by": "Benjamini and Yekutieli's"}[q.adjust]
     return (f"**Question.** Which of these learns, how fast, and how stably?\n\n**Primary endpoint.** {what[0].upper()}"
-            f"{what[1:]}. Variants are compared by the probability that one does better than the other. A difference is "
-            f"called clear where its {q.bootstrap.level:.0%} interval excludes ½ and p of {test}, after {family} "
+            f"{what[1:]}. Variants are compared by the probability that one does better than the other. A difference "
+            f"is called clear where its {q.bootstrap.level:.0%} interval excludes ½ and p of {test}, after {family} "
             f"adjustment over all pairs, is at most {q.alpha:g}. All else is secondary.")  # fmt: skip
 
 
@@ -170,7 +174,9 @@ def readable(*results: pd.DataFrame) -> pd.DataFrame:
             | ({"env": row["env"]} if several else {})
             | {
                 "estimate": _number(row, "estimate"),
-                "interval": f"{_number(row, 'lo')} … {_number(row, 'hi')}" if row["lo"] == row["lo"] or row["hi"] == row["hi"] else "–",
+                "interval": f"{_number(row, 'lo')} … {_number(row, 'hi')}"
+                if row["lo"] == row["lo"] or row["hi"] == row["hi"]
+                else "–",
                 "level": f"{row['level']:.0%}" if row["level"] == row["level"] else "–",
                 "n": row["n_runs"],
                 "p": _adjusted(row),
@@ -197,7 +203,11 @@ def _adjusted(row: Mapping) -> str:
 
 
 def _without_empty(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.loc[:, [name for name in frame if name not in ("p", "note") or frame[name].any()]] if len(frame) else frame
+    return (
+        frame.loc[:, [name for name in frame if name not in ("p", "note") or frame[name].any()]]
+        if len(frame)
+        else frame
+    )
 
 
 def readable_pairs(study: Study) -> pd.DataFrame:
@@ -208,11 +218,14 @@ def readable_pairs(study: Study) -> pd.DataFrame:
             "P": rows["estimate"].map(text.share),
             "interval": [text.between(lo, hi, text.share) for lo, hi in zip(rows["lo"], rows["hi"], strict=True)],
             "n": rows["n_runs"], "p": rows["p"].map(text.p_value), "adjusted": rows["p_adjusted"].map(text.p_value),
-            "family": rows["p_method"].map(text.family), "verdict": rows["conclusive"].map({True: "clear", False: "inconclusive"}),
+            "family": rows["p_method"].map(text.family),
+            "verdict": rows["conclusive"].map({True: "clear", False: "inconclusive"}),
             "seeds each for 80% power": rows["seeds_needed"].map(text.number), "note": rows["warning"],
         }
     )  # fmt: skip
-    return _without_empty(frame.rename(columns={"seeds each for 80% power": f"seeds each for {study.question.power:.0%} power"}))
+    return _without_empty(
+        frame.rename(columns={"seeds each for 80% power": f"seeds each for {study.question.power:.0%} power"})
+    )
 
 
 def pairing(study: Study) -> str:
@@ -221,8 +234,8 @@ def pairing(study: Study) -> str:
     if not study.paired:
         return "Differences are **not paired**: the groups do not have the same seeds, each once."
     of = "is not known" if np.isnan(study.correlation) else f"is {study.correlation:.2f}"
-    return (f"Differences are **paired by seed**: all groups have the same seeds, so the same initial parameters where the "
-            f"networks are the same. The correlation between their final scores {of} (median over pairs of groups): the "
+    return (f"Differences are **paired by seed**: all groups have the same seeds, so the same initial parameters where "
+            f"the networks are the same. The correlation between their final scores {of} (median over pairs of groups): the "
             "closer to 0, the less pairing gains.")  # fmt: skip
 
 
@@ -254,11 +267,15 @@ def readable_sensitivity(study: Study) -> pd.DataFrame:
     rows = study.sensitivity
     if rows.empty:
         return rows
-    what = {"median env steps to threshold": "median env steps", "probability of improvement of time to threshold": "P(sooner)"}
+    what = {
+        "median env steps to threshold": "median env steps",
+        "probability of improvement of time to threshold": "P(sooner)",
+    }
     rows = rows.assign(
         what=rows["metric"].map(lambda x: what.get(x, x)),
         said=[
-            f"{_number(row, 'estimate')} {text.between(row['lo'], row['hi'], lambda x, row=row: _number(row | {'x': x}, 'x'))}"
+            f"{_number(row, 'estimate')} "
+            + text.between(row["lo"], row["hi"], lambda x, row=row: _number(row | {"x": x}, "x"))
             for row in rows.to_dict("records")
         ],
     )
@@ -306,31 +323,39 @@ def forests(study: Study, looks: plots.Looks) -> Figure:
     return figure
 
 
-def underwater(study: Study, looks: plots.Looks, most: int = 36) -> Figure:
+def underwater(study: Study, looks: plots.Looks, most: int = 100) -> Figure:
     """The runs that lost most, as many of each group."""
     loss = study.within[study.within["metric"].str.startswith("max drawdown")].set_index("run_id")["estimate"]
     runs = study.few(study.runs)
     each = max(1, most // max(1, len(study.shown)))
-    ranked = runs.assign(loss=runs["run_id"].map(loss).fillna(-np.inf)).sort_values("loss", ascending=False, kind="stable")
+    ranked = runs.assign(loss=runs["run_id"].map(loss).fillna(-np.inf)).sort_values(
+        "loss", ascending=False, kind="stable"
+    )
     chosen = set(ranked.groupby(["variant", "env"]).head(each)["run_id"])
     curves = study.scored[study.scored["run_id"].isin(chosen)]
     env_rows = curves.groupby("env")["run_id"].nunique().max() if len(curves) else 0
     with_curve = set(study.scored["run_id"])
     return plots.by_env(
-        plots.underwater, curves, study.collapses, looks=looks, label=study.question.score, height=2.2 + 0.24 * env_rows,
+        plots.underwater, curves, study.collapses, looks=looks, label=study.question.score,
+        height=2.2 + (0.24 if env_rows <= 40 else 0.14) * env_rows,
         left_out=lambda env: len(with_curve & set(study.runs.loc[study.runs["env"] == env, "run_id"]) - chosen),
     )  # fmt: skip
 
 
 def health(study: Study, looks: plots.Looks, metrics: Mapping[str, str]) -> Figure:
     """How the run was doing when it collapsed."""
-    if study.collapses.empty:
+    curves = {label: study.few(study.around_collapse(metric)) for metric, label in metrics.items()}
+    curves = {label: aligned for label, aligned in curves.items() if aligned["value"].notna().any()}
+    if not curves:
         figure, axes = plots.canvas(height=1.6)
         plots.nothing(axes[0], "Around a collapse", "no run collapsed")
         return figure
-    figure, axes = plots.canvas(2, -(-len(metrics) // 2), width=9, height=3.5 * -(-len(metrics) // 2))
-    _each(axes, [lambda ax, m=m, label=label: plots.around_collapse(
-        study.few(study.around_collapse(m)), ax, looks=looks, label=label) for m, label in metrics.items()])  # fmt: skip
+    rows = -(-len(curves) // 2)
+    figure, axes = plots.canvas(2, rows, width=9, height=3.5 * rows)
+    _each(axes, [
+        lambda ax, label=label, aligned=aligned: plots.around_collapse(aligned, ax, looks=looks, label=label)
+        for label, aligned in curves.items()
+    ])  # fmt: skip
     return figure
 
 
@@ -355,18 +380,29 @@ def gradient(study: Study, looks: plots.Looks) -> Figure:
 
 def _each(axes: list, draws: list[Callable]) -> None:
     with matplotlib.rc_context(plots.STYLE):
-        for ax, draw in zip(axes, draws, strict=True):
+        for ax, draw in zip(axes, draws, strict=False):
             draw(ax)
+        for ax in axes[len(draws) :]:
+            ax.set_axis_off()
 
 
 def method(study: Study) -> str:
-    q = study.question
-    return f"""- **Unit.** A run; never an episode. First every run is reduced to one number or one curve, then runs are resampled.
-- **Intervals.** {q.bootstrap.level:.0%} percentile bootstrap over runs, {q.bootstrap.n_boot:,} resamples, generator seeded with {q.bootstrap.rng_seed}: the same runs give the same numbers. With fewer than 10 seeds they are too narrow; with fewer than 3 there is none.
-- **Curves** are put on one grid of {q.points} points by their value at or before each point, never beyond their end. Final scores are those at {", ".join(f"{n:,} env steps ({env})" for env, n in study.horizons.items()) or "no step"}, which every completed run reached.
-- **Collapse.** After the mean of {q.collapse.smoothing} points of `{q.metric}` reached {q.collapse.level:.0%} of the threshold, it falls below {q.collapse.fall:.0%} of its running peak for {q.collapse.points} points or more; for good, if it is not back at {q.collapse.back:.0%} by the end.
-- **Reliability.** Of `{q.metric}`; α = {q.reliability.alpha:g}, window {q.reliability.window:,.0f} env steps.
-- **Families.** Pairs on the primary endpoint are one family; differences of final scores and of collapses are one each.
-- **Tables.** Every number is in `tables/*.parquet`, the results with method, n, resamples, seed, parameters and warnings.
-
-`{question_json(q)}`"""
+    q, boot, fall = study.question, study.question.bootstrap, study.question.collapse
+    horizons = ", ".join(f"{n:,} env steps ({env})" for env, n in study.horizons.items()) or "no step"
+    said = [
+        "**Unit.** A run; never an episode. First every run is reduced to one number or one curve, then runs are resampled.",
+        f"**Intervals.** {boot.level:.0%} percentile bootstrap over runs, {boot.n_boot:,} resamples, generator seeded with "
+        f"{boot.rng_seed}: the same runs give the same numbers. With fewer than 10 seeds they are too narrow; with fewer "
+        "than 3 there is none.",
+        f"**Curves** are put on one grid of {q.points} points by their value at or before each point, never beyond their "
+        f"end. Final scores are those at {horizons}, which every completed run reached.",
+        f"**Collapse.** After the mean of {fall.smoothing} points of `{q.metric}` reached {fall.level:.0%} of the "
+        f"threshold, it falls below {fall.fall:.0%} of its running peak for {fall.points} points or more; for good, if it "
+        f"is not back at {fall.back:.0%} by the end.",
+        f"**Reliability.** Of `{q.metric}`; α = {q.reliability.alpha:g}, window {q.reliability.window:,.0f} env steps.",
+        "**Families.** Pairs on the primary endpoint are one family; differences of final scores and of collapses are one "
+        "each.",
+        "**Tables.** Every number is in `tables/*.parquet`, the results with method, n, resamples, seed, parameters and "
+        "warnings.",
+    ]
+    return "\n".join(f"- {line}" for line in said) + f"\n\n`{question_json(q)}`"

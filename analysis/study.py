@@ -57,7 +57,7 @@ class Question:
 
 
 class Study:
-    """The tables of one or several sweeps; every property is one (see `tables`)."""
+    """The tables of one or several sweeps; every property is one (see `named`)."""
 
     def __init__(self, tables: Tables, question: Question = Question()):
         self.question, self.problems = question, []
@@ -69,7 +69,9 @@ class Study:
         if len(self.sweeps) > 1 and "sweep" not in question.by:
             self.tables = grouped_by(tables, [*question.by, "sweep"])
         self.runs = self.tables.runs
-        self.family_of = dict(zip(self.runs["variant"], plain.runs["variant"], strict=True))  # group → the same, any sweep
+        self.family_of = dict(
+            zip(self.runs["variant"], plain.runs["variant"], strict=True)
+        )  # group → the same, any sweep
         self.families = sorted(set(plain.runs["variant"]))
         self.envs = sorted(set(self.runs["env"]) - {"?"}) or sorted(set(self.runs["env"]))
         self.variants = sorted(set(self.runs["variant"]))
@@ -96,7 +98,9 @@ class Study:
                 said.append(f"{env}: completed runs end between {horizon:,.0f} and {far:,.0f} env steps; final scores "
                             f"are those at {horizon:,.0f}")  # fmt: skip
         if len(self.shown) < len(self.variants):
-            said.append(f"{len(self.variants)} groups: the pictures show the {len(self.shown)} with the best final scores")
+            said.append(
+                f"{len(self.variants)} groups: the pictures show the {len(self.shown)} with the best final scores"
+            )
         if len(self.sweeps) > 1 and (same := self._same_twice()):
             said.append(f"{same} runs have the same configuration and seed in two sweeps: if the code is the same too, "
                         "so are their numbers")  # fmt: skip
@@ -489,7 +493,7 @@ def sweeper_of(folder: Path) -> str:
 
 
 def seed_hygiene(runs: pd.DataFrame) -> list[str]:
-    """Seeds that a sweeper has tuned on (any sweeper but Hydra's basic one, which only lists) show too good a result."""
+    """Seeds that a sweeper has tuned on (any but Hydra's basic one, which only lists) show too good a result."""
     sweepers = pd.Series([sweeper_of(Path(folder)) for folder in runs["folder"]], index=runs.index, dtype="str")
     tuned = runs[(sweepers != "") & ~sweepers.str.endswith(".BasicSweeper")]
     if tuned.empty:

@@ -54,16 +54,28 @@ def across_runs(
         for name, measure in measures.items():
             estimate = lo = hi = np.nan
             if usable and name == "RR" and len(some) * reliability.alpha < 2:
-                doubts.append(f"the worst {reliability.alpha:.0%} of {len(some)} runs is hardly more than one of them, and "
-                              "no resample is worse than the worst run: lo is too high")  # fmt: skip
+                doubts.append(f"the worst {reliability.alpha:.0%} of {len(some)} runs is hardly more than one, and no "
+                              "resample is worse than the worst run: lo is too high")  # fmt: skip
             if usable:
                 estimate = measure(whole, axis=0) / scale
                 lo, hi = (end / scale for end in interval([whole], measure, spec))
             rows.append(
-                row("variant", variant, env, f"{name} of {metric}", estimate, lo, hi, level=spec.level,
+                row(
+                    "variant",
+                    variant,
+                    env,
+                    f"{name} of {metric}",
+                    estimate,
+                    lo,
+                    hi,
+                    level=spec.level,
                     method=f"averaged over {whole.shape[1]} points; percentile bootstrap of whole curves",
-                    n_runs=len(some), n_boot=spec.n_boot, rng_seed=spec.rng_seed, params=[reliability, spec],
-                    warning=doubts)
+                    n_runs=len(some),
+                    n_boot=spec.n_boot,
+                    rng_seed=spec.rng_seed,
+                    params=[reliability, spec],
+                    warning=doubts,
+                )
             )
     return table(rows)
 
@@ -95,8 +107,20 @@ def collapse_shares(outcomes: pd.DataFrame, level: float = 0.95) -> pd.DataFrame
         missing = len(group) - n
         doubts = [f"{missing} of {len(group)} runs have no curve" if missing else "", "" if n else "no curves"]
         rows.append(
-            row("variant", variant, env, "share of runs that collapsed", share, lo, hi, level=level, method="Wilson",
-                n_runs=n, warning=doubts, collapsed=k)
+            row(
+                "variant",
+                variant,
+                env,
+                "share of runs that collapsed",
+                share,
+                lo,
+                hi,
+                level=level,
+                method="Wilson",
+                n_runs=n,
+                warning=doubts,
+                collapsed=k,
+            )
         )
     return table(rows, "collapsed")
 
@@ -117,9 +141,21 @@ def collapse_tests(shares: pd.DataFrame) -> pd.DataFrame:
                 lo = estimate - np.hypot(a["estimate"] - a["lo"], b["hi"] - b["estimate"])
                 hi = estimate + np.hypot(a["hi"] - a["estimate"], b["estimate"] - b["lo"])
             rows.append(
-                row("comparison", f"{a['variant']} − {b['variant']}", env, "difference of shares of runs that collapsed",
-                    estimate, lo, hi, level=a["level"], method="Newcombe; Fisher's exact test",
-                    n_runs=min(a["n_runs"], b["n_runs"]), warning=[a["warning"], b["warning"]],
-                    a=a["variant"], b=b["variant"], p=p)
+                row(
+                    "comparison",
+                    f"{a['variant']} − {b['variant']}",
+                    env,
+                    "difference of shares of runs that collapsed",
+                    estimate,
+                    lo,
+                    hi,
+                    level=a["level"],
+                    method="Newcombe; Fisher's exact test",
+                    n_runs=min(a["n_runs"], b["n_runs"]),
+                    warning=[a["warning"], b["warning"]],
+                    a=a["variant"],
+                    b=b["variant"],
+                    p=p,
+                )
             )
     return table(rows, "a", "b", "p")

@@ -87,7 +87,9 @@ def of_pairs(study: Study, env: str) -> list[str]:
     said = [of_pair(row, medians, finals, shares, power=study.question.power) for row in rows[:MOST]]
     if len(rows) > MOST:
         clear = int(pairs["conclusive"].sum())
-        said.append(f"… and {len(rows) - MOST} more pairs, in the table `primary`: {clear} of all {len(rows)} are clear.")
+        said.append(
+            f"… and {len(rows) - MOST} more pairs, in the table `primary`: {clear} of all {len(rows)} are clear."
+        )
     return said
 
 
@@ -121,8 +123,11 @@ def of_pair(
     if first in shares and second in shares:
         collapsed = f"; collapse {_share(shares[first], 'collapsed')} against {_share(shares[second], 'collapsed')}"
     if pair["conclusive"]:
-        return f"**{claim}**: {numbers}{collapsed}."
-    return f"**Inconclusive: {doubt}** {numbers[0].upper()}{numbers[1:]}{collapsed}. {_why(lo, hi)}{_needed(pair, power)}"
+        few = " Fewer than 10 seeds: the interval is too narrow." if pair["n_runs"] < 10 else ""
+        return f"**{claim}**: {numbers}{collapsed}.{few}"
+    return (
+        f"**Inconclusive: {doubt}** {numbers[0].upper()}{numbers[1:]}{collapsed}. {_why(lo, hi)}{_needed(pair, power)}"
+    )
 
 
 def _medians(a: pd.Series, b: pd.Series) -> str:

@@ -9,7 +9,7 @@ from analysis import notebook
 from analysis.notebook import Cell, Html, Markdown, Picture, as_html, as_ipynb, read, run
 
 FOLDER = Path(notebook.__file__).parent
-SCRIPT = '''# ---
+SCRIPT = """# ---
 # jupyter: a header
 # ---
 
@@ -32,7 +32,7 @@ X;
 
 # %%
 1 / 0
-'''
+"""
 
 
 @pytest.fixture
@@ -62,7 +62,9 @@ def test_run(cells: list[Cell]):
 
 def test_what_is_shown():
     picture = Picture(b"\x89PNG", "a < b")
-    shown = tuple(notebook._bundle(x) for x in (picture, Html("<i>h</i>"), Markdown("**m**\n\n| a |\n|---|\n| 1 |"), [1]))
+    shown = tuple(
+        notebook._bundle(x) for x in (picture, Html("<i>h</i>"), Markdown("**m**\n\n| a |\n|---|\n| 1 |"), [1])
+    )
     page = as_html([Cell("markdown", "# T\n\n## One"), Cell("code", "hidden()", shown=shown)], "T & co")
     assert "<title>T &amp; co</title>" in page and "hidden()" not in page
     assert '<img alt="a &lt; b" src="data:image/png;base64,iVBORw==">' in page

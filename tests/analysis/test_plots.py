@@ -109,7 +109,11 @@ def test_learning_curves_draw_what_was_computed(study: Study):
     assert [len(lines.get_segments()) for lines in seeds] == [4, 4, 4]
     assert [handle.get_text() for handle in ax.get_legend().get_texts()][-1] == "threshold 475"
     caption = plots.caption_of(ax)
-    assert "IQM" in caption and "Smoothing: mean of 100 episodes" in caption and "4 runs: a nominal 95%" not in caption[:50]
+    assert (
+        "IQM" in caption
+        and "Smoothing: mean of 100 episodes" in caption
+        and "4 runs: a nominal 95%" not in caption[:50]
+    )
 
 
 def test_time_to_threshold_shows_numbers_at_risk(study: Study):
@@ -154,6 +158,8 @@ def test_nothing_to_draw_is_said(tmp_path: Path, name: str):
 def test_environments_are_drawn_apart(study: Study):
     both = pd.concat([study.bands, study.bands.assign(env="Acrobot-v1")])
     aligned = pd.concat([study.aligned, study.aligned.assign(env="Acrobot-v1")])
-    figure = plots.by_env(plots.learning_curves, aligned, both, threshold=lambda env: {"Acrobot-v1": -100}.get(env, 475))
+    figure = plots.by_env(
+        plots.learning_curves, aligned, both, threshold=lambda env: {"Acrobot-v1": -100}.get(env, 475)
+    )
     assert [ax.get_title(loc="right") for ax in figure.axes] == ["Acrobot-v1", "CartPole-v1"]
     assert [ax.get_legend().get_texts()[-1].get_text() for ax in figure.axes] == ["threshold -100", "threshold 475"]

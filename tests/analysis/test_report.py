@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,9 @@ def made(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str, s
 
 
 def loads_nothing(page: str) -> bool:
-    loaded = re.findall(r"""(?:src|href|url|@import)\s*[=(]\s*["']?([^"'\s>)]+)""", re.sub(r"base64,[^\"]*", "base64,", page))
+    loaded = re.findall(
+        r"""(?:src|href|url|@import)\s*[=(]\s*["']?([^"'\s>)]+)""", re.sub(r"base64,[^\"]*", "base64,", page)
+    )
     return "<script" not in page and all(x.startswith(("data:", "#")) for x in loaded)
 
 
@@ -197,7 +200,11 @@ def test_a_part_that_fails_does_not_take_the_rest_with_it(
     simulated.sweep(tmp_path, {"a": (1, 0)}, range(3), points=15)
     monkeypatch.setattr("analysis.plots.tolerance_bands", lambda *_, **__: 1 / 0)
     code, page, err = made(capsys, tmp_path)
-    assert code == 1 and "This part could not be made: ZeroDivisionError" in page and page.count("<img") == len(FIGURES) - 1
+    assert (
+        code == 1
+        and "This part could not be made: ZeroDivisionError" in page
+        and page.count("<img") == len(FIGURES) - 1
+    )
     assert re.search(r"analysis: stability.py, line \d+: this part could not be made: ZeroDivisionError", err)
 
 
@@ -241,10 +248,18 @@ def test_pairs_by_seed_only_where_all_have_the_same(tmp_path: Path):
 def test_sensitivity_has_the_main_numbers_among_the_others(tmp_path: Path):
     study = Study(load(simulated.sweep(tmp_path / "s", seeds=range(3), points=30)))
     rows = study.sensitivity
-    assert set(rows["choice"]) == {"threshold", "collapse", "window"} and rows.groupby("choice")["setting"].nunique().eq(3).all()
+    assert (
+        set(rows["choice"]) == {"threshold", "collapse", "window"}
+        and rows.groupby("choice")["setting"].nunique().eq(3).all()
+    )
     same = rows[(rows["setting"] == "100% of the threshold") & (rows["scope"] == "variant")]["estimate"]
     np.testing.assert_array_equal(same, study.medians["estimate"])
-    sooner = rows[rows["metric"] == "median env steps to threshold"].groupby("setting", sort=False)["estimate"].min().dropna()
+    sooner = (
+        rows[rows["metric"] == "median env steps to threshold"]
+        .groupby("setting", sort=False)["estimate"]
+        .min()
+        .dropna()
+    )
     assert sooner.is_monotonic_increasing  # the lower the threshold, the sooner
 
 
@@ -262,3 +277,15 @@ def test_seed_hygiene(tmp_path: Path):
 
 def test_ranges():
     assert (ranges([5, 1, 2, 3]), ranges([]), ranges([None])) == ("1–3, 5", "unknown", "unknown")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seeds", "points", "limit"), [(10, 100, 20), (334, 500, 120)], ids=["30 runs", "1,000 runs"])
+def test_speed(tmp_path: Path, seeds: int, points: int, limit: int):
+    """30 runs ≤ 20 s, 1,000 runs of 500 rows ≤ 120 s on 2 cores (doubled here, for a machine with other work too)."""
+    sweep = simulated.sweep(tmp_path / "sweep", seeds=range(seeds), points=points)
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "analysis.report", str(sweep)], cwd=ROOT, check=True, capture_output=True)
+    seconds = time.perf_counter() - start
+    print(f"{3 * seeds} runs × {points} rows: {seconds:.1f} s")
+    assert seconds < 2 * limit

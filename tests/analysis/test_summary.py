@@ -18,7 +18,9 @@ RAW = Reliability(normalise=False, window=3000)
 @pytest.fixture
 def curves() -> pd.DataFrame:
     rng = np.random.default_rng(0)
-    return made_curves({f"{v}/{i}": list(rng.normal(size=12).cumsum() + np.arange(12)) for v in "ab" for i in range(10)})
+    return made_curves(
+        {f"{v}/{i}": list(rng.normal(size=12).cumsum() + np.arange(12)) for v in "ab" for i in range(10)}
+    )
 
 
 def test_within_runs_over_runs(curves: pd.DataFrame):
@@ -37,7 +39,9 @@ def test_across_runs_is_the_loop_over_points(curves: pd.DataFrame):
         y = np.array([run["value"] for _, run in curves[curves["variant"] == "a"].groupby("run_id", sort=False)])
         scale = np.median([span(run) for run in y]) if spec.normalise else 1
         np.testing.assert_allclose(result.loc[("a", "DR of y"), "estimate"], np.mean([iqr(x) for x in y.T]) / scale)
-        np.testing.assert_allclose(result.loc[("a", "RR of y"), "estimate"], np.mean([cvar(x, 0.05) for x in y.T]) / scale)
+        np.testing.assert_allclose(
+            result.loc[("a", "RR of y"), "estimate"], np.mean([cvar(x, 0.05) for x in y.T]) / scale
+        )
         picks = np.random.default_rng(0).integers(0, 10, size=(100, 10))
         resampled = [np.mean([iqr(x) for x in y[pick].T]) / scale for pick in picks]
         np.testing.assert_allclose(

@@ -32,6 +32,10 @@ def test_a_clear_difference():
     )
 
 
+def test_few_seeds_are_said():
+    assert pair(n_runs=9).endswith("against 8 of 30. Fewer than 10 seeds: the interval is too narrow.")
+
+
 def test_the_same_the_other_way_round():
     other = pair(a="baseline", b="reward_to_go", estimate=0.84, lo=0.74, hi=0.92)
     assert other == pair()
@@ -69,7 +73,9 @@ def test_medians_that_were_not_reached():
 
 def test_without_a_threshold_final_scores_decide():
     said = pair(endpoint="final score", p_method="holm over 1")
-    assert said.startswith("**baseline scored higher in the end than reward_to_go**: IQM 100 against 100, P(improvement) .84")
+    assert said.startswith(
+        "**baseline scored higher in the end than reward_to_go**: IQM 100 against 100, P(improvement) .84"
+    )
     assert "(one test)" in said
 
 
