@@ -1,8 +1,8 @@
 """The ten plots. Each draws tables that are already computed into an `ax` and returns it; none computes a statistic.
 
 A table is of one environment (`by_env` makes an Axes for each). Colours are seaborn's colour-blind palette and belong
-to a variant: `looks_of` all variants of a report goes into every plot of it. Legends stand above the data, never on them,
-and under every plot is what it shows: how many runs, which estimator, which interval, how many resamples.
+to a variant: `looks_of` all variants of a report goes into every plot of it. Legends stand above the data, never on
+them, and under every plot is what it shows: how many runs, which estimator, which interval, how many resamples.
 """
 
 import textwrap
@@ -262,8 +262,8 @@ def tolerance_bands(
     _caption(
         ax,
         "Thick: median. Between the outer lines: "
-        f"{known['method'].iloc[0].removeprefix('order statistics that hold ')}, n = {of_n}, with the confidence in the legend; pointwise order statistics, no bootstrap. Not an interval for "
-        f"the mean. Smoothing: {smoothing}.",
+        f"{known['method'].iloc[0].removeprefix('order statistics that hold ')}, n = {of_n}, with the confidence in "
+        f"the legend; pointwise order statistics, no bootstrap. Not an interval for the mean. Smoothing: {smoothing}.",
     )
     return ax
 
@@ -434,9 +434,9 @@ def time_to_threshold(
                     fontsize=8, color=look.colour if look else GREY, annotation_clip=False)  # fmt: skip
         for tick in ticks if look else []:
             later = survival[(survival["variant"] == variant) & (survival["env_steps"] >= tick)]
-            ax.annotate(f"{later['at_risk'].max() if len(later) else 0}", (tick, 0), (0, below), ha="center", fontsize=8,
-                        xycoords=("data", "axes fraction"), textcoords="offset points", color="#444444",
-                        annotation_clip=False)  # fmt: skip
+            at_risk = later["at_risk"].max() if len(later) else 0
+            ax.annotate(str(at_risk), (tick, 0), (0, below), xycoords=("data", "axes fraction"), color="#444444",
+                        textcoords="offset points", ha="center", fontsize=8, annotation_clip=False)  # fmt: skip
     headline(ax, title, handles)
     counts = survival[survival["env_steps"] == 0].set_index("variant")["at_risk"]
     few, many = counts.min(), counts.max()

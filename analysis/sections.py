@@ -235,8 +235,8 @@ def pairing(study: Study) -> str:
         return "Differences are **not paired**: the groups do not have the same seeds, each once."
     of = "is not known" if np.isnan(study.correlation) else f"is {study.correlation:.2f}"
     return (f"Differences are **paired by seed**: all groups have the same seeds, so the same initial parameters where "
-            f"the networks are the same. The correlation between their final scores {of} (median over pairs of groups): the "
-            "closer to 0, the less pairing gains.")  # fmt: skip
+            f"the networks are the same. The correlation between their final scores {of} (median over pairs of "
+            "groups): the closer to 0, the less pairing gains.")  # fmt: skip
 
 
 def outcome_counts(study: Study) -> pd.DataFrame:
@@ -390,19 +390,20 @@ def method(study: Study) -> str:
     q, boot, fall = study.question, study.question.bootstrap, study.question.collapse
     horizons = ", ".join(f"{n:,} env steps ({env})" for env, n in study.horizons.items()) or "no step"
     said = [
-        "**Unit.** A run; never an episode. First every run is reduced to one number or one curve, then runs are resampled.",
-        f"**Intervals.** {boot.level:.0%} percentile bootstrap over runs, {boot.n_boot:,} resamples, generator seeded with "
-        f"{boot.rng_seed}: the same runs give the same numbers. With fewer than 10 seeds they are too narrow; with fewer "
-        "than 3 there is none.",
-        f"**Curves** are put on one grid of {q.points} points by their value at or before each point, never beyond their "
-        f"end. Final scores are those at {horizons}, which every completed run reached.",
+        "**Unit.** A run; never an episode. First every run is reduced to one number or one curve, then runs are "
+        "resampled.",
+        f"**Intervals.** {boot.level:.0%} percentile bootstrap over runs, {boot.n_boot:,} resamples, generator seeded "
+        f"with {boot.rng_seed}: the same runs give the same numbers. With fewer than 10 seeds they are too narrow; "
+        "with fewer than 3 there is none.",
+        f"**Curves** are put on one grid of {q.points} points by their value at or before each point, never beyond "
+        f"their end. Final scores are those at {horizons}, which every completed run reached.",
         f"**Collapse.** After the mean of {fall.smoothing} points of `{q.metric}` reached {fall.level:.0%} of the "
-        f"threshold, it falls below {fall.fall:.0%} of its running peak for {fall.points} points or more; for good, if it "
-        f"is not back at {fall.back:.0%} by the end.",
+        f"threshold, it falls below {fall.fall:.0%} of its running peak for {fall.points} points or more; for good, if "
+        f"it is not back at {fall.back:.0%} by the end.",
         f"**Reliability.** Of `{q.metric}`; α = {q.reliability.alpha:g}, window {q.reliability.window:,.0f} env steps.",
-        "**Families.** Pairs on the primary endpoint are one family; differences of final scores and of collapses are one "
-        "each.",
-        "**Tables.** Every number is in `tables/*.parquet`, the results with method, n, resamples, seed, parameters and "
-        "warnings.",
+        "**Families.** Pairs on the primary endpoint are one family; differences of final scores and of collapses are "
+        "one each.",
+        "**Tables.** Every number is in `tables/*.parquet`, the results with method, n, resamples, seed, parameters "
+        "and warnings.",
     ]
     return "\n".join(f"- {line}" for line in said) + f"\n\n`{question_json(q)}`"

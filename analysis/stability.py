@@ -68,7 +68,7 @@ sections.shown(sections.readable_pairs(study), "No pairs to compare.")
 # %%
 reached = lambda env: f"{question.score} ≥ {study.threshold(env):g}"
 show(plots.by_env(plots.time_to_threshold, few(study.survival), looks=looks, threshold=reached,
-                  height=sections.high(study, 3.6, 0.2)), "time_to_threshold")
+                  height=sections.high(study, 3.4, 0.35)), "time_to_threshold")
 
 # %%
 show(plots.by_env(plots.improvement_matrix, few(study.sooner), looks=looks, of="time to threshold",

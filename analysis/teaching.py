@@ -61,8 +61,8 @@ T = int(jnp.maximum(episodes.length.max(), others.length.max()))
 
 # %% [markdown]
 # ## V(s): what is to be expected
-# A value network, fitted to the returns of *other* episodes. Fitted to these very ones it would know their luck, and the
-# gradient would be biased.
+# A value network, fitted to the returns of *other* episodes. Fitted to these very ones it would know their luck, and
+# the gradient would be biased.
 
 # %%
 critic = ValueNetwork(Optimiser("adam", 1e-2), width=32, depth=2, activation="relu")
@@ -89,8 +89,8 @@ mask = episodes.mask[:T]
 weights = {"vanilla": R, "reward_to_go": G, "baseline": G - V}
 weights = {name: jnp.where(mask, weight, 0.0) for name, weight in weights.items()}
 explained = critic.explained_variance(G, V, mask)
-Markdown(f"Squared error of V: {losses[0]:.0f} → {losses[-1]:.0f}. In fresh episodes it explains {explained:.0%} of the "
-         "variance of G.")
+Markdown(f"Squared error of V: {losses[0]:.0f} → {losses[-1]:.0f}. In fresh episodes it explains {explained:.0%} of "
+         "the variance of G.")
 
 # %% [markdown]
 # ## One episode, three weights
@@ -118,8 +118,8 @@ Picture.of(figure, "Weights of one episode: constant for vanilla, falling to 1 f
 #
 # - From vanilla to reward-to-go: what happened before $t$ does not depend on $a_t$, so it adds nothing to the
 #   expectation, only noise. (That the noise falls is usual, not a theorem.)
-# - From reward-to-go to baseline: whether an episode is in a good state is no merit of the action either. $V(s_t)$ takes
-#   that away; it does not depend on $a_t$, so the expectation stays.
+# - From reward-to-go to baseline: whether an episode is in a good state is no merit of the action either. $V(s_t)$
+#   takes that away; it does not depend on $a_t$, so the expectation stays.
 
 
 # %%
@@ -142,7 +142,7 @@ for name, each in g.items():
     squared = mean @ mean - variance / EPISODES  # unbiased
     alike = cosine(mean, g["baseline"].mean(0))
     rows.append([name, f"{variance:,.0f}", f"{squared:,.0f}", f"{squared / variance:.3f}", f"{alike:.3f}"])
-table = pd.DataFrame(rows, columns=["variant", "tr Σ", "‖G‖² (unbiased)", "signal / noise", "cosine to baseline's mean"])
+table = pd.DataFrame(rows, columns=["variant", "tr Σ", "‖G‖² (unbiased)", "signal / noise", "cosine to baseline's"])
 Html(table.to_html(index=False, border=0))
 
 # %% [markdown]
@@ -160,8 +160,8 @@ for name, each in g.items():
         k = len(means)
         pairs = (means @ means.T)[np.triu_indices(k, 1)].mean()
         agreement.append({"variant": name, "batch_size": size, "estimate": pairs, "lo": np.nan, "hi": np.nan,
-                          "level": np.nan, "method": "mean over all pairs of disjoint batches", "n_runs": 1, "n_boot": 0,
-                          "warning": ""})  # fmt: skip
+                          "level": np.nan, "method": "mean over all pairs of disjoint batches", "n_runs": 1,
+                          "n_boot": 0, "warning": ""})  # fmt: skip
 figure, (ax,) = plots.canvas(height=4)
 plots.against_batch_size(pd.DataFrame(agreement), ax, looks=looks, title="Do two batches agree?", label="cosine")
 Picture.of(figure, "Cosine between batches against batch size: baseline above reward to go above vanilla")

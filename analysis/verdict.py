@@ -1,5 +1,5 @@
-"""Sentences made of the numbers in the tables, in Markdown. They claim what the intervals allow: where an interval holds
-"no difference", or p does after the adjustment for the family, the sentence says inconclusive and why."""
+"""Sentences made of the numbers in the tables, in Markdown. They claim what the intervals allow: where an interval
+holds "no difference", or p does after the adjustment for the family, the sentence says inconclusive and why."""
 
 import math
 from collections.abc import Iterable

@@ -49,7 +49,8 @@ def run(
     norm = 5 * rng.lognormal(0, 0.3, points) * (1 + 3 * (y < 60))
     columns = {
         "update": np.arange(1, points + 1), "env_steps": t, "episodes": 10 * np.arange(1, points + 1),
-        "return_mean": mean, "return_std": 0.2 * mean, "return_min": 0.6 * mean, "return_max": np.minimum(mean * 1.3, 500),
+        "return_mean": mean, "return_std": 0.2 * mean, "return_min": 0.6 * mean,
+        "return_max": np.minimum(mean * 1.3, 500),
         "return_recent": np.where(np.arange(points) < 9, np.nan, recent), "length_mean": mean,
         "policy_loss": rng.normal(size=points), "value_loss": 100 * rng.lognormal(0, 0.3, points),
         "entropy": 0.69 - 0.4 * x - 0.25 * (x > 0.85) * falls, "grad_norm": norm,

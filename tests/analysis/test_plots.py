@@ -45,8 +45,8 @@ def _measure(study: Study, name: str) -> pd.DataFrame:
 
 def _cosines() -> pd.DataFrame:
     rows = [
-        {"variant": v, "batch_size": b, "estimate": x, "lo": x / 2, "hi": x * 2, "level": 0.95, "method": "m", "n_runs": 4,
-         "n_boot": 100, "warning": ""}
+        {"variant": v, "batch_size": b, "estimate": x, "lo": x / 2, "hi": x * 2, "level": 0.95, "method": "m",
+         "n_runs": 4, "n_boot": 100, "warning": ""}
         for v, x in (("vanilla", -0.1), ("baseline", 0.4))
         for b in (1, 10)
     ]  # fmt: skip

@@ -72,9 +72,11 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture, small: None):
     code, page, err = made(capsys, sweep)
     assert code == 0 and "analysis:" not in err and "note: 1 of 16 runs are not completed: 1 failed" in err
     assert loads_nothing(page) and page.count("<img") == len(FIGURES)
-    order = ["Provenance</h2>", "0123456789", "completed", "Warnings", "Primary endpoint", "Verdict</h2>", "runs reached 475",
+    order = ["Provenance</h2>", "0123456789", "completed", "Warnings", "Primary endpoint", "Verdict</h2>",
+             "runs reached 475",
              "How fast?</h2>", "How well?</h2>", "How stably?</h2>", "How do runs fail?</h2>", "The worst seeds",
-             str(sweep / "lost"), "The gradient</h2>", "How sure are we?</h2>", "80% of the threshold", "25,000 env steps",
+             str(sweep / "lost"), "The gradient</h2>", "How sure are we?</h2>", "80% of the threshold",
+             "25,000 env steps",
              "Method</h2>"]  # fmt: skip
     places = [page.find(said) for said in order]
     assert -1 not in places and places == sorted(places)

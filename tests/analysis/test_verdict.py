@@ -1,16 +1,18 @@
 """Sentences from numbers that are made up: they claim no more than the intervals allow."""
 
+import doctest
 import math
 
 import pandas as pd
 import pytest
 
-from analysis import text
+from analysis import results, study, text
 from analysis.verdict import of_difference, of_pair, of_variant
 
 PAIR = {
     "a": "reward_to_go", "b": "baseline", "endpoint": "time to threshold", "estimate": 0.16, "lo": 0.08, "hi": 0.26,
-    "p_adjusted": 0.0004, "p_method": "holm over 3", "conclusive": True, "seeds_needed": 14.0, "warning": "", "n_runs": 30,
+    "p_adjusted": 0.0004, "p_method": "holm over 3", "conclusive": True, "seeds_needed": 14.0, "warning": "",
+    "n_runs": 30,
 }  # fmt: skip
 MEDIANS = {"baseline": (151_000, 30, 30), "reward_to_go": (203_000, 28, 30)}
 COLLAPSED = {"baseline": (1, 30), "reward_to_go": (8, 30)}
@@ -27,8 +29,8 @@ def pair(medians: dict | None = None, collapsed: dict | None = None, **changed) 
 
 def test_a_clear_difference():
     assert pair() == (
-        "**baseline reached the threshold sooner than reward_to_go**: median 151k against 203k env steps, P(improvement) "
-        ".84 [.74, .92], p < .001 (Holm over 3), 30 seeds; collapse 1 of 30 against 8 of 30."
+        "**baseline reached the threshold sooner than reward_to_go**: median 151k against 203k env steps, "
+        "P(improvement) .84 [.74, .92], p < .001 (Holm over 3), 30 seeds; collapse 1 of 30 against 8 of 30."
     )
 
 
@@ -66,8 +68,8 @@ def test_medians_that_were_not_reached():
     assert "30 of 30 got there (median 151k env steps) against 12 of 30 got there, P" in said
     neither = pair({"baseline": (math.nan, 0, 30), "reward_to_go": (math.nan, 0, 29)}, conclusive=False, estimate=0.5)
     assert neither == (
-        "**Inconclusive: neither reward_to_go nor baseline reached the threshold** in 29 runs of reward_to_go and 30 of "
-        "baseline."
+        "**Inconclusive: neither reward_to_go nor baseline reached the threshold** in 29 runs of reward_to_go and 30"
+        " of baseline."
     )
 
 
@@ -100,9 +102,16 @@ def test_differences():
     row = {"a": "a", "b": "b", "metric": "iqm of the paired differences of r", "estimate": -3.0, "lo": -5.0, "hi": -1.0,
            "p_adjusted": 0.01, "p_method": "by over 2", "warning": ""}  # fmt: skip
     assert of_difference(pd.Series(row), 0.05, "final score", text.number) == (
-        "**a against b: final score lower**: difference paired by seed −3 [−5, −1], p = .01 (Benjamini–Yekutieli over 2)."
+        "**a against b: final score lower**: difference paired by seed −3 [−5, −1], p = .01 "
+        "(Benjamini–Yekutieli over 2)."
     )
     for changed in ({"hi": 1.0}, {"p_adjusted": 0.06}, {"lo": math.nan, "hi": math.nan}, {"p_adjusted": math.nan}):
         said = of_difference(pd.Series(row | changed), 0.05, "final score", text.number)
         assert said.startswith("**Inconclusive: a against b**, final score: difference")
     assert "The interval excludes 0" in of_difference(pd.Series(row | {"p_adjusted": 0.06}), 0.05, "x", text.number)
+
+
+@pytest.mark.parametrize("module", [text, study, results])
+def test_examples_in_docstrings(module):
+    done = doctest.testmod(module)
+    assert done.attempted and not done.failed
