@@ -19,7 +19,7 @@ run: install ## train one variant: make run VARIANT=gae ARGS="seed=3 env=acrobot
 	@$(PY) -m pgx.run +variant=$(VARIANT) $(ARGS)
 
 test: install ## the quick tests: make test ARGS="-k lock"
-	@$(PY) -m pytest -m "not slow" $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 test-slow: install ## the slow ones
 	@$(PY) -m pytest -m slow $(ARGS)
