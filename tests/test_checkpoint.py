@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import os
+import pickle
 import pickletools
 import random
 import shutil
@@ -126,11 +127,19 @@ def test_a_numpy_leaf_is_refused(tmp_path):
         checkpoints.save(0, {"x": np.zeros(2)}, {})
 
 
+def is_pickle(data: bytes) -> bool:
+    """Not `pickletools.genops` alone: one in a few thousand files of any format happens to be valid opcodes."""
+    try:
+        *_, (_, _, at) = pickletools.genops(data)
+    except ValueError:
+        return False
+    return data[:1] == pickle.PROTO and at == len(data) - 1
+
+
 def test_no_pickle(tmp_path):
     saved(tmp_path, [1])
-    for path in files(tmp_path):
-        with pytest.raises(ValueError):
-            list(pickletools.genops(path.read_bytes()))
+    assert is_pickle(pickle.dumps({"update": 1}))
+    assert not [path for path in files(tmp_path) if is_pickle(path.read_bytes())]
 
 
 def test_plain_orbax_reads_it(tmp_path):
