@@ -54,7 +54,7 @@ QUANTITIES = {
 VERSION = 1
 """Of what is measured: another one, and all is measured again."""
 
-BATCHES = (2, 5, 10, 25, 50, 100)
+BATCHES = (2, 5, 10, 30, 100)
 EVALUATIONS = 8
 """Episodes after each update."""
 LAMBDA = 0.95
@@ -137,11 +137,11 @@ class OnHost(ConfigError):
 def read(folder: Path) -> list[dict[str, str]]:
     """The rows of a run's table; none if there is no table, or one that was damaged."""
     try:
-        with open(folder / FILE, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        text = (folder / FILE).read_text(encoding="utf-8")
+        rows = list(csv.DictReader(io.StringIO(text)))
     except (OSError, ValueError, csv.Error):
         return []
-    whole = all(tuple(row) == tuple(COLUMNS) and None not in row.values() and row["update"].isdecimal() for row in rows)
+    whole = text.endswith("\n") and all(tuple(row) == tuple(COLUMNS) and None not in row.values() and row["update"].isdecimal() for row in rows)
     return rows if whole else []
 
 
@@ -174,11 +174,20 @@ def _number(x: float) -> str:
 @cache
 def _programs():
     """Compiled once for all checkpoints that differ in numbers only."""
-    import equinox as eqx
+    import jax
 
     from pgx import quality
 
-    return eqx.filter_jit(quality.measure), eqx.filter_jit(quality.post_update_returns)
+    # as for training: LLVM's level 1 compiles faster, and what it makes is no slower
+    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    return (
+        jax.jit(quality.measure, static_argnames=("num_episodes", "batch_sizes"), compiler_options=options),
+        jax.jit(
+            quality.post_update_returns,
+            static_argnames=("num_episodes", "num_updates", "num_evaluations"),
+            compiler_options=options,
+        ),
+    )
 
 
 def measure(job: Job, options: Options) -> Iterator[tuple[int, list[dict[str, str]] | Exception]]:
@@ -222,7 +231,7 @@ def measure(job: Job, options: Options) -> Iterator[tuple[int, list[dict[str, st
             found += [(("", "post_update_return", 0, EVALUATIONS), x) for x in later]
             same = {"update": str(update), "env_steps": steps.get(str(update), ""), "settings": options.settings}
             yield update, [
-                same | {"of": of, "quantity": quantity, "batch_size": str(size or ""), "value": _number(x), "n": str(n)}
+                same | {"of": of, "quantity": quantity, "batch_size": str(size or ""), "value": _number(float(x)), "n": str(n)}
                 for (of, quantity, size, n), x in found
             ]
 
@@ -312,7 +321,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measured, before, failed = diagnose(folders, options)
         there = f"; {before} were there already" if before else ""
         where = " ".join(map(str, folders))
-        print(f"{measured} checkpoints measured{there}; `python -m analysis.report {where}` shows them")
+        if measured or before:
+            print(f"{measured} checkpoints measured{there}; `python -m analysis.report {where}` shows them")
         if failed:
             sys.exit(1)
 

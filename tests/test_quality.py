@@ -273,28 +273,22 @@ def test_a_value_fitted_to_the_same_episode_would_not(with_fitted_value):
 
 def test_three_sets_of_episodes_that_share_nothing(monkeypatch):
     """Those that V is fitted to, those of the reference, and those that are measured."""
-    played, fitted = [], []
-    rollout, fit = quality.rollout, quality.fit_value
-
-    def watched(env, policy, key, num_episodes):
-        played.append(rollout(env, policy, key, num_episodes))
-        return played[-1]
-
-    monkeypatch.setattr(quality, "rollout", watched)
-    monkeypatch.setattr(quality, "fit_value", lambda *given: (fitted.append(given[0]), fit(*given))[1])
+    used = {"fit_value": [], "gradient_of_each": []}
+    for name, calls in used.items():
+        f, at = getattr(quality, name), int(name == "gradient_of_each")
+        watched = lambda *given, f=f, at=at, calls=calls: (calls.append(given[at]), f(*given))[1]  # noqa: E731
+        monkeypatch.setattr(quality, name, watched)
 
     @quickly_compiled
     def run(policy, key):
-        rows, returns = quality.measure(
-            TabularMDP(), policy, None, ESTIMAND, key, num_episodes=60, batch_sizes=(20,)
-        )
-        return rows, returns, played, fitted
+        _, returns = quality.measure(TabularMDP(), policy, None, ESTIMAND, key, num_episodes=60, batch_sizes=(20,))
+        return returns, used
 
-    _, returns, played, fitted = run(POLICY, jax.random.key(1))
-    first, second, third = (np.asarray(x.action) for x in played)
+    returns, used = run(POLICY, jax.random.key(1))
+    (fitted,), (reference, measured) = used.values()
+    first, second, third = (np.asarray(x.action) for x in (fitted, reference, measured))
     assert (first != second).any() and (second != third).any() and (first != third).any()
-    np.testing.assert_array_equal(fitted[0].action, first)
-    np.testing.assert_array_equal(returns, played[2].reward.sum(0))
+    np.testing.assert_array_equal(returns, measured.reward.sum(0))
 
 
 def test_each_policy_has_a_value_of_its_own():
