@@ -10,6 +10,7 @@ import numpy as np
 from hydra.utils import instantiate
 from jaxtyping import PyTree
 
+from pgx.backend import COMPILE_QUICKLY
 from pgx.envs.base import EnvSpec, HostEnv, JittedEnv
 from pgx.train import Keys, init
 from pgx.types import TrainState
@@ -41,7 +42,7 @@ def _part(config: dict[str, Any]) -> Any:
     return jax.tree_util.Partial(part.func, **part.keywords) if isinstance(part, partial) else part
 
 
-_ONCE = {"xla_backend_optimization_level": 0}
+_ONCE = COMPILE_QUICKLY | {"xla_backend_optimization_level": 0}
 """For small programs that run once: not worth optimising."""
 
 

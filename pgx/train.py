@@ -13,6 +13,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped, UInt32
 
+from pgx.backend import COMPILE_QUICKLY
 from pgx.envs.base import EnvSpec, HostEnv, JittedEnv
 from pgx.networks import MLP
 from pgx.rollout import HostRollout, rollout
@@ -172,7 +173,7 @@ class JittedRunner:
     def compile(self) -> None:
         if self._signature not in _programs:
             # on a CPU, LLVM's level 1 compiles a quarter faster than its default, and what it makes runs a tenth faster
-            options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+            options = COMPILE_QUICKLY | {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
             _programs[self._signature] = self._lowered.compile(compiler_options=options)
         self._program = _programs[self._signature]
 

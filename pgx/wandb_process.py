@@ -8,7 +8,8 @@ finished or when something went wrong; what is asked of it after that is ignored
 import json
 import os
 import sys
-from typing import Any
+import tempfile
+from typing import Any, TextIO
 
 QUIET = {
     "silent": True,
@@ -57,6 +58,14 @@ DO = {function.__name__: function for function in (start, log, image, finish)}
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever wandb prints is not an answer
+    # wandb leaves folders for temporary files to its exit handler, which would wait for a core that may be gone
+    with tempfile.TemporaryDirectory(prefix="pgx-wandb-", ignore_cleanup_errors=True) as folder:
+        os.environ["TMPDIR"] = tempfile.tempdir = folder
+        _serve(answers)
+    os._exit(0)
+
+
+def _serve(answers: TextIO) -> None:
     runs: dict[int, Any] = {}
 
     def answer(number: int, error: str | None) -> None:
@@ -79,7 +88,6 @@ def main() -> None:
     else:  # whoever asked is gone; runs still open did not end well
         for run in runs.values():
             run.finish(exit_code=1)
-    os._exit(0)  # wandb's exit handler would wait for a core that is gone
 
 
 if __name__ == "__main__":
