@@ -177,9 +177,9 @@ def _programs():
     import jax
 
     from pgx import quality
+    from pgx.backend import COMPILE_QUICKLY
 
-    # as for training: LLVM's level 1 compiles faster, and what it makes is no slower
-    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    options = COMPILE_QUICKLY | {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     return (
         jax.jit(quality.measure, static_argnames=("num_episodes", "batch_sizes"), compiler_options=options),
         jax.jit(
