@@ -18,7 +18,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from analysis import text
 from analysis.align import matrix, runs_of
@@ -582,11 +582,13 @@ def against_batch_size(
         return nothing(ax, title)
     looks = looks or looks_of(_names(data))
     handles = []
+    floor = data["estimate"].where(data["estimate"] > 0).min() / 2
     for variant, rows in data.sort_values("batch_size").groupby("variant"):
         look = looks[variant]
         known = rows[rows["estimate"] > 0]
-        lo, hi = (known[end].where(known[end] > 0) for end in ("lo", "hi"))
-        ax.fill_between(known["batch_size"], lo, hi, color=look.colour, alpha=0.18, linewidth=0)
+        # an interval that reaches 0 goes down to where the picture ends
+        ax.fill_between(known["batch_size"], known["lo"].clip(lower=floor), known["hi"], color=look.colour, alpha=0.18,
+                        linewidth=0)  # fmt: skip
         ax.plot(
             known["batch_size"],
             known["estimate"],
@@ -597,6 +599,10 @@ def against_batch_size(
         )
         handles.append(_key(look, variant, marker=look.marker))
     ax.set(xscale="log", yscale="log", xlabel="episodes a batch", ylabel=label)
+    ax.set_xticks(sizes := np.unique(data["batch_size"]), [f"{size:g}" for size in sizes])
+    ax.xaxis.set_minor_locator(NullLocator())
+    if np.isfinite(floor):
+        ax.set_ylim(bottom=floor)
     headline(ax, title, handles)
     hidden = int((data["estimate"] <= 0).sum())
     left_out = f" {hidden} estimates that are not positive have no place on a log scale." if hidden else ""

@@ -445,11 +445,24 @@ def frozen(study: Study) -> str:
         f"(`{rows['settings'].iloc[0]}`), every estimator on the same episodes; in the table batches of {size:g} "
         "episodes. A run counts once, with the median over its checkpoints, whatever variant trained it. V of "
         "`baseline` and `gae` is fitted to episodes of its own at that checkpoint; `baseline, own V` is what the run "
-        "itself learned from. The reference is the mean gradient of `baseline` over as many other episodes as were "
+        "itself learned from, in those runs that have a V. The reference is the mean gradient of `baseline` over as many other episodes as were "
         "measured: it is noisy too, so a cosine with it is an underestimate. `gae` is biased: a high signal to noise "
         "ratio says that its batches agree, not that they are right. The variance is not decomposed into that of "
         "trajectories, actions and states."
     )
+
+
+def readable_policies(study: Study) -> pd.DataFrame:
+    """A row a measure, a column a variant."""
+    rows = study.few(study.policies)
+    if rows.empty:
+        return rows
+    said = [f"{_number(row, 'estimate')} [{_number(row, 'lo')}, {_number(row, 'hi')}]" for row in rows.to_dict("records")]
+    keys = ["env", "metric"] if len(study.envs) > 1 else ["metric"]
+    wide = rows.assign(said=said).pivot(index=keys, columns="variant", values="said").fillna("–")
+    lines = list(dict.fromkeys(zip(*(rows[key] for key in keys), strict=True)))
+    wide = wide.loc[lines if len(keys) > 1 else [line[0] for line in lines]]
+    return wide.reset_index().rename(columns={"metric": "of the policies"}).rename_axis(columns=None)
 
 
 def after_updates(study: Study, looks: plots.Looks) -> Figure:

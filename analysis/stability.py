@@ -160,7 +160,7 @@ sections.shown(sections.readable_estimators(study)) if frozen else None
 show(sections.after_updates(study, looks), "after_updates") if frozen else None
 
 # %%
-sections.shown(sections.readable(study.policies)) if frozen else None
+sections.shown(sections.readable_policies(study), long=40) if frozen else None
 
 # %% [markdown]
 # ## How sure are we?

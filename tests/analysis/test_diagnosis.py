@@ -1,0 +1,198 @@
+"""What pgx.diagnose wrote, read and reduced: first over a run's checkpoints, then over runs, like compared with like."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import simulated
+from run_folders import write_run
+
+from analysis import diagnosis, load, report
+from analysis.aggregates import Bootstrap
+from analysis.diagnosis import estimators, half_sample_mode, load_diagnosis, noise_against, policies, post_update
+
+SPEC = Bootstrap(n_boot=100)
+VARIANCE = {"vanilla": 100.0, "reward_to_go": 25.0, "baseline": 4.0}
+SETTINGS = "episodes 300 in 2+10 updates 4x8 v1"
+
+
+def write_table(folder: Path, seed: int = 0, scale: tuple[float, ...] = (1.0, 8.0), **more: list[float]) -> Path:
+    """diagnosis.csv of two checkpoints; the second one's gradients are `scale` times as noisy. `more`: returns."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for update, factor in zip((100, 200), scale, strict=True):
+        for size in (2, 10):
+            for name, x in VARIANCE.items():
+                luck = rng.lognormal(0, 0.1)
+                values = {"variance": factor * x * luck / size, "snr": size / x, "cosine": 0.5 - 1 / size, "signal": 1.0,
+                          "cosine_reference": 0.8, "no_gradient": 0.0}  # fmt: skip
+                rows += [(update, name, quantity, size, value, 30) for quantity, value in values.items()]
+                rows.append((update, f"{name}, whitened", "cosine", size, 0.9, 30))
+        for layer in ("hidden 1", "hidden 2"):
+            rows.append((update, layer, "dead_units", "", 0.25, 1024))
+            rows.append((update, layer, "effective_rank", "", 3.0 + factor, 1024))
+        for quantity, values in ({"return": [10, 20, 30, 40, 50], "post_update_return": [29, 30, 31, 10]} | more).items():
+            rows += [(update, "", quantity, "", x, 1) for x in values]
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "diagnosis.csv", "w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["update", "env_steps", "of", "quantity", "batch_size", "value", "n", "settings"])
+        table.writerows([(u, u * 1000, of, q, b, "" if x != x else x, n, SETTINGS) for u, of, q, b, x, n in rows])
+    return folder
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    for variant in ("vanilla", "reward_to_go"):
+        for seed in range(4):
+            config = {"estimator": {"_target_": f"pgx.estimators.{variant}"}, "whiten": False,
+                      "critic": {"_target_": "pgx.critics.NoCritic"}, "episodes_per_update": 12}  # fmt: skip
+            folder = tmp_path / f"{variant}_{seed}"
+            write_run(folder, [1.0, 2.0], config, variant=variant, seed=seed)
+            write_table(folder, seed)
+    return tmp_path
+
+
+def loaded(sweep: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    runs = load(sweep).runs
+    found, notes = load_diagnosis(runs)
+    assert not notes
+    return found, runs
+
+
+def test_tables_are_read_and_a_broken_one_is_said(sweep: Path):
+    found, runs = loaded(sweep)
+    assert tuple(found) == diagnosis.DIAGNOSIS and found["run_id"].nunique() == 8
+    assert found["batch_size"].dropna().unique().tolist() == [2, 10]
+    (sweep / "vanilla_0" / "diagnosis.csv").write_bytes(b'update,of\n1,"\xff')
+    (sweep / "vanilla_1" / "diagnosis.csv").write_text("update,of\n1,x\n")
+    (sweep / "vanilla_2" / "diagnosis.csv").write_text("")
+    (sweep / "vanilla_3" / "diagnosis.csv").unlink()
+    found, notes = load_diagnosis(runs)
+    assert found["run_id"].nunique() == 4 and len(notes) == 3
+    assert all("diagnosis.csv cannot be read" in said and said.startswith("vanilla_") for said in notes)
+    path = sweep / "reward_to_go_0" / "diagnosis.csv"
+    path.write_text(path.read_text().replace("v1", "v2"))
+    assert "2 different settings" in load_diagnosis(runs)[1][-1]
+
+
+def test_without_tables_everything_is_empty(tmp_path: Path):
+    write_run(tmp_path / "r", [1.0])
+    runs = load(tmp_path).runs
+    found, notes = load_diagnosis(runs)
+    assert tuple(found) == diagnosis.DIAGNOSIS and found.empty and not notes
+    for part in (estimators(found, runs), noise_against(found, runs), policies(found, runs), post_update(found, runs)):
+        assert part.empty
+
+
+def test_a_run_is_one_number(sweep: Path):
+    """The median over its checkpoints; more checkpoints of one run are no more runs."""
+    found, runs = loaded(sweep)
+    rows = estimators(found, runs, SPEC)
+    assert (rows["n_runs"] == 8).all() and (rows["method"].str.contains("bootstrap over runs")).all()
+    of = rows.set_index(["metric", "variant", "batch_size"])["estimate"]
+    by_hand = found[(found["quantity"] == "variance") & (found["of"] == "vanilla") & (found["batch_size"] == 10)]
+    medians = np.sort(by_hand.groupby("run_id")["value"].median())
+    assert of["iqm of variance", "vanilla", 10] == pytest.approx(medians[2:6].mean())
+    assert of["iqm of snr", "baseline", 2] == pytest.approx(0.5)
+    assert set(rows["variant"]) == {*VARIANCE, "vanilla, whitened"}  # of the whitened ones only that
+    assert ("iqm of variance", "vanilla, whitened", 10) not in of  # whose variance has another unit
+
+
+def test_noise_is_compared_at_the_same_checkpoint(sweep: Path):
+    """The second checkpoint is eight times as noisy: pooled, that would hide what is the same at every one."""
+    found, runs = loaded(sweep)
+    rows = noise_against(found, runs, spec=SPEC).set_index("variant")
+    assert rows.index.tolist() == ["baseline", "reward_to_go"]
+    assert rows.loc["baseline", "estimate"] == pytest.approx(0.04, rel=0.1)
+    assert rows.loc["reward_to_go", "estimate"] == pytest.approx(0.25, rel=0.1)
+    ends = rows.loc["baseline", ["lo", "hi"]]
+    assert 0.03 < ends["lo"] < rows.loc["baseline", "estimate"] < ends["hi"] < 0.05
+
+
+def test_policies(sweep: Path):
+    found, runs = loaded(sweep)
+    rows = policies(found, runs, SPEC).set_index(["metric", "variant"])["estimate"]
+    # of the gradient that it was trained with, at the size nearest to 12
+    assert rows["SNR of own gradient", "vanilla"] == pytest.approx(10 / 100)
+    assert rows["SNR of own gradient", "reward_to_go"] == pytest.approx(10 / 25)
+    assert rows["DF of return", "vanilla"] == pytest.approx(20 / 30)
+    assert rows["RF of return", "vanilla"] == pytest.approx(10 / 30)
+    assert rows["share of updates below half of the mode", "vanilla"] == 0.25
+    assert rows["effective rank, hidden 2", "vanilla"] == 7.5  # the median of 4 and 11
+    assert ("explained variance of own V", "vanilla") not in rows
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ({"estimator": "vanilla", "critic": "NoCritic"}, "vanilla"),
+        ({"estimator": "vanilla", "critic": "NoCritic", "whiten": True}, "vanilla, whitened"),
+        ({"estimator": "reward_to_go", "critic": "ValueNetwork"}, "baseline, own V"),
+        ({"estimator": "vanilla", "critic": "LeaveOneOut"}, "leave_one_out"),
+        ({"estimator": "lambda_return", "critic": "ValueNetwork"}, ""),  # measured with another V only
+        ({"estimator": "mine", "critic": "NoCritic"}, ""),
+    ],
+)
+def test_what_a_run_was_trained_with(tmp_path: Path, config: dict, name: str):
+    parts = {part: {"_target_": f"pgx.x.{config[part]}"} for part in ("estimator", "critic")}
+    about = {"config": {**parts, "whiten": config.get("whiten", False), "episodes_per_update": 7}}
+    (tmp_path / "run.json").write_text(json.dumps(about))
+    assert diagnosis.trained_with(tmp_path) == (name, 7)
+    (tmp_path / "run.json").write_text("[]")
+    assert diagnosis.trained_with(tmp_path) == ("", 0)
+
+
+def test_mode_is_where_it_is_densest():
+    rng = np.random.default_rng(0)
+    skewed = np.concatenate([rng.normal(480, 2, 60), rng.uniform(0, 480, 60)])
+    assert half_sample_mode(skewed) == pytest.approx(480, abs=4) and abs(skewed.mean() - 480) > 80
+    assert half_sample_mode(np.array([1.0, 500, 500, 500, 700])) == 500
+    assert half_sample_mode(np.array([3.0])) == 3 and np.isnan(half_sample_mode(np.array([])))
+
+
+@pytest.mark.parametrize(
+    ("after", "below"),
+    [
+        ([400, 400, 400, 199], 0.25),
+        ([400, 400, 400, 201], 0),
+        ([400, 400, 400, np.nan], 0.25),  # the update left no policy
+        ([np.nan] * 4, 1.0),
+        ([-100, -100, -100, -290], 0),  # halfway from the lowest return seen, −500
+        ([-100, -100, -100, -310], 0.25),
+    ],
+)
+def test_below_half_of_the_mode(tmp_path: Path, after: list[float], below: float):
+    lowest = -500.0 if np.nanmax([*after, -1e9]) < 0 and not np.isnan(after).all() else 10.0
+    write_run(tmp_path / "r", [1.0])
+    write_table(tmp_path / "r", **{"return": [lowest, 300.0], "post_update_return": after})
+    found, runs = loaded(tmp_path)
+    rows = post_update(found, runs)
+    assert rows["below_half"].tolist() == [below] * 2 and rows["n"].tolist() == [4, 4]
+
+
+# In the report
+
+
+def test_the_report_shows_it_where_there_is_one(tmp_path: Path, capsys: pytest.CaptureFixture):
+    simulated.sweep(tmp_path, {"vanilla": (0.6, 0.1), "baseline": (1.2, 0.0)}, range(2), points=15)
+    assert report.main([str(tmp_path)]) == 0
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert f"<code>python -m pgx.diagnose {tmp_path}</code>" in page and "At the same policy" not in page
+    for i, folder in enumerate(sorted(tmp_path.glob("*_*"))):
+        write_table(folder, i)
+    (tmp_path / "vanilla_0" / "diagnosis.csv").write_text("?")
+    capsys.readouterr()
+    assert report.main([str(tmp_path)]) == 0  # a broken table is a warning
+    err = capsys.readouterr().err
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "note: vanilla_0: diagnosis.csv cannot be read" in err and "could not be made" not in page
+    assert "At 6 frozen checkpoints of 3 runs" in page and SETTINGS in page
+    figures = {path.name for path in (tmp_path / "report" / "figures").iterdir()}
+    assert {"estimators.png", "after_updates.svg"} <= figures
+    tables = {path.stem: pd.read_parquet(path) for path in (tmp_path / "report" / "tables").iterdir()}
+    assert len(tables["estimators"]) and len(tables["noise"]) == 2 and len(tables["policies"])
+    assert set(tables["results"]["table"]) >= {"estimators", "noise", "policies"}
