@@ -47,17 +47,96 @@ def run(
     A fault is recorded as status `failed` and raised. Raises ConfigError if another process is at work here, or
     another configuration was.
     """
-    from pgx import record
+    with Interrupt() as interrupt, Recording(config, folder, group=group, executor=executor) as recording:
+        if recording.goes_on:
+            _train(recording, interrupt, watch)
+    return recording.summary
 
-    with record.sole_use(folder):
-        before = record.earlier_run(folder, config)
-        if before is not None and not record.goes_on(before, config):
-            return before | {"already": True}
-        summary = record.new_summary(config, before, group=group, executor=executor)
+
+def _train(recording: "Recording", interrupt: "Interrupt", watch: Watch | None) -> None:
+    from pgx import curve
+    from pgx.build import random_streams
+    from pgx.train import make_runner, train
+
+    config = recording.config
+    runner = make_runner(
+        recording.skeleton,
+        recording.algorithm,
+        recording.env,
+        random_streams(config).train,
+        num_episodes=config["episodes_per_update"],
+        max_updates=config["updates_per_chunk"],
+        diagnose_every=config["diagnose_every"],
+    )
+    # XLA compiles without the interpreter's lock: what is in Python costs little beside it
+    first = ThreadPoolExecutor(1).submit(recording.state)
+    threading.Thread(target=curve.warm_up, daemon=True).start()
+    compiling = time.perf_counter()
+    runner.compile()
+    recording.compiled(time.perf_counter() - compiling)
+    state = first.result()
+    gc.freeze()  # what start-up made lives on
+    gc.enable()
+    with _progress_bar(recording) if watch is None else _told(watch, recording) as show:
+        for chunk in train(runner, state, **recording.limits):
+            recording.take(chunk)
+            show(chunk)
+            if interrupt.by is not None:
+                recording.interrupted(interrupt.by)
+                break
+
+
+class Recording:
+    """A run under way, from the lock on its folder to its last file: fed with chunks, it keeps the tables, the
+    checkpoints, the mirror and run.json up to date, and it knows from where training goes on.
+
+    A context manager; whatever ends it is in run.json.
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        folder: Path,
+        *,
+        group: str | None = None,
+        executor: str = "single",
+        width: int = 1,
+    ):
+        self.config, self._folder = config, folder
+        self._about = {"group": group, "executor": executor, "width": width}
+
+    def __enter__(self) -> "Recording":
+        """From the first import of jax to the state that training goes on from."""
+        from pgx import record
+
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(record.sole_use(self._folder))
+            before = record.earlier_run(self._folder, self.config)
+            self.goes_on = before is None or record.goes_on(before, self.config)
+            if self.goes_on:
+                self.summary = record.new_summary(self.config, before, **self._about)
+                opened.enter_context(self._put_down())
+                _warn_of_other_bits(before, self.summary)
+                self._open(opened)
+            else:
+                self.summary = before | {"already": True}
+            self._opened = opened.pop_all()
+        return self
+
+    def __exit__(self, kind: type | None, *error: Any) -> bool | None:
+        if kind is not None:
+            return self._opened.__exit__(kind, *error)
+        self.close()
+
+    @contextlib.contextmanager
+    def _put_down(self) -> Iterator[None]:
+        """How it ended, in run.json."""
+        from pgx import record
+
+        summary = self.summary
         started = time.perf_counter() - summary["wall_seconds"]
         try:
-            with _Interrupt() as interrupt:
-                _train(config, folder, summary, interrupt, watch)
+            yield
         except Exception as error:
             summary |= {"status": "failed", "error": _one_line(_root(error))}
             raise
@@ -66,127 +145,145 @@ def run(
             raise
         finally:
             summary |= {"finished": record.now(), "wall_seconds": round(time.perf_counter() - started, 3)}
-            record.write_summary(folder, summary)
-        return summary
+            record.write_summary(self._folder, summary)
 
+    def _open(self, opened: contextlib.ExitStack) -> None:
+        from pgx import backend
 
-def _train(
-    config: dict[str, Any], folder: Path, summary: dict[str, Any], interrupt: "_Interrupt", watch: Watch | None
-) -> None:
-    """From the first import of jax to the last file; keeps `summary` up to date."""
-    from pgx import backend
+        config, folder = self.config, self._folder
+        backend.prepare(config["xla_threads"])
+        import jax
+        from hydra.utils import instantiate
 
-    backend.prepare(config["xla_threads"])
-    import jax
-    from hydra.utils import instantiate
+        from pgx import record
+        from pgx.build import build, initial_state, skeleton
+        from pgx.checkpoint import Checkpoints
+        from pgx.metrics import COLUMNS
 
-    from pgx import curve, record
-    from pgx.build import build, initial_state, random_streams, skeleton
-    from pgx.checkpoint import Checkpoints
-    from pgx.metrics import COLUMNS
-    from pgx.train import Limits, make_runner, train
-
-    env, algorithm = build(config)
-    state = skeleton(config, env, algorithm)
-    threshold = env.spec.reward_threshold
-    summary |= record.provenance() | {"device": jax.devices()[0].device_kind, "reward_threshold": threshold}
-    metrics = record.Table(folder / "metrics.csv", tuple(COLUMNS))
-    timing = record.Table(folder / "timing.csv", record.TIMING)
-    checkpoints = Checkpoints(folder / "checkpoints", keep=config["checkpoints_kept"])
-    tracker = instantiate(config["tracker"])
-    with checkpoints:
-        restored = checkpoints.restore(state)
+        self.env, self.algorithm = build(config)
+        self.skeleton = skeleton(config, self.env, self.algorithm)
+        threshold = self.env.spec.reward_threshold
+        self.summary |= record.provenance() | {"device": jax.devices()[0].device_kind, "reward_threshold": threshold}
+        self._metrics = record.Table(folder / "metrics.csv", tuple(COLUMNS))
+        self._timing = record.Table(folder / "timing.csv", record.TIMING)
+        self._checkpoints = opened.enter_context(Checkpoints(folder / "checkpoints", keep=config["checkpoints_kept"]))
+        self._tracker = instantiate(config["tracker"])
+        restored = self._checkpoints.restore(self.skeleton)
         if restored is not None:
-            state = restored[1]
-        saved = int(state.update)
-        history = record.History(metrics.keep_until(saved), threshold)
-        if history.updates != saved:
-            raise RuntimeError(f"metrics.csv has {history.updates} updates, the checkpoint {saved}: the file was altered")
-        timing.keep_until(saved)
-        record.write_summary(folder, summary)
+            self.state = lambda: restored[1]
+        else:
+            self.state = lambda: initial_state(config, self.env, self.algorithm)[0]
+        self._saved = restored[0] if restored is not None else 0
+        self.history = record.History(self._metrics.keep_until(self._saved), threshold)
+        if self.history.updates != self._saved:
+            has = f"metrics.csv has {self.history.updates} updates, the checkpoint {self._saved}"
+            raise RuntimeError(f"{has}: the file was altered")
+        self._timing.keep_until(self._saved)
+        record.write_summary(folder, self.summary)
 
         # from here to the end of compilation XLA and other processes work beside us
-        tracker.start(
+        self._tracker.start(
             folder=folder,
             name=folder.name,
-            group=summary["group"],
+            group=self.summary["group"],
             job_type=config["variant"],
-            tags=[env.spec.id],
+            tags=[self.env.spec.id],
             config=config,
         )
-        tracker.log(history.rows)
-        checkpoints.warm_up()
-        runner = make_runner(
-            state,
-            algorithm,
-            env,
-            random_streams(config).train,
-            num_episodes=config["episodes_per_update"],
-            max_updates=config["updates_per_chunk"],
-            diagnose_every=config["diagnose_every"],
-        )
-        # XLA compiles without the interpreter's lock: what is in Python costs little beside it
-        if restored is None:
-            fresh = ThreadPoolExecutor(1).submit(initial_state, config, env, algorithm)
-        threading.Thread(target=curve.warm_up, daemon=True).start()
-        compiling = time.perf_counter()
-        runner.compile()
-        compile_seconds = time.perf_counter() - compiling
-        if restored is None:
-            state, _ = fresh.result()
-        gc.freeze()  # what start-up made lives on
-        gc.enable()
+        self._tracker.log(self.history.rows)
+        self._checkpoints.warm_up()
+        self._status = "completed"
+        self._compile_seconds: float | None = None
 
-        chunks = train(
-            runner,
-            state,
-            env_steps=history.env_steps,
-            num_updates=config["num_updates"] or math.inf,
-            num_env_steps=config["num_env_steps"] or math.inf,
-            solved_at=threshold if config["stop_when_solved"] else math.inf,
-            pause_every=config["checkpoint_every"],
-        )
-        status = "completed"
-        with _progress_bar(config, history) if watch is None else _told(watch, config, history) as show:
-            for chunk in chunks:
-                rows = history.extend(chunk.rows)
-                metrics.append(rows)
-                tracker.log(rows)
-                if chunk.not_finite:
-                    status = "diverged"
-                    summary["error"] = f"{chunk.not_finite} is not finite at update {history.updates + 1}"
-                    if rows:  # chunk.state is past it: once more, up to the last row
-                        state = runner(state, Limits(len(rows), math.inf, math.inf)).state
-                    break
-                state = chunk.state
-                timing.append([history.timing(rows, chunk.seconds, compile_seconds)])
-                compile_seconds = None
-                show(chunk.seconds)
-                if history.updates % config["checkpoint_every"] == 0:
-                    checkpoints.save(history.updates, state, {}, history.recent)
-                    saved = history.updates
-                if interrupt.by is not None:
-                    status = "interrupted"
-                    summary["error"] = interrupt.by.name
-                    break
-        if saved != int(state.update):
-            checkpoints.save(int(state.update), state, {}, history.recent)
+    state: Callable[[], Any]
+    """The TrainState after the last update; before the first it is made when it is asked for."""
 
-    final, iqm = record.last_returns(jax.device_get(state.recent_returns))
-    summary |= history.summary() | {"return_final": final, "return_final_iqm": iqm, "status": status}
-    picture = folder / "learning_curve.png"
-    curve.draw(history.rows, f"{config['variant']} on {env.spec.id}, seed {config['seed']}", threshold, picture)
-    tracker.image("learning_curve", picture)
-    tracker.finish({key: x for key, x in summary.items() if key != "config"}, 0 if status == "completed" else 1)
+    @property
+    def limits(self) -> dict[str, float]:
+        """What ends this run: arguments of `pgx.train.train`."""
+        config = self.config
+        return {
+            "env_steps": self.history.env_steps,
+            "num_updates": config["num_updates"] or math.inf,
+            "num_env_steps": config["num_env_steps"] or math.inf,
+            "solved_at": self.env.spec.reward_threshold if config["stop_when_solved"] else math.inf,
+            "pause_every": config["checkpoint_every"],
+        }
+
+    @property
+    def share(self) -> float:
+        """… of the budget that is used."""
+        steps, updates = self.config["num_env_steps"], self.config["num_updates"]
+        return min(1.0, self.history.env_steps / steps if steps is not None else self.history.updates / updates)
+
+    def compiled(self, seconds: float) -> None:
+        """The program is compiled: chunks will come."""
+        self._compile_seconds = seconds
+
+    def take(self, chunk: Any) -> None:
+        """The next Chunk is done."""
+        rows = self.history.extend(chunk.rows)
+        self._metrics.append(rows)
+        self._tracker.log(rows)
+        self.state = chunk.after
+        if chunk.not_finite:
+            self._status = "diverged"
+            self.summary["error"] = f"{chunk.not_finite} is not finite at update {self.history.updates + 1}"
+            return
+        self._timing.append([self.history.timing(rows, chunk.seconds, self._compile_seconds)])
+        self._compile_seconds = None
+        if self.history.updates % self.config["checkpoint_every"] == 0:
+            self.save()
+
+    def save(self) -> None:
+        """A checkpoint, unless there is one of this update."""
+        if self._saved != self.history.updates:
+            self._saved = self.history.updates
+            self._checkpoints.save(self._saved, self.state(), {}, self.history.recent)
+
+    def interrupted(self, by: signal.Signals) -> None:
+        """It ends before its time."""
+        self._status = "interrupted"
+        self.summary["error"] = by.name
+
+    def close(self) -> None:
+        """Its last checkpoint and its last files. Nothing to do if it is closed already."""
+        with self._opened.pop_all():
+            if self.summary["status"] == "running":
+                self._end()
+
+    def _end(self) -> None:
+        import jax
+
+        from pgx import curve, record
+
+        self.save()
+        self._checkpoints.close()
+        config, env, history = self.config, self.env.spec, self.history
+        final, iqm = record.last_returns(jax.device_get(self.state().recent_returns))
+        self.summary |= history.summary() | {"return_final": final, "return_final_iqm": iqm, "status": self._status}
+        picture = self._folder / "learning_curve.png"
+        curve.draw(history.rows, f"{config['variant']} on {env.id}, seed {config['seed']}", env.reward_threshold, picture)
+        self._tracker.image("learning_curve", picture)
+        told = {key: x for key, x in self.summary.items() if key != "config"}
+        self._tracker.finish(told, 0 if self._status == "completed" else 1)
 
 
-class _Interrupt:
+
+def _warn_of_other_bits(before: dict[str, Any] | None, now: dict[str, Any]) -> None:
+    """A run ends with the bits it began with only if it goes on in a program of the same width."""
+    if before is not None and before.get("width", 1) != now["width"]:
+        was, is_now = (f"{x['executor']} of width {x.get('width', 1)}" for x in (before, now))
+        log.warning(f"{was} → {is_now}: the last bits will not be those of an uninterrupted run")
+
+
+class Interrupt:
     """SIGINT and SIGTERM end a run after the chunk in progress; a second SIGINT ends it at once."""
 
     def __init__(self):
         self.by: signal.Signals | None = None
 
-    def __enter__(self) -> "_Interrupt":
+    def __enter__(self) -> "Interrupt":
         self._before = {}
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -203,29 +300,28 @@ class _Interrupt:
 
 
 @contextlib.contextmanager
-def _told(watch: Watch, config: dict[str, Any], history: Any) -> Iterator[Callable[[float], None]]:
-    by_steps = config["num_env_steps"] is not None
-    budget = config["num_env_steps"] if by_steps else config["num_updates"]
-    yield lambda _: watch(min(1.0, (history.env_steps if by_steps else history.updates) / budget), history.env_steps)
+def _told(watch: Watch, recording: Recording) -> Iterator[Callable[[Any], None]]:
+    yield lambda _: watch(recording.share, recording.history.env_steps)
 
 
 @contextlib.contextmanager
-def _progress_bar(config: dict[str, Any], history: Any) -> Iterator[Callable[[float], None]]:
+def _progress_bar(recording: Recording) -> Iterator[Callable[[Any], None]]:
     """A bar over the budget with update, env steps/s and live return; nothing if nobody is watching."""
     if not sys.stderr.isatty():
-        yield lambda seconds: None
+        yield lambda chunk: None
         return
     from tqdm import tqdm
 
+    config, history = recording.config, recording.history
     by_steps = config["num_env_steps"] is not None
     total, unit = (config["num_env_steps"], "step") if by_steps else (config["num_updates"], "update")
     form = "{desc} {percentage:3.0f}% |{bar}| {postfix} [{elapsed} < {remaining}]"
-    done = history.env_steps
     with tqdm(total=total, unit=unit, bar_format=form, desc=config["variant"], dynamic_ncols=True, leave=False) as bar:
 
-        def show(seconds: float) -> None:
-            nonlocal done
-            rate, done = (history.env_steps - done) / seconds, history.env_steps
+        def show(chunk: Any) -> None:
+            if not history.rows:
+                return
+            rate = chunk.rows["env_steps"].sum() / chunk.seconds
             live = history.rows[-1]["return_mean"] if history.recent is None else history.recent
             bar.set_postfix_str(f"update {history.updates:,}, {rate:,.0f} steps/s, return {live:.1f}", refresh=False)
             bar.n = min(total, history.env_steps if by_steps else history.updates)
@@ -234,16 +330,18 @@ def _progress_bar(config: dict[str, Any], history: Any) -> Iterator[Callable[[fl
         yield show
 
 
-def job(config: DictConfig, *, executor: str = "single", watch: Watch | None = None) -> tuple[dict[str, Any], Path]:
-    """What a job of Hydra's does: run in Hydra's folder; (summary, folder). Raises RunFailed, the traceback logged."""
+@contextlib.contextmanager
+def job() -> Iterator[tuple[Path, str | None]]:
+    """A job of Hydra's: (its folder, its sweep's folder). Raises RunFailed, the traceback logged."""
     settings = HydraConfig.get()
-    folder = Path(settings.runtime.output_dir)
-    group = settings.sweep.dir if settings.mode.name == "MULTIRUN" else None
+    folder, many = Path(settings.runtime.output_dir), settings.mode.name == "MULTIRUN"
     try:
-        return run(check(config), folder, group=group, executor=executor, watch=watch), folder
+        yield folder, settings.sweep.dir if many else None
     except Exception as error:
         error = _root(error)
         if isinstance(error, ConfigError):
+            if many:  # else it ends the program, which says it
+                log.warning(error)
             raise error from None
         log.debug("the run failed", exc_info=True)
         raise RunFailed(f"{_one_line(error)}; the traceback is in {folder / settings.job.name}.log") from None
@@ -256,8 +354,8 @@ def task(config: DictConfig) -> float:
     from pgx import record
 
     many = HydraConfig.get().mode.name == "MULTIRUN"
-    with contextlib.nullcontext() if many else _in_one_line():
-        summary, folder = job(config)
+    with contextlib.nullcontext() if many else _in_one_line(), job() as (folder, group):
+        summary = run(check(config), folder, group=group)
     print(record.last_line(summary, folder))
     if summary["status"] == "interrupted" or (summary["status"] == "diverged" and not many):
         raise SystemExit(record.exit_code(summary))
