@@ -15,12 +15,14 @@ from omegaconf import DictConfig
 class PgxLauncherConf:
     _target_: str = "hydra_plugins.pgx_launcher.PgxLauncher"
     executor: str = "auto"
-    """map: members one after another, in as many processes as there are cores, each with the bits of the same run
-    alone. vmap: in packs, side by side in one program. auto: vmap on an accelerator, if the environment compiles."""
+    """map: members one after another in each process, with the bits of the same run alone. vmap: in packs, side by
+    side in one program. auto: a member that was begun goes on as it was; else vmap on an accelerator, map on a CPU.
+    Environments on the host are always mapped."""
     width: int | None = None
-    """Lanes of a pack's program, whether there are members for all of them or not; None: 32 on a CPU, else 1024."""
+    """Lanes of a pack's program, whether there are members for all of them or not; it decides the members' last
+    bits. None: 32 on a CPU, 1024 on an accelerator."""
     processes: int | None = None
-    """Members (map) or packs (vmap) at work at the same time; None: as many as there are cores, and one pack."""
+    """Members (map) or packs (vmap) at work at the same time. None: one a core; on an accelerator one pack."""
     dry_run: bool = False
     """Print what is done and what would run, and run nothing."""
 
@@ -46,18 +48,18 @@ class PgxLauncher(Launcher):
             raise ConfigError("hydra.launcher.executor", f"{self._executor!r} is not allowed", " | ".join(EXECUTORS))
         if self._width is not None and self._width < 1:
             raise ConfigError("hydra.launcher.width", f"{self._width} is not allowed", "a whole number ≥ 1 or null")
-        if self._executor == "map" or (self._executor == "auto" and not accelerator()):
-            self._start(packs=False)  # its imports overlap with composing the members
+        if not accelerator():
+            self._start()  # its imports overlap with composing the members
         found = members(self._context, self._config, job_overrides, initial_job_idx)
         if self._dry_run:
             return dry_run(found, self._processes)
         given = batches(missing(found), self._executor, self._width)
-        self._start(packs=all(batch.executor == "vmap" for batch in given))
+        self._start(packs_only=all(batch.executor == "vmap" for batch in given))
         return launch(found, self._pool, given)
 
-    def _start(self, *, packs: bool) -> None:
+    def _start(self, *, packs_only: bool = False) -> None:
         """Once: a sweeper may call again, and what is compiled serves all its batches."""
         from pgx.sweep.pool import Pool
 
         if self._pool is None and not self._dry_run:
-            self._pool = Pool(self._context, self._processes or (1 if packs else len(os.sched_getaffinity(0))))
+            self._pool = Pool(self._context, self._processes or (1 if packs_only else len(os.sched_getaffinity(0))))

@@ -7,7 +7,6 @@ import atexit
 import contextlib
 import gc
 import logging
-import math
 import os
 import signal
 import sys
@@ -16,14 +15,17 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
-from pgx.config import CONF, ConfigError, Gate, RunFailed, check, one_line_errors
+from pgx.config import CONF, ConfigError, Gate, RunFailed, check, one_line, one_line_errors, root
+
+if TYPE_CHECKING:
+    from pgx.recording import Recording
+    from pgx.train import Chunk
 
 log = logging.getLogger("pgx")
 
@@ -47,6 +49,8 @@ def run(
     A fault is recorded as status `failed` and raised. Raises ConfigError if another process is at work here, or
     another configuration was.
     """
+    from pgx.recording import Recording
+
     with Interrupt() as interrupt, Recording(config, folder, group=group, executor=executor) as recording:
         if recording.goes_on:
             _train(recording, interrupt, watch)
@@ -73,7 +77,7 @@ def _train(recording: "Recording", interrupt: "Interrupt", watch: Watch | None) 
     threading.Thread(target=curve.warm_up, daemon=True).start()
     compiling = time.perf_counter()
     runner.compile()
-    recording.compiled(time.perf_counter() - compiling)
+    recording.compile_seconds = time.perf_counter() - compiling
     state = first.result()
     gc.freeze()  # what start-up made lives on
     gc.enable()
@@ -84,197 +88,6 @@ def _train(recording: "Recording", interrupt: "Interrupt", watch: Watch | None) 
             if interrupt.by is not None:
                 recording.interrupted(interrupt.by)
                 break
-
-
-class Recording:
-    """A run under way, from the lock on its folder to its last file: fed with chunks, it keeps the tables, the
-    checkpoints, the mirror and run.json up to date, and it knows from where training goes on.
-
-    A context manager; whatever ends it is in run.json.
-    """
-
-    def __init__(
-        self,
-        config: dict[str, Any],
-        folder: Path,
-        *,
-        group: str | None = None,
-        executor: str = "single",
-        width: int = 1,
-    ):
-        self.config, self._folder = config, folder
-        self._about = {"group": group, "executor": executor, "width": width}
-
-    def __enter__(self) -> "Recording":
-        """From the first import of jax to the state that training goes on from."""
-        from pgx import record
-
-        with contextlib.ExitStack() as opened:
-            opened.enter_context(record.sole_use(self._folder))
-            before = record.earlier_run(self._folder, self.config)
-            self.goes_on = before is None or record.goes_on(before, self.config)
-            if self.goes_on:
-                self.summary = record.new_summary(self.config, before, **self._about)
-                opened.enter_context(self._put_down())
-                _warn_of_other_bits(before, self.summary)
-                self._open(opened)
-            else:
-                self.summary = before | {"already": True}
-            self._opened = opened.pop_all()
-        return self
-
-    def __exit__(self, kind: type | None, *error: Any) -> bool | None:
-        if kind is not None:
-            return self._opened.__exit__(kind, *error)
-        self.close()
-
-    @contextlib.contextmanager
-    def _put_down(self) -> Iterator[None]:
-        """How it ended, in run.json."""
-        from pgx import record
-
-        summary = self.summary
-        started = time.perf_counter() - summary["wall_seconds"]
-        try:
-            yield
-        except Exception as error:
-            summary |= {"status": "failed", "error": _one_line(_root(error))}
-            raise
-        except KeyboardInterrupt:
-            summary |= {"status": "interrupted", "error": "SIGINT"}
-            raise
-        finally:
-            summary |= {"finished": record.now(), "wall_seconds": round(time.perf_counter() - started, 3)}
-            record.write_summary(self._folder, summary)
-
-    def _open(self, opened: contextlib.ExitStack) -> None:
-        from pgx import backend
-
-        config, folder = self.config, self._folder
-        backend.prepare(config["xla_threads"])
-        import jax
-        from hydra.utils import instantiate
-
-        from pgx import record
-        from pgx.build import build, initial_state, skeleton
-        from pgx.checkpoint import Checkpoints
-        from pgx.metrics import COLUMNS
-
-        self.env, self.algorithm = build(config)
-        self.skeleton = skeleton(config, self.env, self.algorithm)
-        threshold = self.env.spec.reward_threshold
-        self.summary |= record.provenance() | {"device": jax.devices()[0].device_kind, "reward_threshold": threshold}
-        self._metrics = record.Table(folder / "metrics.csv", tuple(COLUMNS))
-        self._timing = record.Table(folder / "timing.csv", record.TIMING)
-        self._checkpoints = opened.enter_context(Checkpoints(folder / "checkpoints", keep=config["checkpoints_kept"]))
-        self._tracker = instantiate(config["tracker"])
-        restored = self._checkpoints.restore(self.skeleton)
-        if restored is not None:
-            self.state = lambda: restored[1]
-        else:
-            self.state = lambda: initial_state(config, self.env, self.algorithm)[0]
-        self._saved = restored[0] if restored is not None else 0
-        self.history = record.History(self._metrics.keep_until(self._saved), threshold)
-        if self.history.updates != self._saved:
-            has = f"metrics.csv has {self.history.updates} updates, the checkpoint {self._saved}"
-            raise RuntimeError(f"{has}: the file was altered")
-        self._timing.keep_until(self._saved)
-        record.write_summary(folder, self.summary)
-
-        # from here to the end of compilation XLA and other processes work beside us
-        self._tracker.start(
-            folder=folder,
-            name=folder.name,
-            group=self.summary["group"],
-            job_type=config["variant"],
-            tags=[self.env.spec.id],
-            config=config,
-        )
-        self._tracker.log(self.history.rows)
-        self._checkpoints.warm_up()
-        self._status = "completed"
-        self._compile_seconds: float | None = None
-
-    state: Callable[[], Any]
-    """The TrainState after the last update; before the first it is made when it is asked for."""
-
-    @property
-    def limits(self) -> dict[str, float]:
-        """What ends this run: arguments of `pgx.train.train`."""
-        config = self.config
-        return {
-            "env_steps": self.history.env_steps,
-            "num_updates": config["num_updates"] or math.inf,
-            "num_env_steps": config["num_env_steps"] or math.inf,
-            "solved_at": self.env.spec.reward_threshold if config["stop_when_solved"] else math.inf,
-            "pause_every": config["checkpoint_every"],
-        }
-
-    @property
-    def share(self) -> float:
-        """… of the budget that is used."""
-        steps, updates = self.config["num_env_steps"], self.config["num_updates"]
-        return min(1.0, self.history.env_steps / steps if steps is not None else self.history.updates / updates)
-
-    def compiled(self, seconds: float) -> None:
-        """The program is compiled: chunks will come."""
-        self._compile_seconds = seconds
-
-    def take(self, chunk: Any) -> None:
-        """The next Chunk is done."""
-        rows = self.history.extend(chunk.rows)
-        self._metrics.append(rows)
-        self._tracker.log(rows)
-        self.state = chunk.after
-        if chunk.not_finite:
-            self._status = "diverged"
-            self.summary["error"] = f"{chunk.not_finite} is not finite at update {self.history.updates + 1}"
-            return
-        self._timing.append([self.history.timing(rows, chunk.seconds, self._compile_seconds)])
-        self._compile_seconds = None
-        if self.history.updates % self.config["checkpoint_every"] == 0:
-            self.save()
-
-    def save(self) -> None:
-        """A checkpoint, unless there is one of this update."""
-        if self._saved != self.history.updates:
-            self._saved = self.history.updates
-            self._checkpoints.save(self._saved, self.state(), {}, self.history.recent)
-
-    def interrupted(self, by: signal.Signals) -> None:
-        """It ends before its time."""
-        self._status = "interrupted"
-        self.summary["error"] = by.name
-
-    def close(self) -> None:
-        """Its last checkpoint and its last files. Nothing to do if it is closed already."""
-        with self._opened.pop_all():
-            if self.summary["status"] == "running":
-                self._end()
-
-    def _end(self) -> None:
-        import jax
-
-        from pgx import curve, record
-
-        self.save()
-        self._checkpoints.close()
-        config, env, history = self.config, self.env.spec, self.history
-        final, iqm = record.last_returns(jax.device_get(self.state().recent_returns))
-        self.summary |= history.summary() | {"return_final": final, "return_final_iqm": iqm, "status": self._status}
-        picture = self._folder / "learning_curve.png"
-        curve.draw(history.rows, f"{config['variant']} on {env.id}, seed {config['seed']}", env.reward_threshold, picture)
-        self._tracker.image("learning_curve", picture)
-        told = {key: x for key, x in self.summary.items() if key != "config"}
-        self._tracker.finish(told, 0 if self._status == "completed" else 1)
-
-
-
-def _warn_of_other_bits(before: dict[str, Any] | None, now: dict[str, Any]) -> None:
-    """A run ends with the bits it began with only if it goes on in a program of the same width."""
-    if before is not None and before.get("width", 1) != now["width"]:
-        was, is_now = (f"{x['executor']} of width {x.get('width', 1)}" for x in (before, now))
-        log.warning(f"{was} → {is_now}: the last bits will not be those of an uninterrupted run")
 
 
 class Interrupt:
@@ -300,12 +113,12 @@ class Interrupt:
 
 
 @contextlib.contextmanager
-def _told(watch: Watch, recording: Recording) -> Iterator[Callable[[Any], None]]:
+def _told(watch: Watch, recording: "Recording") -> Iterator[Callable[["Chunk"], None]]:
     yield lambda _: watch(recording.share, recording.history.env_steps)
 
 
 @contextlib.contextmanager
-def _progress_bar(recording: Recording) -> Iterator[Callable[[Any], None]]:
+def _progress_bar(recording: "Recording") -> Iterator[Callable[["Chunk"], None]]:
     """A bar over the budget with update, env steps/s and live return; nothing if nobody is watching."""
     if not sys.stderr.isatty():
         yield lambda chunk: None
@@ -318,7 +131,7 @@ def _progress_bar(recording: Recording) -> Iterator[Callable[[Any], None]]:
     form = "{desc} {percentage:3.0f}% |{bar}| {postfix} [{elapsed} < {remaining}]"
     with tqdm(total=total, unit=unit, bar_format=form, desc=config["variant"], dynamic_ncols=True, leave=False) as bar:
 
-        def show(chunk: Any) -> None:
+        def show(chunk: "Chunk") -> None:
             if not history.rows:
                 return
             rate = chunk.rows["env_steps"].sum() / chunk.seconds
@@ -338,13 +151,13 @@ def job() -> Iterator[tuple[Path, str | None]]:
     try:
         yield folder, settings.sweep.dir if many else None
     except Exception as error:
-        error = _root(error)
+        error = root(error)
         if isinstance(error, ConfigError):
             if many:  # else it ends the program, which says it
                 log.warning(error)
             raise error from None
         log.debug("the run failed", exc_info=True)
-        raise RunFailed(f"{_one_line(error)}; the traceback is in {folder / settings.job.name}.log") from None
+        raise RunFailed(f"{one_line(error)}; the traceback is in {folder / settings.job.name}.log") from None
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -362,15 +175,6 @@ def task(config: DictConfig) -> float:
     return summary["return_final_iqm"]
 
 
-def _root(error: Exception) -> Exception:
-    """The error that Hydra's instantiate wrapped."""
-    return error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
 @contextlib.contextmanager
 def _in_one_line(*, traceback: bool = False) -> Iterator[None]:
     """An error ends the program with one line on stderr; `traceback`: unless nobody foresaw it."""
@@ -384,7 +188,7 @@ def _in_one_line(*, traceback: bool = False) -> Iterator[None]:
     except Exception as error:  # Hydra's own, as for `policy=[1]`
         if traceback:
             raise
-        print(f"pgx: command line: {_one_line(error)}; HYDRA_FULL_ERROR=1 shows the traceback", file=sys.stderr)
+        print(f"pgx: command line: {one_line(error)}; HYDRA_FULL_ERROR=1 shows the traceback", file=sys.stderr)
         raise SystemExit(2) from None
 
 

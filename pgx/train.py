@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped, UInt32
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Shaped, UInt32
 
 from pgx.envs.base import EnvSpec, HostEnv, JittedEnv
 from pgx.lanes import largest
@@ -280,16 +280,18 @@ class PackRunner:
     def __init__(self, lanes: Sequence[Lane], *, width: int, num_episodes: int, max_updates: int):
         if len(lanes) > width:
             raise ValueError(f"{len(lanes)} runs do not fit into {width} lanes")
+        if len(signatures := {_signature(lane) for lane in lanes}) > 1:
+            raise ValueError(f"the {len(lanes)} runs of a pack need {len(signatures)} programs instead of one")
         devices = jax.local_devices()[: math.gcd(width, jax.local_device_count())]
         over_lanes, mesh = PartitionSpec("lanes"), Mesh(np.array(devices), ("lanes",))
         self._sharding = NamedSharding(mesh, over_lanes)
-        numbers, self._common = zip(*(eqx.partition(lane, eqx.is_array) for lane in lanes), strict=True)
+        numbers = [eqx.filter(lane, eqx.is_array) for lane in lanes]
         padding = [numbers[0]] * (width - len(lanes))
         self._numbers = jax.device_put(_stack([*numbers, *padding]), self._sharding)
+        self._common = common = eqx.filter(lanes[0], eqx.is_array, inverse=True)
         self._width, self.max_updates = width, max_updates
-        self._signature = (_signature(lanes[0]), width, num_episodes, max_updates)
+        self._signature = (*signatures, width, num_episodes, max_updates)
         if self._signature not in _programs:
-            common = self._common[0]
 
             def one(numbers, limits):
                 state, *others, diagnose_every = eqx.combine(numbers, common)
@@ -331,7 +333,7 @@ class PackRunner:
         return jax.device_put(_stack([_traced(x) for x in every]), self._sharding)
 
     def _state(self, stacked: Callable[[], PyTree], i: int) -> TrainState:
-        return eqx.combine(jax.tree.map(lambda x: jnp.asarray(x[i]), stacked()), self._common[i].state)
+        return eqx.combine(jax.tree.map(lambda x: jnp.asarray(x[i]), stacked()), self._common.state)
 
 
 def _stack(trees: Sequence[PyTree]) -> PyTree:
@@ -364,7 +366,11 @@ def _traced(limits: Limits) -> Limits:
 
 
 def _chunk(
-    after: Callable[[], TrainState], rows: dict[str, np.ndarray], done: int, finite: Bool[np.ndarray, "4"], seconds: float
+    after: Callable[[], TrainState],
+    rows: dict[str, np.ndarray],
+    done: int,
+    finite: Bool[np.ndarray, "4"],
+    seconds: float,
 ) -> Chunk:
     not_finite = None if finite.all() else WATCHED[int(finite.argmin())]
     return Chunk({name: x[:done] for name, x in rows.items()}, not_finite, seconds, after)

@@ -18,7 +18,7 @@ from test_sweep import children, ledger, results
 from pgx.build import build, initial_state
 from pgx.lanes import largest
 from pgx.sweep.launch import batches
-from pgx.sweep.members import Member
+from pgx.sweep.members import Member, program
 from pgx.train import Lane, Limits, PackRunner, make_runner
 
 WIDTH = 8
@@ -115,6 +115,22 @@ def test_the_first_update_is_that_of_the_run_alone(member):
 def test_more_runs_than_lanes_are_refused():
     with pytest.raises(ValueError, match="9 runs do not fit into 8 lanes"):
         PackRunner([lane()] * 9, width=WIDTH, **SIZES)
+
+
+def test_runs_of_different_programs_are_refused():
+    """Or all would silently be what the first one is."""
+    with pytest.raises(ValueError, match="2 runs of a pack need 2 programs"):
+        PackRunner([lane(), lane("whiten=true")], width=WIDTH, **SIZES)
+
+
+def test_what_is_only_a_number_shares_a_program():
+    """What the launcher puts into one pack must fit into it."""
+    ours = ["estimator=lambda_return", "optimiser.clip_norm=1.0", "+env.params.gravity=9.8", "env.reward_threshold=5"]
+    theirs = [ours[0], "optimiser.clip_norm=2.0", "+env.params.gravity=4.9", ours[3], "seed=8", "estimator.lam=0.8", "gamma=0.9"]
+    theirs += ["critic.optimiser.learning_rate=0.1", "entropy_coefficient=0.1"]
+    shared, *others = (program(checked("+variant=baseline", *x)) for x in (ours, theirs, [*ours, "env.reward_threshold=6"]))
+    assert [x == shared for x in others] == [True, False]
+    PackRunner([lane(*ours), lane(*theirs)], width=WIDTH, **SIZES)
 
 
 def test_the_largest_of_all_lanes():

@@ -18,12 +18,9 @@ GYMNAX = {
 _PACKAGES = {"ALE": "ale-py", "Box2D": "gymnasium[box2d]", "box2d": "gymnasium[box2d]", "mujoco": "gymnasium[mujoco]"}
 
 
-HOST = "pgx.envs.gymnasium.GymnasiumEnv"
-
-
 def on_host(env: dict[str, Any]) -> bool:
     """Whether the environment runs in Python; the others compile."""
-    return env["_target_"] == HOST
+    return env["_target_"] == "pgx.envs.gymnasium.GymnasiumEnv"
 
 
 def check(env: dict[str, Any]) -> float | None:

@@ -19,6 +19,8 @@ from pgx.sweep import ledger
 from pgx.sweep.members import Member, program, write
 from pgx.sweep.pool import Batch, Done, Pool
 
+EXECUTORS = ("auto", "map", "vmap")
+
 
 def launch(members: Sequence[Member], pool: Pool, batches: Sequence[Batch]) -> list[JobReturn]:
     """Run what is missing, the `batches`. A member that fails is a JobReturn that raises; its companions go on.
@@ -56,9 +58,6 @@ def launch(members: Sequence[Member], pool: Pool, batches: Sequence[Batch]) -> l
 def missing(members: Sequence[Member]) -> list[Member]:
     """Those that are to be run; the same member twice is run once."""
     return list({member.folder: member for member in members if not member.finished}.values())
-
-
-EXECUTORS = ("auto", "map", "vmap")
 
 
 def batches(members: Sequence[Member], executor: str, width: int | None) -> list[Batch]:

@@ -13,8 +13,9 @@ from hydra.core.utils import JobReturn, configure_log, run_job
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from pgx.config import ConfigError, check
-from pgx.run import Interrupt, Recording, job
+from pgx.config import check
+from pgx.recording import Recording
+from pgx.run import Interrupt, job
 
 Watch = Callable[[int, float, int], None]
 """Called after every chunk with a member's number, the share of its budget that is used, and its environment steps."""
@@ -56,9 +57,9 @@ class Pack:
                 except Exception as error:
                     self._failures[number] = error
                 self._enter(context, i + 1)
+                settings = HydraConfig.get()
+                configure_log(settings.job_logging, settings.verbose)  # the others' jobs had theirs
                 if number in self._failures:
-                    settings = HydraConfig.get()
-                    configure_log(settings.job_logging, settings.verbose)  # the traceback is for this member's log
                     raise self._failures[number]
             return recording.summary["return_final_iqm"]
 
@@ -84,20 +85,22 @@ class Pack:
             diagnose_every = jnp.array(x.config["diagnose_every"])
             return Lane(x.state(), x.algorithm, x.env, random_streams(x.config).train, diagnose_every)
 
-        recordings = list(going.values())
-        config = recordings[0].config
+        lanes = [lane(x) for x in going.values()]
+        budgets = {n: Budget(one.state, **going[n].limits) for n, one in zip(going, lanes, strict=True)}
+        config = next(iter(going.values())).config
         sizes = {"num_episodes": config["episodes_per_update"], "max_updates": config["updates_per_chunk"]}
-        runner = PackRunner([lane(x) for x in recordings], width=self._width, **sizes)
+        runner = PackRunner(lanes, width=self._width, **sizes)
         compiling = time.perf_counter()
         runner.compile()
-        for x in recordings:
-            x.compiled(time.perf_counter() - compiling)
+        for recording in going.values():
+            recording.compile_seconds = time.perf_counter() - compiling
 
-        budgets = {number: Budget(x.state(), **x.limits) for number, x in going.items()}
         with ThreadPoolExecutor(1, thread_name_prefix="clerk") as clerk:  # writes while the next chunk is computed
             writing = None
             while self._interrupt.by is None:
-                limits = [None if n in self._failures else budget.limits(runner.max_updates) for n, budget in budgets.items()]
+                limits = [
+                    None if n in self._failures else budget.limits(runner.max_updates) for n, budget in budgets.items()
+                ]
                 if not any(limits):
                     break
                 chunks = {n: chunk for n, chunk in zip(budgets, runner(limits), strict=True) if chunk is not None}
