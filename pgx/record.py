@@ -119,7 +119,12 @@ def last_returns(recent_returns: np.ndarray) -> tuple[float, float] | tuple[None
 
 
 def new_summary(
-    config: dict[str, Any], before: dict[str, Any] | None, *, group: str | None = None, executor: str = "single"
+    config: dict[str, Any],
+    before: dict[str, Any] | None,
+    *,
+    group: str | None = None,
+    executor: str = "single",
+    width: int = 1,
 ) -> dict[str, Any]:
     """run.json of a run that starts, or that goes on from `before`."""
     return {
@@ -129,6 +134,7 @@ def new_summary(
         "seed": config["seed"],
         "group": before["group"] if before else group,
         "executor": executor,
+        "width": width,
         "config_hash": config_hash(config),
         "started": before["started"] if before else now(),
         "finished": None,
