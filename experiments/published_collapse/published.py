@@ -70,7 +70,8 @@ class Minibatches(eqx.Module):
         recent = jnp.concatenate([state.recent_returns, episodes.reward.sum(0)])[-len(state.recent_returns) :]
         new = TrainState(policy, policy_opt_state, critic, recent, state.update + 1)
         mean_entropy, mean_kl = _moved(state.policy, policy, episodes)
-        row = metrics.of_episodes(episodes) | {
+        num_actions = jax.eval_shape(state.policy, episodes.last_obs[0]).size
+        row = metrics.of_episodes(episodes, num_actions) | {
             "return_recent": recent.mean(),
             "policy_loss": loss,
             "value_loss": value_loss,
