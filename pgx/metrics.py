@@ -34,7 +34,7 @@ NO_GRADIENT_QUALITY: Metrics = {"grad_variance": jnp.nan, "grad_snr": jnp.nan}
 def of_episodes(episodes: Episodes, num_actions: int) -> Metrics:
     """Returns, lengths and actions of the batch; `env_steps` and `episodes` are this update's own."""
     returns = episodes.reward.sum(0)
-    taken = (episodes.action[..., None] == jnp.arange(num_actions)) & episodes.mask[..., None]
+    taken = jax.vmap(lambda a: (episodes.mask & (episodes.action == a)).sum())(jnp.arange(num_actions))
     return {
         "env_steps": episodes.mask.sum(),
         "episodes": jnp.array(returns.shape[0]),
@@ -43,7 +43,7 @@ def of_episodes(episodes: Episodes, num_actions: int) -> Metrics:
         "return_min": returns.min(),
         "return_max": returns.max(),
         "length_mean": episodes.length.mean(),
-        "action_share": taken.sum((0, 1)).max() / episodes.mask.sum(),
+        "action_share": taken.max() / episodes.mask.sum(),
     }
 
 
