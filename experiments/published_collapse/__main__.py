@@ -32,11 +32,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.published_collapse", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--folder", type=Path, default=Path("multirun/published_collapse"), help="of the runs")
+    parser.add_argument("--names", nargs="+", metavar="NAME", help="only these interventions")
     parser.add_argument("--processes", type=int, help="runs at the same time; by default one a core")
     options, more = parser.parse_known_args()
     for name in options.only:
         part, start = PARTS[name], time.perf_counter()
         for intervention, overrides in part.names.items():
+            if options.names and intervention not in options.names:
+                continue
             print(f"{name}: {intervention}", flush=True)
             sweep(options.folder / name / folder_name(intervention), overrides, part, options.processes, more)
         print(f"{name}: {time.perf_counter() - start:,.0f} s", flush=True)
