@@ -7,7 +7,6 @@ class Part(NamedTuple):
     """Runs of one scale. `names` maps each intervention to what it adds to the command line."""
 
     common: str
-    seeds: int
     names: dict[str, str]
 
 
@@ -21,10 +20,9 @@ POST, RIGHT = "+variant=published_1", "+variant=corrected"
 TO_GO = "estimator=reward_to_go gamma=0.99"
 
 PARTS = {
-    "published": Part(f"num_updates={FULL['episodes']} checkpoints_kept=20", 20, {"as published": POST}),
+    "published": Part(f"num_updates={FULL['episodes']} checkpoints_kept=20", {"as published": POST}),
     "interventions": Part(
         f"num_updates={SHORT['episodes']} num_env_steps={SHORT['env_steps']}",
-        20,
         {
             name: f"{POST} {overrides}"
             for name, overrides in {
@@ -61,7 +59,6 @@ PARTS = {
     ),
     "reverse": Part(
         f"num_updates={SHORT['episodes']} num_env_steps={SHORT['env_steps']}",
-        20,
         {
             name: f"{RIGHT} {overrides}"
             for name, overrides in {
@@ -77,11 +74,17 @@ PARTS = {
     ),
     "harness": Part(
         f"num_updates={SHORT['episodes'] // 10} num_env_steps={SHORT['env_steps']}",
-        20,
         {name: f"+variant={name}" for name in ("vanilla", "reward_to_go", "baseline")},
     ),
 }
 """`names` are in the order in which they run: first what the verdict hangs on."""
+
+TORCH, TORCH_SEEDS = {"PyTorch": False, "PyTorch, one step an episode": True}, 5
+"""Post 1 in PyTorch, at the interventions' scale: whether the optimiser steps once an episode."""
+CHECKPOINTS = ((0, 5_000), (0, 15_000), (1, 25_000), (0, 20_000))
+"""(seed, update) of the published runs at which the estimators are measured: before it learns, on the way up, near a
+best, and as the policy dies."""
+EPISODES = {"episodes": 10_000, "reference": 20_000, "walks": 400}
 
 
 def folder_name(name: str) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 from analysis import align, load, reliability
 from analysis.aggregates import Bootstrap, aggregate
 from analysis.events import Collapse, collapses
-from analysis.load import curves
+from analysis.load import InputError, curves
 from analysis.summary import collapse_shares
 
 POINT = 100
@@ -46,9 +46,8 @@ def points(folder: Path, until: dict[str, float] | None = None) -> pd.DataFrame:
     `until` cuts every run at so many `episodes` and `env_steps`: as if it had had that budget.
     """
     tables = load(folder)
-    unfinished = tables.runs.loc[tables.runs["status"] != "completed", "run_id"]
-    if len(unfinished):
-        raise SystemExit(f"{folder}: {len(unfinished)} runs are not completed ({', '.join(unfinished[:5])} …)")
+    if not (tables.runs["status"] == "completed").all():
+        raise InputError(f"{folder}: {(tables.runs['status'] != 'completed').sum()} runs are not completed")
     size = _episodes_an_update(folder)
     parts = []
     for metric in HEALTH:
@@ -86,8 +85,8 @@ def of_runs(frame: pd.DataFrame) -> pd.DataFrame:
         name = run["run_id"].iloc[0]
         y = run["return_mean"].to_numpy()
         dead = (y < DEAD_RETURN) & (run["action_share"].to_numpy() > DEAD_SHARE)
-        alive = np.flatnonzero(~dead)
-        died = len(dead) > 0 and dead[-1]
+        died = bool(dead[-1])
+        above = np.flatnonzero(y >= DEAD_RETURN)
         its, its_falls = collapse[collapse["run_id"] == name], fall[fall["run_id"] == name]
         rows.append(
             {
@@ -96,7 +95,7 @@ def of_runs(frame: pd.DataFrame) -> pd.DataFrame:
                 "reached": y.max() >= COLLAPSE.level * THRESHOLD, "collapses": len(its), "came_back": int(its["recovered"].sum()),
                 "first_collapse": its["start"].min(), "learned": y.max() >= 100, "falls": len(its_falls),
                 "fell_and_came_back": int(its_falls["recovered"].sum()), "first_fall": its_falls["start"].min(),
-                "dead": died, "dead_since": run["episodes"].iloc[alive[-1] + 1 if len(alive) else 0] if died else np.nan,
+                "dead": died, "dead_since": run["episodes"].iloc[above[-1] + 1 if len(above) else 0] if died else np.nan,
                 "dead_and_back": bool(dead.any() and not died), "entropy": run["entropy"].iloc[-1], "kl": run["kl"].mean(),
             }
         )  # fmt: skip
@@ -118,5 +117,3 @@ def of_interventions(runs: pd.DataFrame) -> pd.DataFrame:
             found = aggregate(common.assign(value=common[column].astype(float)), metric, spec=Bootstrap())
             parts.append(found.assign(part=part))
     return pd.concat(parts, ignore_index=True)
-
-
