@@ -10,6 +10,7 @@
     compare.py      differences between variants, permutation tests, families, effect sizes, how many seeds
     results.py      the row in which every one of these numbers ends up
     summary.py      a variant's reliability with intervals over runs; shares of collapses
+    diagnosis.py    what pgx.diagnose measured: estimators at the same policy, policies at frozen checkpoints
     study.py        all tables of a report, each computed when asked for; seed hygiene
     plots.py        the ten plots: tables and an `ax` in, the `ax` out
     verdict.py      sentences made of the numbers; text.py, numbers as people read them

@@ -604,6 +604,33 @@ def against_batch_size(
     return ax
 
 
+def post_update(
+    returns: pd.DataFrame, ax: Axes, *, looks: Looks | None = None, title: str = "After one more update"
+) -> Axes:
+    """Share of checkpoints where the worst of the updates left no more than this part of the mode of their returns.
+
+    `returns` is from diagnosis.post_update: a row a checkpoint.
+    """
+    known = returns.dropna(subset="worst")
+    if known.empty:
+        return nothing(ax, title)
+    looks = looks or looks_of(_names(known))
+    handles = []
+    for variant, rows in known.groupby("variant"):
+        look, x = looks[variant], np.sort(rows["worst"].to_numpy(float))
+        y = np.arange(1, len(x) + 1) / len(x)
+        start, end = min(0.0, x[0]), max(1.05, x[-1])
+        ax.step([start, *x, end], [0, *y, 1], where="post", color=look.colour, linestyle=look.dashes, linewidth=2)
+        handles.append(_key(look, f"{variant} ({rows['run_id'].nunique()} runs, {len(rows)} checkpoints)"))
+    ax.axvline(0.5, color=GREY, linewidth=0.8, linestyle=":")
+    ax.set(ylim=(-0.03, 1.03), xlabel="worst return after an update / mode", ylabel="share of checkpoints")
+    headline(ax, title, handles)
+    n = known["n"].unique()
+    _caption(ax, f"{' or '.join(map(str, sorted(n)))} single updates from each checkpoint, each played for several "
+                 "episodes; further left: nearer to a cliff. Dotted: half of the mode. No estimate, every checkpoint.")  # fmt: skip
+    return ax
+
+
 def around_collapse(aligned: pd.DataFrame, ax: Axes, *, looks: Looks | None = None, label: str = "") -> Axes:
     """One metric of every run that collapsed, at steps relative to its collapse (0); thick: the median over runs.
 

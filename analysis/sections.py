@@ -378,6 +378,84 @@ def gradient(study: Study, looks: plots.Looks) -> Figure:
     return figure
 
 
+def estimators(study: Study) -> Figure:
+    """Plot 9: two rows of two an environment."""
+    labels = {"variance": ("Variance", "tr Σ"), "snr": ("Signal to noise", "‖G‖² / tr Σ"),
+              "cosine": ("Do two batches agree?", "mean cosine"),
+              "cosine_reference": ("Is it the right way?", "mean cosine with the reference")}  # fmt: skip
+    rows = study.estimators
+    envs = sorted(rows["env"].unique())
+    looks = plots.looks_of(rows["variant"].unique())
+    figure, axes = plots.canvas(2, 2 * len(envs), width=9.5, height=8.4 * len(envs))
+    draws = []
+    for env in envs:
+        for quantity, (title, label) in labels.items():
+            of = rows[(rows["env"] == env) & (rows["metric"] == f"iqm of {quantity}")]
+            draws.append(
+                lambda ax, of=of, title=f"{title}{f' · {env}' if len(envs) > 1 else ''}", label=label: (
+                    plots.against_batch_size(of, ax, looks=looks, title=title, label=label)
+                )
+            )
+    _each(axes, draws)
+    return figure
+
+
+def readable_estimators(study: Study) -> pd.DataFrame:
+    """A row an estimator, at the size of batch that is nearest to what the runs were trained with."""
+    rows, noise = study.estimators, study.noise.set_index(["variant", "env"])
+    size = _trained_batch(study, rows["batch_size"].unique())
+    at = rows[rows["batch_size"] == size].assign(metric=rows["metric"].str.removeprefix("iqm of "))
+    found = []
+    for (env, name), group in at.groupby(["env", "variant"]):
+        of = group.set_index("metric")
+        said = {
+            quantity: f"{text.number(of.loc[quantity, 'estimate'])} "
+            + text.between(of.loc[quantity, "lo"], of.loc[quantity, "hi"])
+            for quantity in of.index
+        }
+        ratio = noise.loc[(name, env)] if (name, env) in noise.index else None
+        found.append({
+            "estimator": name, "env": env,
+            "tr Σ / that of vanilla": "–" if ratio is None else
+            f"{text.number(ratio['estimate'])} {text.between(ratio['lo'], ratio['hi'])}",
+            "SNR": said.get("snr", "–"), "two batches": said.get("cosine", "–"),
+            "with the reference": said.get("cosine_reference", "–"), "n": int(of["n_runs"].max()),
+        })  # fmt: skip
+    frame = pd.DataFrame(found)
+    return frame if len(study.envs) > 1 or frame.empty else frame.drop(columns="env")
+
+
+def _trained_batch(study: Study, sizes: np.ndarray) -> float:
+    episodes = [(_about(folder).get("config") or {}).get("episodes_per_update") for folder in study.runs["folder"][:1]]
+    wanted = episodes[0] if episodes and isinstance(episodes[0], int) else 10
+    return min(sizes, key=lambda x: (abs(np.log(x / wanted)), x))
+
+
+def frozen(study: Study) -> str:
+    """What was measured at frozen checkpoints, or how to."""
+    if study.estimators.empty:
+        where = " ".join(sorted({str(Path(folder).parent) for folder in study.runs["folder"]})[:3])
+        return (f"**Estimators at the same policy** were not measured: `python -m pgx.diagnose {where}` measures them at "
+                "the runs' checkpoints, and this section then shows them.")  # fmt: skip
+    rows = study.diagnosis
+    checkpoints, runs = len(rows[["run_id", "update"]].drop_duplicates()), rows["run_id"].nunique()
+    size = _trained_batch(study, study.estimators["batch_size"].unique())
+    return (
+        f"### Estimators at the same policy\nAt {checkpoints} frozen checkpoints of {runs} runs "
+        f"(`{rows['settings'].iloc[0]}`), every estimator on the same episodes; in the table batches of {size:g} "
+        "episodes. A run counts once, with the median over its checkpoints, whatever variant trained it. V of "
+        "`baseline` and `gae` is fitted to episodes of its own at that checkpoint; `baseline, own V` is what the run "
+        "itself learned from. The reference is the mean gradient of `baseline` over as many other episodes as were "
+        "measured: it is noisy too, so a cosine with it is an underestimate. `gae` is biased: a high signal to noise "
+        "ratio says that its batches agree, not that they are right. The variance is not decomposed into that of "
+        "trajectories, actions and states."
+    )
+
+
+def after_updates(study: Study, looks: plots.Looks) -> Figure:
+    return plots.by_env(plots.post_update, study.few(study.post_update), looks=looks, height=3.8)
+
+
 def _each(axes: list, draws: list[Callable]) -> None:
     with matplotlib.rc_context(plots.STYLE):
         for ax, draw in zip(axes, draws, strict=False):

@@ -146,6 +146,22 @@ sections.shown(sections.worst(study), "No runs.")
 # %%
 show(sections.gradient(study, looks), "gradient")
 
+# %%
+Markdown(sections.frozen(study))
+
+# %%
+frozen = len(study.estimators) > 0
+show(sections.estimators(study), "estimators") if frozen else None
+
+# %%
+sections.shown(sections.readable_estimators(study)) if frozen else None
+
+# %%
+show(sections.after_updates(study, looks), "after_updates") if frozen else None
+
+# %%
+sections.shown(sections.readable(study.policies)) if frozen else None
+
 # %% [markdown]
 # ## How sure are we?
 # The same numbers under other choices. A verdict that changes with them is none.

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis import align, compare, events, reliability, summary, survival
+from analysis import align, compare, diagnosis, events, reliability, summary, survival
 from analysis.aggregates import (
     Bootstrap,
     aggregate,
@@ -86,7 +86,7 @@ class Study:
     @cached_property
     def warnings(self) -> list[str]:
         """What has to be known before any number, problems included."""
-        said = [*self.problems, *warnings(self.runs), *seed_hygiene(self.runs)]
+        said = [*self.problems, *warnings(self.runs), *seed_hygiene(self.runs), *self._diagnosis[1]]
         if len(self.runs) == 1:
             said.append("one run only: nothing can be compared, and no interval can be given")
         if not self.runs["status"].isin(["completed", "running", "interrupted"]).any():
@@ -435,6 +435,34 @@ class Study:
         reach = 0.15 * max(self.horizons.values())
         return align.align(some, np.unique(np.round(np.linspace(-reach, reach, points)).astype(np.int64)))
 
+    # At frozen checkpoints, where `python -m pgx.diagnose` has been
+
+    @cached_property
+    def _diagnosis(self) -> tuple[pd.DataFrame, list[str]]:
+        return diagnosis.load_diagnosis(self.runs)
+
+    @property
+    def diagnosis(self) -> pd.DataFrame:
+        return self._diagnosis[0]
+
+    @cached_property
+    def estimators(self) -> pd.DataFrame:
+        """Looked at, not tested: fewer resamples."""
+        spec = dataclasses.replace(self.question.bootstrap, n_boot=min(500, self.question.bootstrap.n_boot))
+        return diagnosis.estimators(self.diagnosis, self.runs, spec)
+
+    @cached_property
+    def noise(self) -> pd.DataFrame:
+        return diagnosis.noise_against(self.diagnosis, self.runs, spec=self.question.bootstrap)
+
+    @cached_property
+    def policies(self) -> pd.DataFrame:
+        return diagnosis.policies(self.diagnosis, self.runs, self.question.bootstrap, self.question.reliability)
+
+    @cached_property
+    def post_update(self) -> pd.DataFrame:
+        return diagnosis.post_update(self.diagnosis, self.runs)
+
     # What if a choice had been another one
 
     @cached_property
@@ -465,7 +493,7 @@ class Study:
         """Every table by the name of its file."""
         names = """runs ledger scores final areas tolerance profile bands tolerance_bands better differences effects
             seeds_needed times survival medians restricted sooner primary within reliability events outcomes
-            collapse_shares collapse_tests worst sensitivity"""
+            collapse_shares collapse_tests worst sensitivity estimators noise policies post_update"""
         return {"runs": self.runs} | {name: getattr(self, name) for name in names.split()[1:]}
 
     def save(self, folder: Path) -> None:

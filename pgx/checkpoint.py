@@ -101,6 +101,14 @@ class Checkpoints:
         self._finish_writing()
         return self._first_good(_by_score(self._folder, self.steps()), skeleton)
 
+    def at(self, update: int, skeleton: PyTree) -> PyTree:
+        """The state of this very checkpoint. Raises CheckpointError if it is defective or of another state."""
+        self._finish_writing()
+        defect = _defect(self._path(update))
+        if defect:
+            raise CheckpointError(f"checkpoint {self._path(update)} is defective: {defect}")
+        return self._load(update, skeleton)[0]
+
     def steps(self) -> list[int]:
         """The updates that have a checkpoint on disk now, good or defective, in order."""
         if not self._folder.is_dir():

@@ -19,10 +19,13 @@ from pgx.record import read_summary
 class Arguments(argparse.ArgumentParser):
     """argparse whose complaints are ConfigErrors: one line, as everywhere else."""
 
-    def __init__(self, command: str, description: str):
+    def __init__(self, command: str, description: str, *, many: bool = False):
         form = argparse.RawDescriptionHelpFormatter
         super().__init__(prog=f"python -m pgx.{command}", description=description, formatter_class=form)
-        self.add_argument("folder", metavar="RUN_DIR", type=Path, help="a run's folder, e.g. outputs/2026-05-04/09-30-00")
+        if many:
+            self.add_argument("folders", metavar="SWEEP_DIR", type=Path, nargs="+", help="a folder with runs anywhere below it")
+        else:
+            self.add_argument("folder", metavar="RUN_DIR", type=Path, help="a run's folder, e.g. outputs/2026-05-04/09-30-00")
 
     def choose_policy(self) -> None:
         """Add what decides how, and from which checkpoint, a trained policy acts."""

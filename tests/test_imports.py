@@ -79,11 +79,11 @@ def test_a_package_is_known_to_few_files(packages, files):
     assert importers(*packages) and within(importers(*packages), *files)
 
 
-EDGE = "backend build checkpoint config curve evaluate play record recording restore resume run sweep tracker".split()
+EDGE = "backend build checkpoint config curve diagnose evaluate play record recording restore resume run sweep tracker".split()
 
 
 @pytest.mark.parametrize(
-    "name", "types blocks networks estimators losses critics optimiser metrics update rollout train".split()
+    "name", "types blocks networks estimators losses critics optimiser metrics update rollout train quality".split()
 )
 def test_the_core_knows_nothing_of_files_and_commands(name):
     """Data flows one way: conf → build → rollout → Episodes → Ψ, V → loss → update → metrics → folder."""
@@ -118,7 +118,7 @@ def python(code: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("module", "run config record recording resume evaluate play tracker backend curve".split())
+@pytest.mark.parametrize("module", "run config record recording resume evaluate diagnose play tracker backend curve".split())
 def test_importing_a_command_imports_nothing_heavy(module):
     """jax takes a second, wandb another: whoever mistypes a key, or asks for --help, waits for neither."""
     done = python(f"import sys, pgx.{module}; print(*sys.modules)")

@@ -1,0 +1,331 @@
+"""What are a sweep's policies and gradients like? `python -m pgx.diagnose SWEEP_DIR …` goes through its checkpoints.
+
+At each it plays fresh episodes, which no training has seen, and measures at that one policy: the gradient by every
+estimator on the same episodes (tr Σ, unbiased ‖G‖², signal to noise, cosines) against the size of the batch; the
+returns of the policy as it is, and after each of many single updates by the run's own algorithm; dead units and
+effective rank. V of `baseline` and `gae` is a ridge regression fitted to episodes of its own, at every checkpoint of
+every run alike; where the run has a V, `baseline, own V` is measured, too.
+
+Every run gets a table diagnosis.csv, which `python -m analysis.report` shows; nothing else is written. Checkpoints that
+are in it already are not measured again, and the same command gives the same bytes.
+"""
+
+import csv
+import io
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pgx.config import ConfigError, whole
+from pgx.record import write_atomically
+from pgx.restore import Arguments, read_as, read_run, short_errors
+
+FILE = "diagnosis.csv"
+COLUMNS = {
+    "update": "of the checkpoint",
+    "env_steps": "of the run at that update; empty if metrics.csv does not tell",
+    "of": "an estimator (`, whitened`: over the batch), a hidden layer, or empty: the policy",
+    "quantity": "see QUANTITIES",
+    "batch_size": "episodes a batch; empty where it does not matter",
+    "value": "empty where there is none, as a cosine of gradients that are 0",
+    "n": "independent samples behind the value: batches, episodes or states",
+    "settings": "what was asked for; rows of other settings are measured again",
+}
+QUANTITIES = {
+    "variance": "tr Σ of a batch's gradient",
+    "signal": "‖G‖², unbiased: may be negative",
+    "snr": "signal / variance",
+    "cosine": "mean over all pairs of batches",
+    "cosine_reference": "mean over batches of that with the reference: `baseline` on as many other episodes as there are",
+    "no_gradient": "share of batches whose gradient is exactly 0; they have no part in the cosines",
+    "cosine_halves": "between the means of the two halves of the reference: how far it can be trusted",
+    "explained_variance": "1 − Var(G − V) / Var(G), of V on episodes that it was not fitted to",
+    "dead_units": "share of a hidden layer's units whose output is the same in every state",
+    "effective_rank": "exp(H(σ/Σσ)) of a hidden layer's outputs",
+    "return": "of one episode of the policy; as many rows as episodes",
+    "post_update_return": "mean over n episodes after one update from here; as many rows as updates",
+}
+VERSION = 1
+"""Of what is measured: another one, and all is measured again."""
+
+BATCHES = (2, 5, 10, 30, 100)
+EVALUATIONS = 8
+"""Episodes after each update."""
+LAMBDA = 0.95
+"""Of `gae`, where the run itself has none."""
+_STREAM = 0xD1A6
+"""Folded into the run's stream for evaluation, of which `evaluate` takes the first few."""
+
+
+class Options(NamedTuple):
+    episodes: int = 300
+    batches: tuple[int, ...] = BATCHES
+    updates: int = 32
+    checkpoints: int = 4
+
+    @property
+    def settings(self) -> str:
+        """All that decides the rows of a checkpoint."""
+        sizes = "+".join(map(str, self.batches))
+        return f"episodes {self.episodes} in {sizes} updates {self.updates}x{EVALUATIONS} v{VERSION}"
+
+
+class Job(NamedTuple):
+    """A run, and what is to be measured in it."""
+
+    folder: Path
+    config: dict[str, Any]
+    updates: list[int]
+    """Checkpoints that are chosen and not measured yet."""
+    done: int
+    """… and that are."""
+
+
+# What there is
+
+
+def run_folders(folders: Sequence[Path]) -> list[Path]:
+    """Every folder with run.json below these, once. Raises ConfigError where there is none."""
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigError("SWEEP_DIR", f"{folder} is no folder" if folder.exists() else f"there is no folder {folder}")
+        inside = list(_below(folder))
+        if not inside:
+            raise ConfigError("SWEEP_DIR", f"{folder} holds no run (a run is a folder with run.json in it)")
+        found |= {run.resolve(): run for run in inside if run.resolve() not in found}
+    return list(found.values())
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for path, subfolders, files in os.walk(folder):
+        subfolders[:] = sorted((name for name in subfolders if not name.startswith(".")), key=lambda x: (len(x), x))
+        if "run.json" in files:
+            subfolders.clear()
+            yield Path(path)
+
+
+def plan(folder: Path, options: Options) -> Job:
+    """What is to be done in a run. Raises ConfigError if nothing can be."""
+    config = read_run(folder)["config"]
+    if "num_lanes" in config["env"]:
+        raise OnHost(config["env"]["id"])
+    steps = sorted(int(path.name) for path in folder.glob("checkpoints/*") if path.name.isdecimal())
+    last = len(steps) - 1
+    chosen = {steps[round(i)] for i in np.linspace(last, 0, min(options.checkpoints, len(steps)))}
+    done = {int(row["update"]) for row in read(folder) if row["settings"] == options.settings}
+    return Job(folder, config, sorted(chosen - done), len(chosen & done))
+
+
+class OnHost(ConfigError):
+    """Its environment does not compile, and playing thousands of episodes would take hours."""
+
+    def __init__(self, env: str):
+        super().__init__("env", f"{env} runs on the host; only compiled environments are measured")
+        self.env = env
+
+
+# The table of a run
+
+
+def read(folder: Path) -> list[dict[str, str]]:
+    """The rows of a run's table; none if there is no table, or one that was damaged."""
+    try:
+        text = (folder / FILE).read_text(encoding="utf-8")
+        rows = list(csv.DictReader(io.StringIO(text)))
+    except (OSError, ValueError, csv.Error):
+        return []
+    whole = text.endswith("\n") and all(tuple(row) == tuple(COLUMNS) and None not in row.values() and row["update"].isdecimal() for row in rows)
+    return rows if whole else []
+
+
+def add(folder: Path, update: int, rows: list[dict[str, str]], settings: str) -> None:
+    """Put a checkpoint's rows where they belong; those of other settings go."""
+    kept = [row for row in read(folder) if row["settings"] == settings and int(row["update"]) != update]
+    text = io.StringIO()
+    table = csv.DictWriter(text, tuple(COLUMNS), lineterminator="\n")
+    table.writeheader()
+    table.writerows(sorted([*kept, *rows], key=lambda row: int(row["update"])))  # stable within a checkpoint
+    write_atomically(folder / FILE, text.getvalue())
+
+
+def _env_steps(folder: Path) -> dict[str, str]:
+    """update → env_steps, as metrics.csv has them."""
+    try:
+        with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
+            return {row["update"]: row["env_steps"] for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, csv.Error):
+        return {}
+
+
+def _number(x: float) -> str:
+    return f"{x:.7g}" if np.isfinite(x) else ""
+
+
+# Measuring
+
+
+@cache
+def _programs():
+    """Compiled once for all checkpoints that differ in numbers only."""
+    import jax
+
+    from pgx import quality
+    from pgx.backend import COMPILE_QUICKLY
+
+    options = COMPILE_QUICKLY | {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    return (
+        jax.jit(quality.measure, static_argnames=("num_episodes", "batch_sizes"), compiler_options=options),
+        jax.jit(
+            quality.post_update_returns,
+            static_argnames=("num_episodes", "num_updates", "num_evaluations"),
+            compiler_options=options,
+        ),
+    )
+
+
+def measure(job: Job, options: Options) -> Iterator[tuple[int, list[dict[str, str]] | Exception]]:
+    """(update, rows, or why there are none) of every checkpoint that is to be measured."""
+    import jax
+    import jax.numpy as jnp
+
+    from pgx.build import build, random_streams, skeleton
+    from pgx.checkpoint import CheckpointError, Checkpoints
+    from pgx.critics import ValueNetwork
+    from pgx.quality import Estimand
+
+    config = job.config
+    env, algorithm = build(config)
+    empty = skeleton(config, env, algorithm)
+    stream = jax.random.fold_in(random_streams(config).evaluate, _STREAM)
+    lam = config["estimator"].get("lam", LAMBDA)
+    estimand = Estimand(
+        algorithm.gamma, jnp.array(lam, jnp.float32), algorithm.bootstrap_truncated, algorithm.discount_power
+    )
+    steps = _env_steps(job.folder)
+    quality, post_update = _programs()
+    with Checkpoints(job.folder / "checkpoints") as checkpoints:
+        for update in job.updates:
+            try:
+                state = checkpoints.at(update, empty)
+            except CheckpointError as error:
+                yield update, error
+                continue
+            key, after = jax.random.split(jax.random.fold_in(stream, update))
+            own = state.critic[0] if isinstance(algorithm.critic, ValueNetwork) else None
+            rows, returns = quality(
+                env, state.policy, own, estimand, key, num_episodes=options.episodes, batch_sizes=options.batches
+            )
+            later = post_update(
+                env, state, algorithm, after,
+                num_episodes=config["episodes_per_update"], num_updates=options.updates, num_evaluations=EVALUATIONS,
+            )  # fmt: skip
+            rows, returns, later = jax.device_get((rows, returns, later))
+            found = [*rows.items(), *(((("", "return", 0, 1)), x) for x in returns)]
+            found += [(("", "post_update_return", 0, EVALUATIONS), x) for x in later]
+            same = {"update": str(update), "env_steps": steps.get(str(update), ""), "settings": options.settings}
+            yield update, [
+                same | {"of": of, "quantity": quantity, "batch_size": str(size or ""), "value": _number(float(x)), "n": str(n)}
+                for (of, quantity, size, n), x in found
+            ]
+
+
+def diagnose(folders: Sequence[Path], options: Options) -> tuple[int, int, list[str]]:
+    """(checkpoints measured, those that were there already, what could not be measured: a line each)."""
+    from tqdm import tqdm
+
+    jobs, on_host, failed = [], Counter(), []
+    for folder in run_folders(folders):
+        try:
+            jobs.append(plan(folder, options))
+        except OnHost as host:
+            on_host[host.env] += 1
+        except (ConfigError, KeyError, TypeError, AttributeError) as error:
+            failed.append(f"{folder}: {_one_line(error)}")
+    failed += [
+        f"{n} run{'s' * (n > 1)} of {env} left out: only compiled environments are measured, and it runs on the host"
+        for env, n in on_host.items()
+    ]
+    for line in failed:
+        print(f"pgx: {line}", file=sys.stderr)
+    total = sum(len(job.updates) for job in jobs)
+    if total:
+        from pgx import backend
+
+        backend.prepare(1)  # sums come out the same on every machine
+    measured = 0
+    with tqdm(total=total, desc="diagnose", unit="checkpoint", disable=None, leave=False, dynamic_ncols=True) as bar:
+
+        def fail(line: str, checkpoints: int) -> None:
+            failed.append(line)
+            bar.write(f"pgx: {line}", file=sys.stderr)
+            bar.update(checkpoints)
+
+        for job in jobs:
+            left = len(job.updates)
+            try:
+                for update, rows in measure(job, options) if left else ():
+                    left -= 1
+                    if isinstance(rows, Exception):
+                        fail(_one_line(rows), 1)
+                        continue
+                    add(job.folder, update, rows, options.settings)
+                    measured += 1
+                    bar.update()
+            except Exception as error:  # a run of another version, a full disk: the others can be measured
+                fail(f"{job.folder}: {type(error).__name__}: {_one_line(error)}", left)
+    return measured, sum(job.done for job in jobs), failed
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+# The command line
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(sorted({read_as(whole(2))(size) for size in text.split(",")}))
+
+
+def read_options(arguments: Sequence[str] | None) -> tuple[list[Path], Options]:
+    default = Options()
+    parser = Arguments("diagnose", __doc__, many=True)
+    add = parser.add_argument
+    add("--episodes", metavar="N", type=read_as(whole(6)), default=default.episodes,
+        help=f"at each checkpoint; three times as many are played (default: {default.episodes})")  # fmt: skip
+    add("--batches", metavar="B,B …", type=_sizes,
+        help=f"episodes a batch (default: {','.join(map(str, default.batches))}, up to a third of the episodes)")  # fmt: skip
+    add("--updates", metavar="N", type=read_as(whole(2)), default=default.updates,
+        help=f"single updates from each checkpoint, {EVALUATIONS} episodes after each (default: {default.updates})")  # fmt: skip
+    add("--checkpoints", metavar="N", type=read_as(whole(1)), default=default.checkpoints,
+        help=f"the most of a run, from the first to the newest that are kept (default: {default.checkpoints})")  # fmt: skip
+    chosen = parser.parse_args(arguments)
+    most = chosen.episodes // 3
+    batches = chosen.batches or tuple(size for size in default.batches if size <= most)
+    if batches[-1] > most:
+        problem = f"{chosen.episodes} episodes are fewer than three batches of {batches[-1]}"
+        raise ConfigError("--batches", problem, f"whole numbers from 2 to {most}, or more --episodes")
+    return chosen.folders, Options(chosen.episodes, batches, chosen.updates, chosen.checkpoints)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    with short_errors():
+        folders, options = read_options(arguments)
+        measured, before, failed = diagnose(folders, options)
+        there = f"; {before} were there already" if before else ""
+        where = " ".join(map(str, folders))
+        if measured or before:
+            print(f"{measured} checkpoints measured{there}; `python -m analysis.report {where}` shows them")
+        if failed:
+            sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

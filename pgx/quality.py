@@ -1,0 +1,353 @@
+"""How good is a gradient estimator at one frozen policy, and how much of the policy's network is in use?
+
+From the gradients g_k of K independent batches, with mean ḡ:
+
+    tr Σ = Σ_k ‖g_k − ḡ‖² / (K − 1)      ‖G‖² = ‖ḡ‖² − tr Σ / K, unbiased: may be negative      SNR = ‖G‖² / tr Σ
+
+All estimators see the same policy and the same episodes. They differ in the weight of each step and nowhere else, and
+a gradient is linear in the weights: so each episode's gradients are made once, and a batch of any size is a sum of
+them. The bonus for entropy, the same for all, is left out.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from pgx.blocks import fold, from_blocks, to_blocks
+from pgx.envs.base import JittedEnv
+from pgx.estimators import lambda_return, reward_to_go, vanilla
+from pgx.losses import log_probabilities, select
+from pgx.networks import ACTIVATIONS, MLP
+from pgx.rollout import rollout
+from pgx.types import Episodes, TrainState
+from pgx.update import Algorithm
+
+Value = Callable[[Float[Array, "*O"]], Float[Array, ""]]
+"""V(s)."""
+
+
+class Estimand(eqx.Module):
+    """What a run's gradients estimate, whatever its estimator."""
+
+    gamma: float | Float[Array, ""]
+    lam: float | Float[Array, ""]
+    """Of `gae`."""
+    bootstrap_truncated: bool = eqx.field(static=True)
+    discount_power: bool = eqx.field(static=True)
+
+
+# Statistics of K gradients
+
+
+def statistics(gradients: Float[Array, "K P"], reference: Float[Array, " P"]) -> dict[str, Float[Array, ""]]:
+    """tr Σ, ‖G‖², SNR, the mean cosine between two batches and between a batch and the reference, which must be of other
+    episodes, and the share of batches whose gradient is 0: these have no direction and no part in the cosines."""
+    K = gradients.shape[0]
+    mean = gradients.mean(0)
+    variance = ((gradients - mean[None]) ** 2).sum() / (K - 1)
+    signal = (mean**2).sum() - variance / K
+    norm = jnp.linalg.norm(gradients, axis=1, keepdims=True)
+    directed = (norm > 0).sum(dtype=norm.dtype)
+    together = jnp.where(norm > 0, gradients / norm, 0.0).sum(0)
+    return {
+        "variance": variance,
+        "signal": signal,
+        "snr": signal / variance,
+        # ‖Σ u‖² sums over all pairs: as many as there are batches are of a batch with itself
+        "cosine": ((together**2).sum() - directed) / (directed * (directed - 1)),
+        "cosine_reference": together @ reference / (directed * jnp.linalg.norm(reference)),
+        "no_gradient": (norm == 0).mean(),
+    }
+
+
+def cosine(x: Float[Array, " P"], y: Float[Array, " P"]) -> Float[Array, ""]:
+    return x @ y / (jnp.linalg.norm(x) * jnp.linalg.norm(y))
+
+
+# One estimator on N episodes, and its gradient on batches of them
+
+
+class Estimates(NamedTuple):
+    """All estimators on the same N episodes."""
+
+    advantage: dict[str, Float[Array, "T N"]]
+    """A = Ψ − b, by estimator."""
+    gradient: dict[str, Float[Array, "N P"]]
+    """Σ_t ∇ log π(a_t|s_t) A_t of each episode."""
+    score: Float[Array, "N P"]
+    """Σ_t ∇ log π(a_t|s_t): what is added when every weight of an episode grows by one."""
+    mask: Bool[Array, "T N"]
+
+
+def advantages(
+    episodes: Episodes, value: Float[Array, "T N"], after: Float[Array, " N"], estimand: Estimand
+) -> dict[str, Float[Array, "T N"]]:
+    """Ψ − b by estimator; `value` is V of every step, `after` that of s_L."""
+    zeros = jnp.zeros_like(value)
+    cut_off = jnp.where(episodes.terminated, 0.0, after) if estimand.bootstrap_truncated else jnp.zeros_like(after)
+
+    def psi(estimator, **numbers):
+        of_episode = partial(estimator, gamma=estimand.gamma, **numbers)
+        over_episodes = jax.vmap(lambda *episode: of_episode(*episode), in_axes=(1, 1, 1, 0), out_axes=1)
+        return over_episodes(episodes.reward, value, episodes.mask, cut_off)
+
+    return {
+        "vanilla": psi(vanilla) - zeros,
+        "reward_to_go": psi(reward_to_go) - zeros,
+        "baseline": psi(reward_to_go) - value,
+        "gae": psi(lambda_return, lam=estimand.lam) - value,
+    }
+
+
+def estimates(
+    policy: MLP, episodes: Episodes, value: Value, own: Value | None, estimand: Estimand
+) -> Estimates:
+    """`value` must not have been fitted to these episodes; `own` is the run's V, if it has one: nor was that."""
+    found = advantages(episodes, *_values(value, episodes), estimand)
+    if own is not None:
+        found["baseline, own V"] = advantages(episodes, *_values(own, episodes), estimand)["baseline"]
+    ones = jnp.ones_like(episodes.reward)
+    weights = _on_steps(jnp.stack([ones, *found.values()]), episodes.mask, estimand)
+    score, *gradients = gradient_of_each(policy, episodes, weights)
+    return Estimates(found, dict(zip(found, gradients, strict=True)), score, episodes.mask)
+
+
+def _on_steps(
+    advantage: Float[Array, "E T N"], mask: Bool[Array, "T N"], estimand: Estimand
+) -> Float[Array, "E T N"]:
+    """What multiplies ∇ log π: 0 on padding, with γ^t where the run has it."""
+    if estimand.discount_power:
+        advantage = advantage * estimand.gamma ** jnp.arange(mask.shape[0], dtype=advantage.dtype)[None, :, None]
+    return jnp.where(mask[None], advantage, 0.0)
+
+
+def gradient_of_each(
+    policy: MLP, episodes: Episodes, weights: Float[Array, "E T N"]
+) -> Float[Array, "E N P"]:
+    """Σ_t ∇ log π(a_t|s_t) w_t of each episode, for E sets of weights at the price of one forward pass."""
+    N = weights.shape[2]
+    blocks = to_blocks((episodes.obs, episodes.action, jnp.moveaxis(weights, 0, -1)))
+
+    def of_episode(obs, action, weight):
+        _, pull_back = jax.vjp(lambda policy: select(log_probabilities(policy, obs), action), policy)
+        return jax.vmap(lambda w: pull_back(w)[0], in_axes=1)(weight)
+
+    def of_block(block):
+        block = jax.tree.map(lambda x: x.reshape(-1, N, *x.shape[1:]), block)
+        return jax.vmap(of_episode, in_axes=1, out_axes=1)(*block), ()
+
+    gradients, _ = fold(of_block, blocks, episodes.length.max())
+    return jnp.concatenate([x.reshape(*x.shape[:2], -1) for x in jax.tree.leaves(gradients)], axis=2)
+
+
+def batches(estimates: Estimates, size: int) -> dict[str, Float[Array, "K P"]]:
+    """The gradients of K = ⌊N / size⌋ batches by every estimator, plain and with the advantages whitened; and of
+    `leave_one_out`, which needs two episodes."""
+    names, K = list(estimates.gradient), estimates.score.shape[0] // size
+    episodes, P = slice(K * size), estimates.score.shape[1]
+    mask = estimates.mask[:, episodes].reshape(-1, K, size)
+    each, score = (x[..., episodes, :].reshape(*x.shape[:-2], K, size, P) for x in (
+        jnp.stack(list(estimates.gradient.values())), estimates.score))  # fmt: skip
+    plain, of_ones = each.mean(-2), score.mean(-2)
+    found = dict(zip(names, plain, strict=True))
+
+    def whitened(gradient, advantage):
+        """Of (A − m) / s; where all A are the same number, rounding is all that is left."""
+        a = advantage[:, episodes].reshape(-1, K, size)
+        m, s = a.mean((0, 2), where=mask)[:, None], a.std((0, 2), where=mask)[:, None]
+        return jnp.where(s > 1e-6 * jnp.abs(m), (gradient - m * of_ones) / (s + 1e-8), 0.0)
+
+    advantage = jnp.stack([estimates.advantage[name] for name in names])
+    found |= dict(zip([f"{name}, whitened" for name in names], jax.vmap(whitened)(plain, advantage), strict=True))
+    if size > 1:
+        # R − mean of the others = (R − mean of all) · size / (size − 1)
+        returns = estimates.advantage["vanilla"][0, episodes].reshape(K, size)
+        excess = (returns - returns.mean(1, keepdims=True)) * (size / (size - 1))
+        found["leave_one_out"] = (score * excess[..., None]).mean(1)
+    return found
+
+
+# V, fitted to episodes that are used for nothing else
+
+RANDOM_FEATURES = 64
+RIDGE = 1e-3
+
+
+class RidgeValue(eqx.Module):
+    """V(s) = c · φ(s) with φ the standardised observation and random tanh units of it."""
+
+    centre: Float[Array, " O"]
+    scale: Float[Array, " O"]
+    weight: Float[Array, "F O"]
+    bias: Float[Array, " F"]
+    coefficient: Float[Array, " D"]
+
+    def features(self, obs: Float[Array, "*O"]) -> Float[Array, " D"]:
+        z = (obs.reshape(-1) - self.centre) / self.scale
+        return jnp.concatenate([jnp.ones(1), z, jnp.tanh(self.weight @ z + self.bias)])
+
+    def __call__(self, obs: Float[Array, "*O"]) -> Float[Array, ""]:
+        return self.coefficient @ self.features(obs)
+
+
+def fit_value(episodes: Episodes, gamma: float | Float[Array, ""], key: PRNGKeyArray) -> RidgeValue:
+    """V of the policy that played these episodes: ridge regression of G on φ(s), in closed form. A network would need
+    hundreds of gradient steps, a number to choose, and would be another V at every checkpoint."""
+    zeros = jnp.zeros_like(episodes.reward)
+    of_episode = jax.vmap(partial(reward_to_go, gamma=gamma), in_axes=(1, 1, 1, 0), out_axes=1)
+    target = of_episode(episodes.reward, zeros, episodes.mask, jnp.zeros(zeros.shape[1]))
+    flat = episodes.obs.reshape(*zeros.shape, -1)
+    taken = jnp.broadcast_to(episodes.mask[..., None], flat.shape)
+    centre, scale = flat.mean((0, 1), where=taken), flat.std((0, 1), where=taken)
+    of_weight, of_bias = jax.random.split(key)
+    O, F = flat.shape[-1], RANDOM_FEATURES
+    weight = jax.random.normal(of_weight, (F, O)) / jnp.sqrt(O)
+    bias = jax.random.normal(of_bias, (F,))
+    empty = RidgeValue(centre, jnp.where(scale > 1e-6, scale, 1.0), weight, bias, jnp.zeros(1 + O + F))
+
+    def of_block(block):
+        obs, target, share = block
+        features = jax.vmap(empty.features)(obs)
+        weighted = features * share[:, None]
+        return (weighted.T @ features, weighted.T @ target), ()
+
+    share = jnp.where(episodes.mask, 1 / episodes.mask.sum(dtype=jnp.float32), 0.0)
+    (square, product), _ = fold(of_block, to_blocks((episodes.obs, target, share)), episodes.length.max())
+    ridge = RIDGE * jnp.eye(len(product)).at[0, 0].set(0.0)  # the mean of G is not shrunk
+    coefficient = jnp.linalg.solve(square + ridge, product)
+    return eqx.tree_at(lambda v: v.coefficient, empty, coefficient)
+
+
+def _values(value: Value, episodes: Episodes) -> tuple[Float[Array, "T N"], Float[Array, " N"]]:
+    """V of every step, 0 on padding, and V(s_L)."""
+    of_block = lambda obs: ((), jax.vmap(value)(obs))
+    _, found = fold(of_block, to_blocks(episodes.obs), episodes.length.max())
+    return jnp.where(episodes.mask, from_blocks(found, episodes.mask), 0.0), jax.vmap(value)(episodes.last_obs)
+
+
+def explained_variance(
+    advantage: Float[Array, "T N"], target: Float[Array, "T N"], mask: Bool[Array, "T N"]
+) -> Float[Array, ""]:
+    """1 − Var(G − V) / Var(G); NaN where Var(G) = 0."""
+    total = target.var(where=mask)
+    return jnp.where(total > 0, 1 - advantage.var(where=mask) / total, jnp.nan)
+
+
+# The policy's hidden units
+
+
+def hidden(policy: MLP, obs: Float[Array, "*O"]) -> list[Float[Array, " H"]]:
+    """The output of every hidden layer."""
+    x, found = obs.reshape(-1), []
+    for layer in policy.layers[:-1]:
+        x = ACTIVATIONS[policy.activation](layer(x))
+        found.append(x)
+    return found
+
+
+def dead_units(activation: Float[Array, "n H"]) -> Float[Array, ""]:
+    """The share of units whose output is the same in every state: nothing that they see changes anything."""
+    return (jnp.ptp(activation, axis=0) <= 1e-6).mean()
+
+
+def effective_rank(activation: Float[Array, "n H"]) -> Float[Array, ""]:
+    """exp(H(σ / Σσ)), σ the singular values (Roy & Vetterli 2007): 1 … H; NaN where all is 0."""
+    s = jnp.linalg.svd(activation, compute_uv=False)
+    p = s / s.sum()
+    return jnp.exp(-jax.scipy.special.xlogy(p, p).sum())
+
+
+def some_states(episodes: Episodes, n: int) -> Float[Array, "n *O"]:
+    """n of the observations, evenly from all steps that were taken."""
+    rank = jnp.cumsum(episodes.mask.reshape(-1))
+    wanted = 1 + jnp.floor(jnp.arange(n, dtype=jnp.float32) * (rank[-1] / n)).astype(rank.dtype)
+    return episodes.obs.reshape(-1, *episodes.obs.shape[2:])[jnp.searchsorted(rank, wanted)]
+
+
+# All of it, as two programs
+
+
+class Row(NamedTuple):
+    """What a number is of."""
+
+    of: str
+    """An estimator, a hidden layer, or empty."""
+    quantity: str
+    batch_size: int
+    """Episodes; 0 where it does not matter."""
+    n: int
+    """Independent samples behind the number."""
+
+
+STATES = 1024
+"""Of these, hidden units are judged."""
+
+
+def measure(
+    env: JittedEnv,
+    policy: MLP,
+    own: Value | None,
+    estimand: Estimand,
+    key: PRNGKeyArray,
+    *,
+    num_episodes: int,
+    batch_sizes: tuple[int, ...],
+) -> tuple[dict[Row, Float[Array, ""]], Float[Array, " N"]]:
+    """(gradient quality and hidden units, the return of each episode) of one policy.
+
+    Three sets of episodes that share nothing: V is fitted to the first, the second makes the reference, the third is
+    measured.
+    """
+    of_play, of_fit = jax.random.split(key)
+    # one after the other by the same code: less to compile
+    played = jax.lax.map(lambda key: rollout(env, policy, key, num_episodes), jax.random.split(of_play, 3))
+    fitted, far, episodes = (jax.tree.map(lambda x, i=i: x[i], played) for i in range(3))
+    value = fit_value(fitted, estimand.gamma, of_fit)
+    of_baseline = advantages(far, *_values(value, far), estimand)["baseline"]
+    reference = gradient_of_each(policy, far, _on_steps(of_baseline[None], far.mask, estimand))[0]
+    found = estimates(policy, episodes, value, own, estimand)
+    rows: dict[Row, Float[Array, ""]] = {}
+    for size in batch_sizes:
+        gradients = batches(found, size)  # one under the other: a tenth of the compiling
+        measured = jax.vmap(statistics, in_axes=(0, None))(jnp.stack(list(gradients.values())), reference.mean(0))
+        for quantity, xs in measured.items():
+            rows |= {Row(name, quantity, size, num_episodes // size): x for name, x in zip(gradients, xs, strict=True)}
+    half = num_episodes // 2
+    rows[Row("baseline", "cosine_halves", 0, 2)] = cosine(reference[:half].mean(0), reference[half : 2 * half].mean(0))
+    for name in ("baseline", "baseline, own V"):
+        if name in found.advantage:
+            spread = explained_variance(found.advantage[name], found.advantage["reward_to_go"], found.mask)
+            rows[Row(name, "explained_variance", 0, num_episodes)] = spread
+    for i, activation in enumerate(jax.vmap(partial(hidden, policy))(some_states(episodes, STATES)), 1):
+        rows[Row(f"hidden {i}", "dead_units", 0, STATES)] = dead_units(activation)
+        rows[Row(f"hidden {i}", "effective_rank", 0, STATES)] = effective_rank(activation)
+    return rows, episodes.reward.sum(0)
+
+
+def post_update_returns(
+    env: JittedEnv,
+    state: TrainState,
+    algorithm: Algorithm,
+    key: PRNGKeyArray,
+    *,
+    num_episodes: int,
+    num_updates: int,
+    num_evaluations: int,
+) -> Float[Array, " U"]:
+    """The mean return after each of `num_updates` single updates that all start here (Rahn et al. 2023), by the run's
+    own algorithm and optimiser; NaN where an update left parameters that are not finite."""
+
+    def one(key):
+        before, after = jax.random.split(key)
+        episodes = rollout(env, state.policy, before, num_episodes)
+        new, _ = algorithm.update(state, episodes, algorithm, jnp.array(False))
+        finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(eqx.filter(new.policy, eqx.is_inexact_array))])
+        returns = rollout(env, new.policy, after, num_evaluations).reward.sum(0)
+        return jnp.where(finite.all(), returns.mean(), jnp.nan)
+
+    return jax.lax.map(one, jax.random.split(key, num_updates))
