@@ -8,10 +8,6 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
-COMPILE_QUICKLY = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
-"""Options of XLA's compiler for a CPU. With its older code generator, and in one piece since it has one thread, our
-programs compile in two thirds of the time to the same bits; how fast they then run does not show."""
-
 
 def prepare(threads: int) -> None:
     """Start jax with `threads` threads and a persistent compilation cache in the user's cache folder.

@@ -10,10 +10,9 @@ import numpy as np
 from hydra.utils import instantiate
 from jaxtyping import PyTree
 
-from pgx.backend import COMPILE_QUICKLY
 from pgx.envs.base import EnvSpec, HostEnv, JittedEnv
 from pgx.tracker import Tracker
-from pgx.train import Keys, init
+from pgx.train import COMPILE_QUICKLY, Keys, init
 from pgx.types import TrainState
 from pgx.update import Algorithm
 

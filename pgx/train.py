@@ -14,7 +14,6 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Shaped, UInt32
 
-from pgx.backend import COMPILE_QUICKLY
 from pgx.envs.base import EnvSpec, HostEnv, JittedEnv
 from pgx.lanes import largest
 from pgx.metrics import NO_GRADIENT_QUALITY
@@ -25,6 +24,10 @@ from pgx.update import Algorithm
 
 WATCHED = ("policy_loss", "value_loss", "grad_norm", "parameters")
 """Quantities whose first non-finite value ends a run."""
+
+COMPILE_QUICKLY = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+"""Options of XLA's compiler for a CPU. With its older code generator, and in one piece since it has one thread, our
+programs compile in two thirds of the time to the same bits; how fast they then run does not show."""
 
 
 class Limits(NamedTuple):
