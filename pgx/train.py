@@ -27,7 +27,7 @@ WATCHED = ("policy_loss", "value_loss", "grad_norm", "parameters")
 
 COMPILE_QUICKLY = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
 """Options of XLA's compiler for a CPU. With its older code generator, and in one piece since it has one thread, our
-programs compile in two thirds of the time to the same bits; how fast they then run does not show."""
+programs compile in two thirds of the time, and run about as fast."""
 
 
 class Limits(NamedTuple):
