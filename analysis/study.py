@@ -30,6 +30,7 @@ from analysis.results import table
 HEALTH = {
     "entropy": "entropy, nats",
     "kl": "KL of an update, nats",
+    "action_share": "share of the most frequent action",
     "explained_variance": "explained variance of V",
     "grad_norm": "gradient norm",
 }

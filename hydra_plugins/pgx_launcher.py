@@ -1,5 +1,6 @@
 """`hydra/launcher=pgx`, the default for multiruns: Hydra looks for launchers in this package; the work is in pgx.sweep."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,8 +14,15 @@ from omegaconf import DictConfig
 @dataclass
 class PgxLauncherConf:
     _target_: str = "hydra_plugins.pgx_launcher.PgxLauncher"
+    executor: str = "auto"
+    """map: members one after another in each process, with the bits of the same run alone. vmap: in packs, side by
+    side in one program. auto: a member that was begun goes on as it was; else vmap on an accelerator, map on a CPU.
+    Environments on the host are always mapped."""
+    width: int | None = None
+    """Lanes of a pack's program, whether there are members for all of them or not; it decides the members' last
+    bits. None: 32 on a CPU, 1024 on an accelerator."""
     processes: int | None = None
-    """Members at work at the same time; None: as many as there are cores."""
+    """Members (map) or packs (vmap) at work at the same time. None: one a core; on an accelerator one pack."""
     dry_run: bool = False
     """Print what is done and what would run, and run nothing."""
 
@@ -23,18 +31,35 @@ ConfigStore.instance().store(group="hydra/launcher", name="pgx", node=PgxLaunche
 
 
 class PgxLauncher(Launcher):
-    def __init__(self, processes: int | None, dry_run: bool):
-        self._processes, self._dry_run, self._pool = processes, dry_run, None
+    def __init__(self, executor: str, width: int | None, processes: int | None, dry_run: bool):
+        self._executor, self._width, self._processes, self._dry_run = executor, width, processes, dry_run
+        self._pool = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._context, self._config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from pgx.sweep.launch import dry_run, launch
+        from pgx.backend import accelerator
+        from pgx.config import ConfigError
+        from pgx.sweep.launch import EXECUTORS, batches, dry_run, launch, missing
         from pgx.sweep.members import members
+
+        if self._executor not in EXECUTORS:
+            raise ConfigError("hydra.launcher.executor", f"{self._executor!r} is not allowed", " | ".join(EXECUTORS))
+        if self._width is not None and self._width < 1:
+            raise ConfigError("hydra.launcher.width", f"{self._width} is not allowed", "a whole number ≥ 1 or null")
+        if not accelerator():
+            self._start()  # its imports overlap with composing the members
+        found = members(self._context, self._config, job_overrides, initial_job_idx)
+        if self._dry_run:
+            return dry_run(found, self._processes)
+        given = batches(missing(found), self._executor, self._width)
+        self._start(packs_only=all(batch.executor == "vmap" for batch in given))
+        return launch(found, self._pool, given)
+
+    def _start(self, *, packs_only: bool = False) -> None:
+        """Once: a sweeper may call again, and what is compiled serves all its batches."""
         from pgx.sweep.pool import Pool
 
-        if self._pool is None and not self._dry_run:  # a sweeper may call again: what is compiled serves all its batches
-            self._pool = Pool(self._context, self._processes)  # its imports overlap with composing the members
-        found = members(self._context, self._config, job_overrides, initial_job_idx)
-        return dry_run(found, self._processes) if self._dry_run else launch(found, self._pool)
+        if self._pool is None and not self._dry_run:
+            self._pool = Pool(self._context, self._processes or (1 if packs_only else len(os.sched_getaffinity(0))))

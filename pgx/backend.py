@@ -1,11 +1,12 @@
 """JAX, set up once a process, before its first use."""
 
 import os
+import subprocess
+import sys
+from functools import cache
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
-
-COMPILE_QUICKLY = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
-"""Options of XLA's compiler for a CPU. With its older code generator, and in one piece since it has one thread, our
-programs compile in two thirds of the time to the same bits; how fast they then run does not show."""
 
 
 def prepare(threads: int) -> None:
@@ -24,3 +25,13 @@ def prepare(threads: int) -> None:
         jax.config.update("jax_compilation_cache_dir", str(home / "policy-gradient-harness" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+@cache
+def accelerator() -> bool:
+    """Whether jax finds a GPU or a TPU here. Asked in another process, so that this one stays free of jax."""
+    plugins = entry_points(group="jax_plugins") or find_spec("libtpu")
+    if os.environ.get("JAX_PLATFORMS") == "cpu" or not plugins:
+        return False
+    command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() not in ("", "cpu")

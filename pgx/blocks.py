@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
+from pgx.lanes import largest
+
 BLOCK_STEPS = 32
 
 
@@ -46,5 +48,5 @@ def fold(
         sums = jax.tree.map(jnp.add, sums, summed)
         return sums, jax.tree.map(lambda s, x: s.at[i].set(x), stacks, stacked)
 
-    visited = (longest + BLOCK_STEPS - 1) // BLOCK_STEPS
+    visited = largest((longest + BLOCK_STEPS - 1) // BLOCK_STEPS)
     return jax.lax.fori_loop(0, visited, body, (zeros[0], stacks))

@@ -10,9 +10,9 @@ import numpy as np
 from hydra.utils import instantiate
 from jaxtyping import PyTree
 
-from pgx.backend import COMPILE_QUICKLY
 from pgx.envs.base import EnvSpec, HostEnv, JittedEnv
-from pgx.train import Keys, init
+from pgx.tracker import Tracker
+from pgx.train import COMPILE_QUICKLY, Keys, init
 from pgx.types import TrainState
 from pgx.update import Algorithm
 
@@ -33,6 +33,10 @@ def build(config: dict[str, Any]) -> tuple[JittedEnv | HostEnv, Algorithm]:
         update=_part(config["update"]),
     )
     return env, traced(algorithm)
+
+
+def tracker(config: dict[str, Any]) -> Tracker:
+    return instantiate(config["tracker"])
 
 
 def _part(config: dict[str, Any]) -> Any:

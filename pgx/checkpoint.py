@@ -13,6 +13,7 @@ import math
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class Checkpoints:
             raise ValueError(f"keep must be at least 1, not {keep}")
         self._folder = Path(folder).absolute()
         self._keep = keep
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._thread = _thread()
         self._writing: Future | None = None
 
     def warm_up(self) -> None:
@@ -116,7 +117,6 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait for the writing to end. Raises CheckpointError if it failed."""
-        self._thread.shutdown()
         self._finish_writing()
 
     def __enter__(self) -> "Checkpoints":
@@ -234,6 +234,12 @@ def _orbax_restore(step: Path) -> tuple[np.ndarray, dict[str, Any]]:
     with _checkpointer() as checkpointer:
         found = checkpointer.restore(step, args=args.Composite(state=args.StandardRestore(), meta=args.JsonRestore()))
     return found["state"]["bytes"], found["meta"]
+
+
+@cache
+def _thread() -> ThreadPoolExecutor:
+    """One for all runs of a process: in a pack, more would only fight for the interpreter."""
+    return ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
 
 
 # Leaves.

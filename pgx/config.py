@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -232,6 +232,15 @@ def _leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict,
 
 def _known_keys() -> list[str]:
     return [pattern for pattern in RULES if "*" not in pattern]
+
+
+def root(error: Exception) -> Exception:
+    """The error that Hydra's instantiate wrapped."""
+    return error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ COLUMNS = {
     "policy_loss": "−(1/B) ΣΣ log π · A − c · entropy; means nothing by itself",
     "value_loss": "mean squared error of V before its step; empty without a value network",
     "entropy": "H(π(·|s)) in nats, mean over the batch's steps",
+    "action_share": "share of the most frequent action over the batch's steps; 1: the policy does one thing only",
     "grad_norm": "Euclidean norm of the policy gradient, before clipping",
     "explained_variance": "1 − Var(G − b) / Var(G); empty without a critic or where Var(G) = 0",
     "kl": "KL(old ‖ new policy) in nats, mean over the batch's steps",
@@ -30,9 +31,10 @@ COLUMNS = {
 NO_GRADIENT_QUALITY: Metrics = {"grad_variance": jnp.nan, "grad_snr": jnp.nan}
 
 
-def of_episodes(episodes: Episodes) -> Metrics:
-    """Returns and lengths of the batch; `env_steps` and `episodes` are this update's own."""
+def of_episodes(episodes: Episodes, num_actions: int) -> Metrics:
+    """Returns, lengths and actions of the batch; `env_steps` and `episodes` are this update's own."""
     returns = episodes.reward.sum(0)
+    taken = jax.vmap(lambda a: (episodes.mask & (episodes.action == a)).sum())(jnp.arange(num_actions))
     return {
         "env_steps": episodes.mask.sum(),
         "episodes": jnp.array(returns.shape[0]),
@@ -41,6 +43,7 @@ def of_episodes(episodes: Episodes) -> Metrics:
         "return_min": returns.min(),
         "return_max": returns.max(),
         "length_mean": episodes.length.mean(),
+        "action_share": taken.max() / episodes.mask.sum(),
     }
 
 

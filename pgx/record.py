@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -108,7 +109,18 @@ class History:
             "episodes": self.rows[-1]["episodes"] if self.rows else 0,
             "return_best": max((row["return_recent"] for row in recent), default=None),
             "solved_at_env_steps": next(reached, None),
+            "warning": self.warning,
         }
+
+    @property
+    def warning(self) -> str | None:
+        """Says so if the policy looks dead: one action only in the last 100 episodes, for less than half of the best."""
+        rows = [row for row in self.rows if row["episodes"] > self.rows[-1]["episodes"] - 100]
+        best = max((row["return_recent"] for row in self.rows if row["return_recent"] is not None), default=math.inf)
+        one_action = rows and sum(row.get("action_share") or 0.0 for row in rows) >= 0.99 * len(rows)
+        if not one_action or best == math.inf or self.recent >= best - abs(best) / 2:
+            return None
+        return f"the policy looks dead: one action in the last 100 episodes, return {self.recent:.1f} after {best:.1f}"
 
 
 def last_returns(recent_returns: np.ndarray) -> tuple[float, float] | tuple[None, None]:
@@ -119,7 +131,12 @@ def last_returns(recent_returns: np.ndarray) -> tuple[float, float] | tuple[None
 
 
 def new_summary(
-    config: dict[str, Any], before: dict[str, Any] | None, *, group: str | None = None, executor: str = "single"
+    config: dict[str, Any],
+    before: dict[str, Any] | None,
+    *,
+    group: str | None = None,
+    executor: str = "single",
+    width: int = 1,
 ) -> dict[str, Any]:
     """run.json of a run that starts, or that goes on from `before`."""
     return {
@@ -129,6 +146,7 @@ def new_summary(
         "seed": config["seed"],
         "group": before["group"] if before else group,
         "executor": executor,
+        "width": width,
         "config_hash": config_hash(config),
         "started": before["started"] if before else now(),
         "finished": None,
@@ -192,7 +210,8 @@ def last_line(summary: dict[str, Any], folder: Path) -> str:
     when = "already finished" if summary.get("already") else f"{summary['wall_seconds']:.1f} s"
     with contextlib.suppress(ValueError):
         folder = folder.relative_to(Path.cwd())
-    return f"{what}; {when}; files in {folder}"
+    warning = f"\nwarning: {summary['warning']}" if summary.get("warning") else ""
+    return f"{what}; {when}; files in {folder}{warning}"
 
 
 def exit_code(summary: dict[str, Any]) -> int:

@@ -6,9 +6,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from pgx.envs.base import HostEnv, JittedEnv
+from pgx.lanes import largest
 from pgx.types import Episodes
 
 
@@ -34,9 +35,17 @@ def act(policy: Callable, obs: Float[Array, "B *O"], uniform: Float[Array, " B"]
 
 
 def rollout(
-    env: JittedEnv, policy: Callable, key: PRNGKeyArray, num_episodes: int, choose: Callable = sample
+    env: JittedEnv,
+    policy: Callable,
+    key: PRNGKeyArray,
+    num_episodes: int,
+    choose: Callable = sample,
+    going: bool | Bool[Array, ""] = True,
 ) -> Episodes:
-    """`num_episodes` whole episodes side by side, in a loop that ends with the longest of them."""
+    """`num_episodes` whole episodes side by side, in a loop that ends with the longest of them.
+
+    Under vmap that is the longest of all lanes. A lane that is not `going` has episodes of no steps.
+    """
     T, B = env.spec.max_steps, num_episodes
     reset_key, step_key, action_key = jax.random.split(key, 3)
     env_state, obs = jax.vmap(env.reset)(jax.random.split(reset_key, B))
@@ -47,7 +56,7 @@ def rollout(
 
     def running(carry):
         t, _, _, alive, _, _ = carry
-        return (t < T) & alive.any()
+        return (t < T) & largest(alive.any())
 
     def step(carry):
         t, env_state, obs, alive, terminated, buffers = carry
@@ -59,7 +68,7 @@ def rollout(
         next_obs = jax.vmap(jnp.where)(alive, next_obs, obs)
         return t + 1, env_state, next_obs, alive & ~ended, terminated | (alive & ended), buffers
 
-    start = (0, env_state, obs, jnp.ones(B, bool), jnp.zeros(B, bool), buffers)
+    start = (0, env_state, obs, jnp.full(B, going), jnp.zeros(B, bool), buffers)
     _, _, obs, _, terminated, buffers = jax.lax.while_loop(running, step, start)
     return Episodes(*buffers, terminated=terminated, last_obs=obs)
 

@@ -7,7 +7,6 @@ import atexit
 import contextlib
 import gc
 import logging
-import math
 import os
 import signal
 import sys
@@ -16,14 +15,17 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
-from pgx.config import CONF, ConfigError, Gate, RunFailed, check, one_line_errors
+from pgx.config import CONF, ConfigError, Gate, RunFailed, check, one_line, one_line_errors, root
+
+if TYPE_CHECKING:
+    from pgx.recording import Recording
+    from pgx.train import Chunk
 
 log = logging.getLogger("pgx")
 
@@ -47,146 +49,54 @@ def run(
     A fault is recorded as status `failed` and raised. Raises ConfigError if another process is at work here, or
     another configuration was.
     """
-    from pgx import record
+    from pgx.recording import Recording
 
-    with record.sole_use(folder):
-        before = record.earlier_run(folder, config)
-        if before is not None and not record.goes_on(before, config):
-            return before | {"already": True}
-        summary = record.new_summary(config, before, group=group, executor=executor)
-        started = time.perf_counter() - summary["wall_seconds"]
-        try:
-            with _Interrupt() as interrupt:
-                _train(config, folder, summary, interrupt, watch)
-        except Exception as error:
-            summary |= {"status": "failed", "error": _one_line(_root(error))}
-            raise
-        except KeyboardInterrupt:
-            summary |= {"status": "interrupted", "error": "SIGINT"}
-            raise
-        finally:
-            summary |= {"finished": record.now(), "wall_seconds": round(time.perf_counter() - started, 3)}
-            record.write_summary(folder, summary)
-        return summary
+    with Interrupt() as interrupt, Recording(config, folder, group=group, executor=executor) as recording:
+        if recording.goes_on:
+            _train(recording, interrupt, watch)
+    return recording.summary
 
 
-def _train(
-    config: dict[str, Any], folder: Path, summary: dict[str, Any], interrupt: "_Interrupt", watch: Watch | None
-) -> None:
-    """From the first import of jax to the last file; keeps `summary` up to date."""
-    from pgx import backend
+def _train(recording: "Recording", interrupt: "Interrupt", watch: Watch | None) -> None:
+    from pgx import curve
+    from pgx.build import random_streams
+    from pgx.train import make_runner, train
 
-    backend.prepare(config["xla_threads"])
-    import jax
-    from hydra.utils import instantiate
-
-    from pgx import curve, record
-    from pgx.build import build, initial_state, random_streams, skeleton
-    from pgx.checkpoint import Checkpoints
-    from pgx.metrics import COLUMNS
-    from pgx.train import Limits, make_runner, train
-
-    env, algorithm = build(config)
-    state = skeleton(config, env, algorithm)
-    threshold = env.spec.reward_threshold
-    summary |= record.provenance() | {"device": jax.devices()[0].device_kind, "reward_threshold": threshold}
-    metrics = record.Table(folder / "metrics.csv", tuple(COLUMNS))
-    timing = record.Table(folder / "timing.csv", record.TIMING)
-    checkpoints = Checkpoints(folder / "checkpoints", keep=config["checkpoints_kept"])
-    tracker = instantiate(config["tracker"])
-    with checkpoints:
-        restored = checkpoints.restore(state)
-        if restored is not None:
-            state = restored[1]
-        saved = int(state.update)
-        history = record.History(metrics.keep_until(saved), threshold)
-        if history.updates != saved:
-            raise RuntimeError(f"metrics.csv has {history.updates} updates, the checkpoint {saved}: the file was altered")
-        timing.keep_until(saved)
-        record.write_summary(folder, summary)
-
-        # from here to the end of compilation XLA and other processes work beside us
-        tracker.start(
-            folder=folder,
-            name=folder.name,
-            group=summary["group"],
-            job_type=config["variant"],
-            tags=[env.spec.id],
-            config=config,
-        )
-        tracker.log(history.rows)
-        checkpoints.warm_up()
-        runner = make_runner(
-            state,
-            algorithm,
-            env,
-            random_streams(config).train,
-            num_episodes=config["episodes_per_update"],
-            max_updates=config["updates_per_chunk"],
-            diagnose_every=config["diagnose_every"],
-        )
-        # XLA compiles without the interpreter's lock: what is in Python costs little beside it
-        if restored is None:
-            fresh = ThreadPoolExecutor(1).submit(initial_state, config, env, algorithm)
-        threading.Thread(target=curve.warm_up, daemon=True).start()
-        compiling = time.perf_counter()
-        runner.compile()
-        compile_seconds = time.perf_counter() - compiling
-        if restored is None:
-            state, _ = fresh.result()
-        gc.freeze()  # what start-up made lives on
-        gc.enable()
-
-        chunks = train(
-            runner,
-            state,
-            env_steps=history.env_steps,
-            num_updates=config["num_updates"] or math.inf,
-            num_env_steps=config["num_env_steps"] or math.inf,
-            solved_at=threshold if config["stop_when_solved"] else math.inf,
-            pause_every=config["checkpoint_every"],
-        )
-        status = "completed"
-        with _progress_bar(config, history) if watch is None else _told(watch, config, history) as show:
-            for chunk in chunks:
-                rows = history.extend(chunk.rows)
-                metrics.append(rows)
-                tracker.log(rows)
-                if chunk.not_finite:
-                    status = "diverged"
-                    summary["error"] = f"{chunk.not_finite} is not finite at update {history.updates + 1}"
-                    if rows:  # chunk.state is past it: once more, up to the last row
-                        state = runner(state, Limits(len(rows), math.inf, math.inf)).state
-                    break
-                state = chunk.state
-                timing.append([history.timing(rows, chunk.seconds, compile_seconds)])
-                compile_seconds = None
-                show(chunk.seconds)
-                if history.updates % config["checkpoint_every"] == 0:
-                    checkpoints.save(history.updates, state, {}, history.recent)
-                    saved = history.updates
-                if interrupt.by is not None:
-                    status = "interrupted"
-                    summary["error"] = interrupt.by.name
-                    break
-        if saved != int(state.update):
-            checkpoints.save(int(state.update), state, {}, history.recent)
-
-    final, iqm = record.last_returns(jax.device_get(state.recent_returns))
-    summary |= history.summary() | {"return_final": final, "return_final_iqm": iqm, "status": status}
-    picture = folder / "learning_curve.png"
-    curve.draw(history.rows, f"{config['variant']} on {env.spec.id}, seed {config['seed']}", threshold, picture)
-    tracker.image("learning_curve", picture)
-    tracker.finish({key: x for key, x in summary.items() if key != "config"}, 0 if status == "completed" else 1)
+    config = recording.config
+    runner = make_runner(
+        recording.skeleton,
+        recording.algorithm,
+        recording.env,
+        random_streams(config).train,
+        num_episodes=config["episodes_per_update"],
+        max_updates=config["updates_per_chunk"],
+        diagnose_every=config["diagnose_every"],
+    )
+    # XLA compiles without the interpreter's lock: what is in Python costs little beside it
+    first = ThreadPoolExecutor(1).submit(recording.state)
+    threading.Thread(target=curve.warm_up, daemon=True).start()
+    compiling = time.perf_counter()
+    runner.compile()
+    recording.compile_seconds = time.perf_counter() - compiling
+    state = first.result()
+    gc.freeze()  # what start-up made lives on
+    gc.enable()
+    with _progress_bar(recording) if watch is None else _told(watch, recording) as show:
+        for chunk in train(runner, state, **recording.limits):
+            recording.take(chunk)
+            show(chunk)
+            if interrupt.by is not None:
+                recording.interrupted(interrupt.by)
+                break
 
 
-class _Interrupt:
+class Interrupt:
     """SIGINT and SIGTERM end a run after the chunk in progress; a second SIGINT ends it at once."""
 
     def __init__(self):
         self.by: signal.Signals | None = None
 
-    def __enter__(self) -> "_Interrupt":
+    def __enter__(self) -> "Interrupt":
         self._before = {}
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -203,29 +113,28 @@ class _Interrupt:
 
 
 @contextlib.contextmanager
-def _told(watch: Watch, config: dict[str, Any], history: Any) -> Iterator[Callable[[float], None]]:
-    by_steps = config["num_env_steps"] is not None
-    budget = config["num_env_steps"] if by_steps else config["num_updates"]
-    yield lambda _: watch(min(1.0, (history.env_steps if by_steps else history.updates) / budget), history.env_steps)
+def _told(watch: Watch, recording: "Recording") -> Iterator[Callable[["Chunk"], None]]:
+    yield lambda _: watch(recording.share, recording.history.env_steps)
 
 
 @contextlib.contextmanager
-def _progress_bar(config: dict[str, Any], history: Any) -> Iterator[Callable[[float], None]]:
+def _progress_bar(recording: "Recording") -> Iterator[Callable[["Chunk"], None]]:
     """A bar over the budget with update, env steps/s and live return; nothing if nobody is watching."""
     if not sys.stderr.isatty():
-        yield lambda seconds: None
+        yield lambda chunk: None
         return
     from tqdm import tqdm
 
+    config, history = recording.config, recording.history
     by_steps = config["num_env_steps"] is not None
     total, unit = (config["num_env_steps"], "step") if by_steps else (config["num_updates"], "update")
     form = "{desc} {percentage:3.0f}% |{bar}| {postfix} [{elapsed} < {remaining}]"
-    done = history.env_steps
     with tqdm(total=total, unit=unit, bar_format=form, desc=config["variant"], dynamic_ncols=True, leave=False) as bar:
 
-        def show(seconds: float) -> None:
-            nonlocal done
-            rate, done = (history.env_steps - done) / seconds, history.env_steps
+        def show(chunk: "Chunk") -> None:
+            if not history.rows:
+                return
+            rate = chunk.rows["env_steps"].sum() / chunk.seconds
             live = history.rows[-1]["return_mean"] if history.recent is None else history.recent
             bar.set_postfix_str(f"update {history.updates:,}, {rate:,.0f} steps/s, return {live:.1f}", refresh=False)
             bar.n = min(total, history.env_steps if by_steps else history.updates)
@@ -234,19 +143,21 @@ def _progress_bar(config: dict[str, Any], history: Any) -> Iterator[Callable[[fl
         yield show
 
 
-def job(config: DictConfig, *, executor: str = "single", watch: Watch | None = None) -> tuple[dict[str, Any], Path]:
-    """What a job of Hydra's does: run in Hydra's folder; (summary, folder). Raises RunFailed, the traceback logged."""
+@contextlib.contextmanager
+def job() -> Iterator[tuple[Path, str | None]]:
+    """A job of Hydra's: (its folder, its sweep's folder). Raises RunFailed, the traceback logged."""
     settings = HydraConfig.get()
-    folder = Path(settings.runtime.output_dir)
-    group = settings.sweep.dir if settings.mode.name == "MULTIRUN" else None
+    folder, many = Path(settings.runtime.output_dir), settings.mode.name == "MULTIRUN"
     try:
-        return run(check(config), folder, group=group, executor=executor, watch=watch), folder
+        yield folder, settings.sweep.dir if many else None
     except Exception as error:
-        error = _root(error)
+        error = root(error)
         if isinstance(error, ConfigError):
+            if many:  # else it ends the program, which says it
+                log.warning(error)
             raise error from None
         log.debug("the run failed", exc_info=True)
-        raise RunFailed(f"{_one_line(error)}; the traceback is in {folder / settings.job.name}.log") from None
+        raise RunFailed(f"{one_line(error)}; the traceback is in {folder / settings.job.name}.log") from None
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -256,21 +167,12 @@ def task(config: DictConfig) -> float:
     from pgx import record
 
     many = HydraConfig.get().mode.name == "MULTIRUN"
-    with contextlib.nullcontext() if many else _in_one_line():
-        summary, folder = job(config)
+    with contextlib.nullcontext() if many else _in_one_line(), job() as (folder, group):
+        summary = run(check(config), folder, group=group)
     print(record.last_line(summary, folder))
     if summary["status"] == "interrupted" or (summary["status"] == "diverged" and not many):
         raise SystemExit(record.exit_code(summary))
     return summary["return_final_iqm"]
-
-
-def _root(error: Exception) -> Exception:
-    """The error that Hydra's instantiate wrapped."""
-    return error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 @contextlib.contextmanager
@@ -286,7 +188,7 @@ def _in_one_line(*, traceback: bool = False) -> Iterator[None]:
     except Exception as error:  # Hydra's own, as for `policy=[1]`
         if traceback:
             raise
-        print(f"pgx: command line: {_one_line(error)}; HYDRA_FULL_ERROR=1 shows the traceback", file=sys.stderr)
+        print(f"pgx: command line: {one_line(error)}; HYDRA_FULL_ERROR=1 shows the traceback", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Hashable, Iterator
-from functools import partial
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import cache, partial
 from typing import NamedTuple
 
 import equinox as eqx
@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped, UInt32
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Shaped, UInt32
 
-from pgx.backend import COMPILE_QUICKLY
 from pgx.envs.base import EnvSpec, HostEnv, JittedEnv
+from pgx.lanes import largest
+from pgx.metrics import NO_GRADIENT_QUALITY
 from pgx.networks import MLP
 from pgx.rollout import HostRollout, rollout
 from pgx.types import Episodes, Metrics, TrainState
@@ -22,6 +24,10 @@ from pgx.update import Algorithm
 
 WATCHED = ("policy_loss", "value_loss", "grad_norm", "parameters")
 """Quantities whose first non-finite value ends a run."""
+
+COMPILE_QUICKLY = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+"""Options of XLA's compiler for a CPU. With its older code generator, and in one piece since it has one thread, our
+programs compile in two thirds of the time, and run about as fast."""
 
 
 class Limits(NamedTuple):
@@ -37,12 +43,17 @@ class Limits(NamedTuple):
 class Chunk(NamedTuple):
     """What a chunk leaves behind."""
 
-    state: TrainState
-    rows: dict[str, Float[np.ndarray, " K"]]
+    rows: dict[str, Shaped[np.ndarray, " K"]]
     """One entry an update that was done."""
     not_finite: str | None
-    """The first of WATCHED that was not finite, in the update after the last row; `state` is then of no use."""
+    """The first of WATCHED that was not finite, in the update after the last row."""
     seconds: float
+    after: Callable[[], TrainState]
+
+    @property
+    def state(self) -> TrainState:
+        """After the last row, and so always finite. In a pack it is fetched when it is asked for."""
+        return self.after()
 
 
 class Keys(NamedTuple):
@@ -71,40 +82,61 @@ def init(algorithm: Algorithm, policy: dict, spec: EnvSpec, key: PRNGKeyArray) -
     )
 
 
-def train(
-    runner: "JittedRunner | HostRunner",
-    state: TrainState,
-    *,
-    env_steps: int,
-    num_updates: float,
-    num_env_steps: float,
-    solved_at: float,
-    pause_every: int,
-) -> Iterator[Chunk]:
-    """Chunks from `state`, which was reached after `env_steps`, until a limit or a non-finite value ends the run.
+class Budget:
+    """How far a run has come, and how far its next chunk may go: until a limit or a non-finite value ends the run.
 
     Limits may be infinite; `solved_at` is a mean return of the last 100 episodes. No chunk crosses a
     multiple of `pause_every` updates. Where chunks begin and end does not change a bit of the results.
     """
-    updates = int(state.update)
-    solved = bool(state.recent_returns.mean() >= solved_at)
-    while updates < num_updates and env_steps < num_env_steps and not solved:
-        size = min(runner.max_updates, pause_every - updates % pause_every, num_updates - updates)
-        chunk = runner(state, Limits(int(size), num_env_steps - env_steps, solved_at))
+
+    def __init__(
+        self,
+        state: TrainState,
+        *,
+        env_steps: int,
+        num_updates: float,
+        num_env_steps: float,
+        solved_at: float,
+        pause_every: int,
+    ):
+        """`state` was reached after `env_steps`."""
+        self._updates, self._env_steps = int(state.update), env_steps
+        self._num_updates, self._num_env_steps, self._solved_at = num_updates, num_env_steps, solved_at
+        self._pause_every = pause_every
+        self._over = bool(state.recent_returns.mean() >= solved_at)
+
+    def limits(self, max_updates: int) -> Limits | None:
+        """Those of the next chunk, which has at most `max_updates`; None: the run has ended."""
+        if self._over or self._updates >= self._num_updates or self._env_steps >= self._num_env_steps:
+            return None
+        until = self._pause_every - self._updates % self._pause_every
+        size = min(max_updates, until, self._num_updates - self._updates)
+        return Limits(int(size), self._num_env_steps - self._env_steps, self._solved_at)
+
+    def count(self, chunk: Chunk) -> None:
+        """`chunk` is done."""
+        self._updates += len(chunk.rows["env_steps"])
+        self._env_steps += int(chunk.rows["env_steps"].sum())
+        self._over = chunk.not_finite is not None or bool(chunk.rows["return_recent"][-1] >= self._solved_at)
+
+
+def train(runner: "JittedRunner | HostRunner", state: TrainState, **limits: float) -> Iterator[Chunk]:
+    """Chunks from `state` until its Budget, which says what the limits are, ends."""
+    budget = Budget(state, **limits)
+    while (next_limits := budget.limits(runner.max_updates)) is not None:
+        chunk = runner(state, next_limits)
+        budget.count(chunk)
         yield chunk
-        if chunk.not_finite:
-            return
         state = chunk.state
-        updates += len(chunk.rows["env_steps"])
-        env_steps += int(chunk.rows["env_steps"].sum())
-        solved = chunk.rows["return_recent"][-1] >= solved_at
 
 
 def advance(
     state: TrainState, episodes: Episodes, algorithm: Algorithm, diagnose_every: Int[Array, ""]
 ) -> tuple[TrainState, Metrics, Bool[Array, "4"]]:
     """One update, and which of WATCHED came out finite."""
-    new, row = algorithm.update(state, episodes, algorithm, (state.update + 1) % diagnose_every == 0)
+    diagnose = (state.update + 1) % diagnose_every == 0
+    new, row = algorithm.update(state, episodes, algorithm, largest(diagnose))
+    row |= {name: jnp.where(diagnose, row[name], nothing) for name, nothing in NO_GRADIENT_QUALITY.items()}
     parameters, _ = ravel_pytree(eqx.filter((new.policy, new.critic), eqx.is_inexact_array))
     finite = [
         jnp.isfinite(row["policy_loss"]),
@@ -130,8 +162,8 @@ def chunk(
     """Up to `max_updates` of update ∘ rollout as one program: (state, rows, how many are filled, finite)."""
 
     @jax.jit  # traced once, for its shapes and for the loop
-    def one(state):
-        episodes = rollout(env, state.policy, jax.random.fold_in(key, state.update), num_episodes)
+    def one(state, going):
+        episodes = rollout(env, state.policy, jax.random.fold_in(key, state.update), num_episodes, going=going)
         return advance(state, episodes, algorithm, diagnose_every)
 
     def running(carry):
@@ -142,11 +174,12 @@ def chunk(
 
     def step(carry):
         state, rows, done, env_steps, _ = carry
-        state, row, finite = one(state)
+        # always going, but for a lane that has ended before the others: it must not hold them up
+        state, row, finite = one(state, running(carry))
         rows = jax.tree.map(lambda xs, x: xs.at[done].set(x), rows, row)
         return state, rows, done + finite.all().astype(done.dtype), env_steps + row["env_steps"], finite
 
-    _, row, finite = jax.eval_shape(one, state)
+    _, row, finite = jax.eval_shape(one, state, True)
     rows = jax.tree.map(lambda x: jnp.zeros((max_updates, *x.shape), x.dtype), row)
     start = (state, rows, jnp.array(0), jnp.array(0), jnp.ones(finite.shape, bool))
     state, rows, done, _, finite = jax.lax.while_loop(running, step, start)
@@ -172,19 +205,19 @@ class JittedRunner:
 
     def compile(self) -> None:
         if self._signature not in _programs:
-            # on a CPU, LLVM's level 1 compiles a quarter faster than its default, and what it makes runs a tenth faster
-            options = COMPILE_QUICKLY | {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-            _programs[self._signature] = self._lowered.compile(compiler_options=options)
+            _programs[self._signature] = self._lowered.compile(compiler_options=_compiler_options())
         self._program = _programs[self._signature]
 
     def __call__(self, state: TrainState, limits: Limits) -> Chunk:
         start = time.perf_counter()
-        outputs = self._program(state, *self._inputs, _traced(limits), self._diagnose_every)
-        state, rows, done, finite = outputs
-        rows, done, finite = jax.device_get((rows, done, finite))
-        return Chunk(
-            state, {name: x[:done] for name, x in rows.items()}, _not_finite(finite), time.perf_counter() - start
-        )
+        after, *told = self._run(state, limits)
+        rows, done, finite = jax.device_get(told)
+        if not finite.all():  # it is one update too far: once more, up to the last row
+            after = self._run(state, Limits(int(done), math.inf, math.inf))[0] if done else state
+        return _chunk(lambda: after, rows, int(done), finite, time.perf_counter() - start)
+
+    def _run(self, state: TrainState, limits: Limits) -> tuple:
+        return self._program(state, *self._inputs, _traced(limits), self._diagnose_every)
 
 
 _advance = eqx.filter_jit(advance)
@@ -207,10 +240,11 @@ class HostRunner:
     def __call__(self, state: TrainState, limits: Limits) -> Chunk:
         start = time.perf_counter()
         episodes = self._rollout(state.policy, _fold_in(self._key, state.update))
-        state, row, finite = _advance(state, episodes, self._algorithm, self._diagnose_every)
+        after, row, finite = _advance(state, episodes, self._algorithm, self._diagnose_every)
         row, finite = jax.device_get((row, finite))
-        rows = {name: np.array([x] if finite.all() else []) for name, x in row.items()}
-        return Chunk(state, rows, _not_finite(finite), time.perf_counter() - start)
+        rows = {name: x[None] for name, x in row.items()}
+        done = int(finite.all())
+        return _chunk(lambda: after if done else state, rows, done, finite, time.perf_counter() - start)
 
 
 def make_runner(
@@ -230,6 +264,99 @@ def make_runner(
     return JittedRunner(state, algorithm, env, key, **common, max_updates=max_updates)
 
 
+class Lane(NamedTuple):
+    """One run of a pack: what is a number of its own. Everything else is common to the pack."""
+
+    state: TrainState
+    algorithm: Algorithm
+    env: JittedEnv
+    key: PRNGKeyArray
+    diagnose_every: Int[Array, ""]
+
+
+class PackRunner:
+    """Chunks of many runs side by side, in one program of `width` lanes: `chunk` under vmap.
+
+    The width is fixed, and lanes that nobody needs stand still, so that a run's bits depend neither on its companions
+    nor on its place among them. Several devices share the lanes evenly, and none waits for another's loops.
+    """
+
+    def __init__(self, lanes: Sequence[Lane], *, width: int, num_episodes: int, max_updates: int):
+        if len(lanes) > width:
+            raise ValueError(f"{len(lanes)} runs do not fit into {width} lanes")
+        if len(signatures := {_signature(lane) for lane in lanes}) > 1:
+            raise ValueError(f"the {len(lanes)} runs of a pack need {len(signatures)} programs instead of one")
+        devices = jax.local_devices()[: math.gcd(width, jax.local_device_count())]
+        over_lanes, mesh = PartitionSpec("lanes"), Mesh(np.array(devices), ("lanes",))
+        self._sharding = NamedSharding(mesh, over_lanes)
+        numbers = [eqx.filter(lane, eqx.is_array) for lane in lanes]
+        padding = [numbers[0]] * (width - len(lanes))
+        self._numbers = jax.device_put(_stack([*numbers, *padding]), self._sharding)
+        self._common = common = eqx.filter(lanes[0], eqx.is_array, inverse=True)
+        self._width, self.max_updates = width, max_updates
+        self._signature = (*signatures, width, num_episodes, max_updates)
+        if self._signature not in _programs:
+
+            def one(numbers, limits):
+                state, *others, diagnose_every = eqx.combine(numbers, common)
+                sizes = {"num_episodes": num_episodes, "max_updates": max_updates}
+                state, *told = chunk(state, *others, limits, diagnose_every, **sizes)
+                return eqx.filter(state, eqx.is_array), told
+
+            sharded = {"mesh": mesh, "in_specs": over_lanes, "out_specs": over_lanes}
+            program = jax.jit(jax.shard_map(jax.vmap(one), **sharded, check_vma=False))
+            self._lowered = program.lower(self._numbers, self._limits([]))
+
+    def compile(self) -> None:
+        if self._signature not in _programs:
+            _programs[self._signature] = self._lowered.compile(compiler_options=_compiler_options())
+        self._program = _programs[self._signature]
+
+    def __call__(self, limits: Sequence[Limits | None]) -> list[Chunk | None]:
+        """The next chunk of every lane that has limits; the others stand still."""
+        start = time.perf_counter()
+        before = self._numbers
+        after, told = self._program(before, self._limits(limits))
+        self._numbers = before._replace(state=after)
+        rows, done, finite = jax.device_get(told)
+        after, good = cache(partial(jax.device_get, after)), finite.all(1)
+        if not good.all():  # those lanes are one update too far: once more, up to the last row
+            again = [None if fine else Limits(int(n), math.inf, math.inf) for fine, n in zip(good, done, strict=True)]
+            until_last = cache(lambda: jax.device_get(self._program(before, self._limits(again))[0]))
+        seconds = time.perf_counter() - start
+
+        def of_lane(i: int) -> Chunk:
+            state = partial(self._state, after if good[i] else until_last, i)
+            return _chunk(state, {name: x[i] for name, x in rows.items()}, int(done[i]), finite[i], seconds)
+
+        return [None if x is None else of_lane(i) for i, x in enumerate(limits)]
+
+    def _limits(self, limits: Sequence[Limits | None]) -> Limits:
+        still = Limits(0, 0, math.inf)
+        every = [still if x is None else x for x in limits] + [still] * (self._width - len(limits))
+        return jax.device_put(_stack([_traced(x) for x in every]), self._sharding)
+
+    def _state(self, stacked: Callable[[], PyTree], i: int) -> TrainState:
+        return eqx.combine(jax.tree.map(lambda x: jnp.asarray(x[i]), stacked()), self._common.state)
+
+
+def _stack(trees: Sequence[PyTree]) -> PyTree:
+    """Leaf by leaf, on the host: XLA would compile a program for every shape."""
+
+    def one(*xs):
+        if jax.dtypes.issubdtype(xs[0].dtype, jax.dtypes.prng_key):
+            data = np.stack(jax.device_get([jax.random.key_data(x) for x in xs]))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(xs[0]))
+        return np.stack(jax.device_get(xs))
+
+    return jax.tree.map(one, *trees)
+
+
+def _compiler_options() -> dict[str, int] | None:
+    # on a CPU, LLVM's level 1 compiles a quarter faster than its default, and what it makes runs a tenth faster
+    return COMPILE_QUICKLY | {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+
+
 def _signature(tree: PyTree) -> Hashable:
     """What decides how a function of `tree` compiles: its structure, the kinds of its arrays, and all that is not
     an array."""
@@ -242,5 +369,12 @@ def _traced(limits: Limits) -> Limits:
     return Limits(*counts, jnp.array(limits.return_recent, jnp.float32))
 
 
-def _not_finite(finite: Bool[np.ndarray, "4"]) -> str | None:
-    return None if finite.all() else WATCHED[int(finite.argmin())]
+def _chunk(
+    after: Callable[[], TrainState],
+    rows: dict[str, np.ndarray],
+    done: int,
+    finite: Bool[np.ndarray, "4"],
+    seconds: float,
+) -> Chunk:
+    not_finite = None if finite.all() else WATCHED[int(finite.argmin())]
+    return Chunk({name: x[:done] for name, x in rows.items()}, not_finite, seconds, after)

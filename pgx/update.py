@@ -59,7 +59,7 @@ def update(
 
     recent = jnp.concatenate([state.recent_returns, episodes.reward.sum(0)])[-len(state.recent_returns) :]
     new = TrainState(policy, policy_opt_state, critic, recent, state.update + 1)
-    row = metrics.of_episodes(episodes) | {
+    row = metrics.of_episodes(episodes, num_actions=log_probs.shape[1]) | {
         "return_recent": recent.mean(),
         "policy_loss": loss,
         "value_loss": value_loss,
@@ -104,7 +104,7 @@ def _block_loss(policy, block, entropy_coefficient):
 
 
 def _policy_gradient(policy, episodes, advantage, algorithm):
-    """Loss, entropy a step, log π of every step (in blocks), and the gradient: sum over steps, mean over episodes."""
+    """Loss, entropy a step, log π of every step (blocks, A, N), and the gradient: sum over steps, mean over episodes."""
     share = jnp.where(episodes.mask, 1 / episodes.mask.shape[1], 0.0)
     blocks = to_blocks((episodes.obs, episodes.action, advantage, share))
 

@@ -79,7 +79,7 @@ def test_a_package_is_known_to_few_files(packages, files):
     assert importers(*packages) and within(importers(*packages), *files)
 
 
-EDGE = "backend build checkpoint config curve diagnose evaluate play record restore resume run sweep tracker".split()
+EDGE = "backend build checkpoint config curve diagnose evaluate play record recording restore resume run sweep tracker".split()
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def python(code: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("module", "run config record resume evaluate diagnose play tracker backend curve".split())
+@pytest.mark.parametrize("module", "run config record recording resume evaluate diagnose play tracker backend curve".split())
 def test_importing_a_command_imports_nothing_heavy(module):
     """jax takes a second, wandb another: whoever mistypes a key, or asks for --help, waits for neither."""
     done = python(f"import sys, pgx.{module}; print(*sys.modules)")

@@ -3,6 +3,7 @@
 Everything is built from the study's own configuration, through the seams that a reader would use.
 """
 
+import csv
 import json
 import subprocess
 import sys
@@ -343,3 +344,47 @@ def tiny_run(folder: Path, *overrides: str) -> dict:
 def python(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=200)
+
+
+def test_the_whole_study_at_tiny_scale(tmp_path):
+    """One command from the runs to the tables and pictures; what has not been run is left out and named."""
+    runs, results = tmp_path / "runs", tmp_path / "results"
+    study = "-m", "experiments.published_collapse", "--folder", str(runs), "--results", str(results), "--seeds", "3"
+    sizes = "--overrides", "num_updates=300", "checkpoint_every=100", "updates_per_chunk=100", "hydra.launcher.processes=1"
+    done = python(*study, "--only", "published", "reverse", "--names", "as published", "correct", *sizes)
+    assert done.returncode == 0, done.stderr
+    done = python(*study, "--only", "report")
+    assert done.returncode == 0, done.stderr
+    assert "left out: " in done.stdout and "window_16: no such folder" in done.stdout
+    with open(results / "runs.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["part"], row["seed"]) for row in rows] == [
+        (part, seed) for part in ("published", "interventions", "reverse") for seed in "012"
+    ]
+    assert {row["episodes"] for row in rows} == {"300"}
+    for name in ("published", "interventions", "beside"):
+        assert (results / f"{name}.png").stat().st_size > 10_000
+
+    from experiments.published_collapse.estimator import FORMS, measure
+
+    found = measure(runs / "published" / "as_published" / "0", 200, episodes=100, reference=100, walks=3)
+    snr = found[found["metric"] == "SNR"].set_index("variant")
+    assert set(FORMS) < set(snr.index) and np.isfinite(snr["estimate"]).all()
+    # Ψ = G_t in both, of which one counts an episode's last steps and a mean over four: nearly one direction
+    same = found[found["metric"] == "cosine of the means, as they are"].set_index("variant")["estimate"]
+    assert same["correct: reward-to-go"] == pytest.approx(same["drop_last"], abs=0.1)
+
+
+def test_pytorch_is_asked_for_or_learns(tmp_path):
+    """An extra of this study alone: without it, one line says what to do."""
+    from experiments.published_collapse.pytorch import NEEDED, train
+
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        with pytest.raises(SystemExit, match="PyTorch is needed"):
+            train(tmp_path / "run", 0, False, 100, 1000)
+        assert "pip install" in NEEDED
+    else:
+        train(tmp_path / "run", 0, False, 3, 1000)
+        assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 4

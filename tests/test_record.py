@@ -124,15 +124,39 @@ def test_a_summary_says_when_it_was_solved_and_what_was_best(threshold, solved):
     """The first time that the threshold was reached, however the run went on; the best, not the last."""
     history = History([], threshold)
     history.extend(columns())
-    expected = {"updates": 3, "env_steps": 120, "episodes": 30, "return_best": 20.0, "solved_at_env_steps": solved}
-    assert history.summary() == expected
+    expected = {"updates": 3, "env_steps": 120, "episodes": 30, "return_best": 20.0}
+    assert history.summary() == expected | {"solved_at_env_steps": solved, "warning": None}
 
 
 def test_a_history_of_nothing_has_a_summary():
     """A run that diverges in its first update has one, too."""
     history = History([], 475.0)
-    expected = {"updates": 0, "env_steps": 0, "episodes": 0, "return_best": None, "solved_at_env_steps": None}
+    expected = {"updates": 0, "env_steps": 0, "episodes": 0, "return_best": None}
+    expected |= {"solved_at_env_steps": None, "warning": None}
     assert history.summary() == expected and history.recent is None
+
+
+@pytest.mark.parametrize(
+    ("share", "returns", "dead"),
+    [
+        (1.0, [400.0, 9.4], True),
+        (0.9, [400.0, 9.4], False),  # it still does something else now and then
+        (1.0, [9.5, 9.4], False),  # as good as ever: it never learned
+        (1.0, [400.0, 390.0], False),
+        (1.0, [-100.0, -500.0], True),  # as on Acrobot
+        (1.0, [np.nan, np.nan], False),
+    ],
+)
+def test_a_dead_policy_is_noticed(share, returns, dead):
+    """One action whatever it sees, and the return gone: nothing else on screen says that the run is lost. What the
+    policy did more than 100 episodes ago does not count."""
+    history = History([], 475.0)
+    chunk = {"env_steps": [500] * 3, "episodes": [60] * 3, "return_recent": [returns[0], *[returns[1]] * 2]}
+    history.extend(columns(**chunk, action_share=[0.5, share, share]))
+    assert bool(history.warning) == dead and history.summary()["warning"] == history.warning
+    if returns[1] == 9.4 and dead:
+        expected = "warning: the policy looks dead: one action in the last 100 episodes, return 9.4 after 400.0"
+        assert record.last_line(DONE | {"warning": history.warning}, Path("x")).splitlines()[1:] == [expected]
 
 
 def test_speed_is_of_the_chunk_and_not_of_the_run():

@@ -445,6 +445,9 @@ def test_one_update_step_by_step(lengths, padded_to):
     assert float(row["grad_variance"]) == pytest.approx(variance, rel=1e-4)
     assert float(row["grad_snr"]) == pytest.approx(signal / variance, rel=1e-3, abs=1e-5)
 
+    taken = np.concatenate([np.asarray(episodes.action)[:length, b] for b, length in enumerate(lengths)])
+    assert float(row["action_share"]) == pytest.approx(np.bincount(taken).max() / len(taken))
+
     undiscounted = np.asarray(episodes.reward, np.float64).sum(0)
     assert float(row["return_mean"]) == pytest.approx(undiscounted.mean(), rel=1e-4, abs=1e-5)
     assert float(row["return_std"]) == pytest.approx(undiscounted.std(), rel=1e-4)

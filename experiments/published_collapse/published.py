@@ -62,7 +62,7 @@ class Minibatches(eqx.Module):
         """Learn from B whole episodes. The gradient's variance is not measured: `diagnose` changes nothing."""
         if algorithm.whiten or algorithm.bootstrap_truncated or algorithm.discount_power:
             raise ConfigError("update", "minibatches know neither whiten nor bootstrap_truncated nor discount_power")
-        used, share, psi, target = self._weights(episodes, algorithm.estimator)
+        used, share, psi, target = self.weights(episodes, algorithm.estimator)
         learn = self._one_step if self.optimiser_steps == "batch" else self._many_steps
         policy, policy_opt_state, critic, value, (loss, value_loss, grad_norm) = learn(
             state, episodes, algorithm, used, share, psi, target
@@ -70,7 +70,8 @@ class Minibatches(eqx.Module):
         recent = jnp.concatenate([state.recent_returns, episodes.reward.sum(0)])[-len(state.recent_returns) :]
         new = TrainState(policy, policy_opt_state, critic, recent, state.update + 1)
         mean_entropy, mean_kl = _moved(state.policy, policy, episodes)
-        row = metrics.of_episodes(episodes) | {
+        num_actions = jax.eval_shape(state.policy, episodes.last_obs[0]).size
+        row = metrics.of_episodes(episodes, num_actions) | {
             "return_recent": recent.mean(),
             "policy_loss": loss,
             "value_loss": value_loss,
@@ -81,7 +82,7 @@ class Minibatches(eqx.Module):
         }
         return new, row | metrics.NO_GRADIENT_QUALITY
 
-    def _weights(
+    def weights(
         self, episodes: Episodes, estimator: Callable
     ) -> tuple[Bool[Array, "T B"], Float[Array, "T B"], Float[Array, "T B"], Float[Array, "T B"]]:
         """What the minibatches are made of: the steps that are used, their share in their minibatch's objective,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from experiments.speed.common import Figure
 
-PARTS = ("one_run", "host", "post_loop", "start_up", "overhead", "sweep")
+PARTS = ("one_run", "host", "post_loop", "start_up", "overhead", "sweep", "vmapped")
 PACKAGES = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "gymnax", "numpy", "wandb", "stable-baselines3", "torch")
 RESULTS = Path(__file__).parent / "results"
 

@@ -18,6 +18,11 @@ GYMNAX = {
 _PACKAGES = {"ALE": "ale-py", "Box2D": "gymnasium[box2d]", "box2d": "gymnasium[box2d]", "mujoco": "gymnasium[mujoco]"}
 
 
+def on_host(env: dict[str, Any]) -> bool:
+    """Whether the environment runs in Python; the others compile."""
+    return env["_target_"] == "pgx.envs.gymnasium.GymnasiumEnv"
+
+
 def check(env: dict[str, Any]) -> float | None:
     """Raise ConfigError unless the environment exists, can be made and has discrete actions; its reward threshold."""
     if env["_target_"] == "pgx.envs.gymnax.GymnaxEnv":
@@ -28,7 +33,7 @@ def check(env: dict[str, Any]) -> float | None:
         for name in env["params"]:
             if name not in known:
                 raise ConfigError(f"env.params.{name}", "unknown key", known=known, value=name)
-    elif env["_target_"] == "pgx.envs.gymnasium.GymnasiumEnv":
+    elif on_host(env):
         declared = _check_gymnasium(env["id"], env["max_steps"], env["kwargs"])
         return declared.reward_threshold if env["reward_threshold"] is None else env["reward_threshold"]
     return env["reward_threshold"]

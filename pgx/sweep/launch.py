@@ -6,30 +6,35 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from pgx import record
+from pgx.backend import accelerator
 from pgx.config import RunFailed
+from pgx.envs import on_host
 from pgx.sweep import ledger
 from pgx.sweep.members import Member, program, write
-from pgx.sweep.pool import Done, Pool
+from pgx.sweep.pool import Batch, Done, Pool
+
+EXECUTORS = ("auto", "map", "vmap")
 
 
-def launch(members: Sequence[Member], pool: Pool) -> list[JobReturn]:
-    """Run what is missing. A member that fails is a JobReturn that raises; its companions go on.
+def launch(members: Sequence[Member], pool: Pool, batches: Sequence[Batch]) -> list[JobReturn]:
+    """Run what is missing, the `batches`. A member that fails is a JobReturn that raises; its companions go on.
 
     Raises SystemExit (128 + n) after signal n, when the members at work have saved.
     """
     write(members)
     sweep = members[0].folder.parent
-    todo = {member.folder: member for member in members if not member.finished}  # the same member twice is run once
+    todo = missing(members)
     values = {member.folder: member.before["return_final_iqm"] for member in members if member.finished}
     errors: dict[Path, str] = {}
-    by_number = {member.number: member for member in todo.values()}
+    by_number = {member.number: member for member in todo}
     with _signals(pool) as signalled, _bar(len(members), len(members) - len(todo)) as show:
-        for report in pool.run(list(todo.values())):
+        for report in pool.run(batches):
             folder = by_number[report.number].folder
             if not isinstance(report, Done):
                 show(report.number, report.share, report.env_steps)
@@ -37,9 +42,10 @@ def launch(members: Sequence[Member], pool: Pool) -> list[JobReturn]:
             show(report.number, 1.0, None)
             if report.error is None:
                 values[folder] = report.value
+            elif (summary := _after_death(folder, report.error)) and summary["status"] == "completed":
+                values[folder] = summary["return_final_iqm"]  # its worker died of what came later
             else:
                 errors[folder] = report.error
-                _note_death(folder, report.error)
     if signalled:
         ledger.show(sweep)
         raise SystemExit(128 + signalled[0])
@@ -47,6 +53,38 @@ def launch(members: Sequence[Member], pool: Pool) -> list[JobReturn]:
         ledger.show(sweep)
         failed = RunFailed(f"{len(errors)} of {len(members)} members failed, see the table above")
     return [_returned(member, values.get(member.folder), failed if member.folder in errors else None) for member in members]
+
+
+def missing(members: Sequence[Member]) -> list[Member]:
+    """Those that are to be run; the same member twice is run once."""
+    return list({member.folder: member for member in members if not member.finished}.values())
+
+
+def batches(members: Sequence[Member], executor: str, width: int | None) -> list[Batch]:
+    """What the workers are given: single members, and packs of those that share a program and a width.
+
+    The width of a pack is not that of the sweep: more seeds, or fewer, must not change a member's bits.
+    """
+    alone, packs = [], {}
+    for member in members:
+        how, lanes = _executor(member, executor, width)
+        if how == "map":
+            alone.append(Batch((member,), how, 1))
+        else:
+            packs.setdefault((lanes, member.config["xla_threads"], program(member.config)), []).append(member)
+    sliced = [(key[0], pack[i : i + key[0]]) for key, pack in packs.items() for i in range(0, len(pack), key[0])]
+    return [Batch(tuple(pack), "vmap", lanes) for lanes, pack in sliced] + alone
+
+
+def _executor(member: Member, executor: str, width: int | None) -> tuple[str, int]:
+    """map or vmap, and the lanes of its program. `auto`: as it was begun; on an accelerator vmap, else map."""
+    if on_host(member.config["env"]):
+        return "map", 1
+    if executor == "auto":
+        begun = member.before
+        executor = ("vmap" if accelerator() else "map") if begun is None else begun["executor"]
+        width = begun.get("width") if begun is not None else width
+    return ("vmap", width or (1024 if accelerator() else 32)) if executor == "vmap" else ("map", 1)
 
 
 def dry_run(members: Sequence[Member], processes: int | None) -> list[JobReturn]:
@@ -86,11 +124,13 @@ def _returned(member: Member, value: float | None, error: Exception | None) -> J
     return returned
 
 
-def _note_death(folder: Path, error: str) -> None:
-    """A killed process could not write its own status."""
+def _after_death(folder: Path, error: str) -> dict[str, Any] | None:
+    """run.json after `error`: a killed process could not write its own status."""
     summary = record.read_summary(folder)
     if summary is not None and summary["status"] == "running" and not record.at_work(folder):
-        record.write_summary(folder, summary | {"status": "failed", "error": error})
+        summary |= {"status": "failed", "error": error}
+        record.write_summary(folder, summary)
+    return summary
 
 
 @contextlib.contextmanager

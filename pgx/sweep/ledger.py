@@ -28,7 +28,7 @@ def _row(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
     row = {"member": folder.name, "overrides": " ".join(entry["overrides"]), "status": "waiting"}
     summary = record.read_summary(folder)
     if summary is not None:
-        status, reason = summary["status"], summary["error"]
+        status, reason = summary["status"], summary["error"] or summary.get("warning")
         if status == "running":
             env_steps = record.last_env_steps(folder)
             if not record.at_work(folder):

@@ -81,7 +81,8 @@ def program(config: dict[str, Any]) -> Hashable:
     """What two members must share to share a compiled program: everything but floats, which are its inputs, and the
     whole numbers that are inputs, too."""
     inputs = ("seed", "diagnose_every", *BUDGET, *(key for key in OPERATIONAL if key != "updates_per_chunk"))
-    return _shape({key: x for key, x in config.items() if key not in inputs})
+    # the one float that is a part of the program: of what an environment says of itself
+    return _shape({key: x for key, x in config.items() if key not in inputs}), config["env"]["reward_threshold"]
 
 
 def _shape(node: Any) -> Hashable:

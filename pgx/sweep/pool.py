@@ -1,7 +1,8 @@
-"""Worker processes, one a core: each compiles a program once and runs member after member through it.
+"""Worker processes: each compiles a program once and runs member after member (map), or pack after pack of them
+(vmap), through it. What is compiled stays in the process for the next one.
 
-A member's bits are those of the same run alone, because it *is* the same run: the worker calls Hydra's `run_job`
-and `pgx.run.run` as a single run does. What is compiled stays in the process for the next one.
+Under map a member's bits are those of the same run alone, because it *is* the same run: the worker calls Hydra's
+`run_job` and `pgx.run.run` as a single run does.
 """
 
 import contextlib
@@ -10,14 +11,18 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import NamedTuple
 
-from hydra.core.utils import run_job, setup_globals
+from hydra.core.utils import JobReturn, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
+from pgx.config import check
+from pgx.run import job, run
 from pgx.sweep.members import Member, program
+from pgx.sweep.pack import Pack
 
 
 class Progress(NamedTuple):
@@ -34,6 +39,20 @@ class Done(NamedTuple):
     error: str | None
 
 
+class Batch(NamedTuple):
+    """What one worker is given: one member (map), or a pack of them that train side by side (vmap)."""
+
+    members: tuple[Member, ...]
+    executor: str
+    width: int
+
+    @property
+    def program(self) -> tuple[Hashable, ...]:
+        """What is compiled for it. First: the threads of XLA."""
+        config = self.members[0].config
+        return config["xla_threads"], program(config), self.executor, self.width
+
+
 class _Worker:
     def __init__(self, context: HydraContext):
         spawn = multiprocessing.get_context("spawn")  # fork: jax has threads
@@ -41,69 +60,69 @@ class _Worker:
         self.process = spawn.Process(target=_work, args=(other, context), daemon=True)
         self.process.start()
         other.close()
-        self.member: Member | None = None
-        self.program: Hashable = None
-        """Of the last member."""
+        self.at_work: set[int] = set()
+        """Numbers of members."""
+        self.program: tuple[Hashable, ...] | None = None
+        """Of the last batch."""
 
     @property
-    def threads(self) -> int | None:
-        """XLA's threads are set once a process."""
-        return self.program and self.program[1]
+    def threads(self) -> Hashable:
+        """XLA's are set once a process."""
+        return self.program and self.program[0]
 
-    def give(self, member: Member, shared: Hashable) -> None:
-        self.member, self.program = member, shared
-        self.connection.send((member.number, member.hydra_config))
+    def give(self, batch: Batch) -> None:
+        self.at_work, self.program = {member.number for member in batch.members}, batch.program
+        self.connection.send(([(member.number, member.hydra_config) for member in batch.members], *batch[1:]))
 
 
 class Pool:
-    """`processes` workers, or one a core. They end with this process, however it ends."""
+    """`size` workers. They end with this process, however it ends."""
 
-    def __init__(self, context: HydraContext, processes: int | None):
+    def __init__(self, context: HydraContext, size: int):
         self._context = context
-        self.size = processes or len(os.sched_getaffinity(0))
-        self._workers = [_Worker(context) for _ in range(self.size)]
+        self._workers = [_Worker(context) for _ in range(size)]
         self._stopping = 0
 
-    def run(self, members: Sequence[Member]) -> Iterator[Progress | Done]:
-        """Run the members, best each group on as few workers as will do; reports in the order of events."""
-        waiting: dict[Hashable, list[Member]] = {}
-        for member in members:
-            waiting.setdefault((program(member.config), member.config["xla_threads"]), []).append(member)
+    def run(self, batches: Sequence[Batch]) -> Iterator[Progress | Done]:
+        """Run the batches, those of a program best on as few workers as will do; reports in the order of events."""
+        waiting: dict[Hashable, list[Batch]] = {}
+        for batch in batches:
+            waiting.setdefault(batch.program, []).append(batch)
         while True:
             for i, worker in enumerate(self._workers):
-                if worker.member is None and waiting and not self._stopping:
-                    shared = self._choose(worker, waiting)
-                    if worker.threads not in (None, shared[1]):
+                if not worker.at_work and waiting and not self._stopping:
+                    chosen = self._choose(worker, waiting)
+                    if worker.threads not in (None, chosen[0]):
                         worker.connection.send(None)
                         worker = self._workers[i] = _Worker(self._context)
-                    worker.give(waiting[shared].pop(0), shared)
+                    worker.give(waiting[chosen].pop(0))
                     waiting = {key: left for key, left in waiting.items() if left}
-            busy = [worker for worker in self._workers if worker.member is not None]
+            busy = [worker for worker in self._workers if worker.at_work]
             if not busy:
                 return
             ready = wait([worker.connection for worker in busy], timeout=0.2)
             for worker in (worker for worker in busy if worker.connection in ready):
-                yield self._hear(worker)
+                yield from self._hear(worker)
 
-    def _choose(self, worker: _Worker, waiting: dict[Hashable, list[Member]]) -> Hashable:
-        """The program that the worker has compiled, else the one with most members a worker at it."""
+    def _choose(self, worker: _Worker, waiting: dict[Hashable, list[Batch]]) -> Hashable:
+        """The program that the worker has compiled, else the one with most batches a worker at it."""
         if worker.program in waiting:
             return worker.program
-        at_work = [other.program for other in self._workers if other.member is not None]
+        at_work = [other.program for other in self._workers if other.at_work]
         return max(waiting, key=lambda shared: len(waiting[shared]) / (1 + at_work.count(shared)))
 
-    def _hear(self, worker: _Worker) -> Progress | Done:
+    def _hear(self, worker: _Worker) -> Sequence[Progress | Done]:
         try:
             report = worker.connection.recv()
         except EOFError:  # it has died
             worker.process.join()
-            code, number = worker.process.exitcode, worker.member.number
+            code = worker.process.exitcode
             self._workers[self._workers.index(worker)] = _Worker(self._context)
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-            return Done(number, None, f"its process {how}")
+            return [Done(number, None, f"its process {how}") for number in sorted(worker.at_work)]
         if isinstance(report, Done):
-            worker.member = None
-        return report
+            worker.at_work.discard(report.number)
+        return [report]
 
     def stop(self) -> None:
         """Save and end the members at work, start no more; at once if called again."""
@@ -111,7 +130,7 @@ class Pool:
         for worker in self._workers:
             if self._stopping > 1:
                 worker.process.kill()
-            elif worker.member is not None:
+            elif worker.at_work:
                 worker.process.terminate()
 
     def close(self) -> None:
@@ -120,36 +139,40 @@ class Pool:
 
 
 def _work(connection: Connection, context: HydraContext) -> None:
-    """A worker's life: members come in, reports go out."""
+    """A worker's life: batches come in, reports go out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us through our parent
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # we may share an accelerator
     setup_globals()
     import pgx.build, pgx.checkpoint, pgx.train  # noqa: E401, F401  while the members are composed
-    from pgx.run import job
+
+    def watch(number: int, share: float, env_steps: int) -> None:
+        connection.send(Progress(number, share, env_steps))
 
     with contextlib.suppress(EOFError):  # our parent is gone
         while (given := connection.recv()) is not None:
-            number, config = given
-
-            def task(config: DictConfig, number: int = number) -> float | None:
-                def watch(share: float, env_steps: int) -> None:
-                    connection.send(Progress(number, share, env_steps))
-
-                return job(config, executor="map", watch=watch)[0]["return_final_iqm"]
-
-            connection.send(_one(number, config, context, task))
+            members, executor, width = given
+            if executor == "vmap":
+                returned = Pack(members, width, watch).run(context)
+            else:
+                returned = {number: _alone(number, config, context, watch) for number, config in members}
+            for number, job_return in returned.items():
+                connection.send(_done(number, job_return))
 
 
-def _one(number: int, config: DictConfig, context: HydraContext, task: Callable[[DictConfig], float | None]) -> Done:
-    done = run_job(
-        hydra_context=context,
-        task_function=task,
-        config=config,
-        job_dir_key="hydra.sweep.dir",
-        job_subdir_key="hydra.sweep.subdir",
-    )
+def _alone(number: int, config: DictConfig, context: HydraContext, watch: Callable[[int, float, int], None]) -> JobReturn:
+    def task(config: DictConfig) -> float | None:
+        with job() as (folder, group):
+            told = partial(watch, number)
+            return run(check(config), folder, group=group, executor="map", watch=told)["return_final_iqm"]
+
+    where = {"job_dir_key": "hydra.sweep.dir", "job_subdir_key": "hydra.sweep.subdir"}
+    return run_job(hydra_context=context, task_function=task, config=config, **where)
+
+
+def _done(number: int, returned: JobReturn) -> Done:
     try:
-        return Done(number, done.return_value, None)
+        return Done(number, returned.return_value, None)
     except Exception as error:
         return Done(number, None, str(error))
 

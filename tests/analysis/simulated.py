@@ -8,7 +8,7 @@ import numpy as np
 
 HEADER = (
     "update,env_steps,episodes,return_mean,return_std,return_min,return_max,return_recent,length_mean,policy_loss,"
-    "value_loss,entropy,grad_norm,explained_variance,kl,grad_variance,grad_snr"
+    "value_loss,entropy,action_share,grad_norm,explained_variance,kl,grad_variance,grad_snr"
 )
 VARIANTS = {"vanilla": (0.5, 0.3), "reward_to_go": (0.8, 0.25), "baseline": (1.2, 0.05)}
 """Variant → how fast it learns, relative to the budget, and the share of seeds that collapse for good."""
@@ -53,7 +53,8 @@ def run(
         "return_max": np.minimum(mean * 1.3, 500),
         "return_recent": np.where(np.arange(points) < 9, np.nan, recent), "length_mean": mean,
         "policy_loss": rng.normal(size=points), "value_loss": 100 * rng.lognormal(0, 0.3, points),
-        "entropy": 0.69 - 0.4 * x - 0.25 * (x > 0.85) * falls, "grad_norm": norm,
+        "entropy": 0.69 - 0.4 * x - 0.25 * (x > 0.85) * falls,
+        "action_share": 0.5 + 0.5 * (x > 0.85) * falls, "grad_norm": norm,
         "explained_variance": np.clip(0.8 * x + rng.normal(0, 0.1, points), -1, 1),
         "kl": 1e-3 * rng.lognormal(0, 0.8, points),
         "grad_variance": np.where(np.arange(points) % 5 == 4, norm**2 * 20 / speed, np.nan),

@@ -1,0 +1,49 @@
+"""Many seeds in one vmapped program, its lanes shared by the cores: CartPole, baseline, policy near the 500-step limit.
+
+In a process of its own, because a process has as many of XLA's CPU devices as it began with.
+"""
+
+import json
+import os
+import sys
+import time
+
+from experiments.speed.common import Figure, at_the_limit, child
+
+SEEDS, UPDATES, TARGET = 128, 5, 2e6
+
+
+def run(repeat: int, seconds: float) -> list[Figure]:
+    done = child("-m", "experiments.speed.vmapped", str(repeat))
+    if done.returncode:
+        raise RuntimeError(f"exit code {done.returncode}: {done.last_line}")
+    values, length = json.loads(done.last_line)
+    note = f"mean length {length:.0f}"
+    return [Figure(f"baseline, {SEEDS} seeds in one program", "env steps/s", values, at_least=TARGET, note=note)]
+
+
+def _measure(repeat: int) -> tuple[list[float], float]:
+    """Env steps (padding not counted) a second of wall time, round by round, and the episodes' mean length."""
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    parts = at_the_limit("+variant=baseline")
+    from pgx.build import random_streams
+    from pgx.train import Lane, Limits, PackRunner
+
+    same = parts.state, parts.algorithm, parts.env
+    diagnose_every = jax.numpy.array(parts.config["diagnose_every"])
+    lanes = [Lane(*same, random_streams({"seed": seed}).train, diagnose_every) for seed in range(SEEDS)]
+    values = []
+    for _ in range(repeat):  # each from the same state: a policy that has moved on may have left the limit
+        runner = PackRunner(lanes, width=SEEDS, num_episodes=parts.config["episodes_per_update"], max_updates=UPDATES)
+        runner.compile()
+        start = time.perf_counter()
+        chunks = runner([Limits(UPDATES, float("inf"), float("inf"))] * SEEDS)
+        env_steps = sum(int(chunk.rows["env_steps"].sum()) for chunk in chunks)
+        values.append(env_steps / (time.perf_counter() - start))
+    return values, env_steps / sum(int(chunk.rows["episodes"].sum()) for chunk in chunks)
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure(int(sys.argv[1]))))

@@ -1,0 +1,198 @@
+"""A run under way: what it has to keep, while it trains, and what it leaves behind."""
+
+import contextlib
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pgx import backend, curve, record
+from pgx.config import one_line, root
+
+if TYPE_CHECKING:
+    from pgx.train import Chunk
+    from pgx.types import TrainState
+
+log = logging.getLogger("pgx")
+
+
+class Recording:
+    """A run under way, from the lock on its folder to its last file: fed with chunks, it keeps the tables, the
+    checkpoints, the mirror and run.json up to date, and it knows from where training goes on.
+
+    A context manager; whatever ends it is in run.json.
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        folder: Path,
+        *,
+        group: str | None = None,
+        executor: str = "single",
+        width: int = 1,
+    ):
+        self.config, self._folder = config, folder
+        self._about = {"group": group, "executor": executor, "width": width}
+
+    def __enter__(self) -> "Recording":
+        """From the first import of jax to the state that training goes on from."""
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(record.sole_use(self._folder))
+            before = record.earlier_run(self._folder, self.config)
+            self.goes_on = before is None or record.goes_on(before, self.config)
+            if self.goes_on:
+                self.summary = record.new_summary(self.config, before, **self._about)
+                opened.enter_context(self._put_down())
+                _warn_of_other_bits(before, self.summary)
+                self._open(opened)
+            else:
+                self.summary = before | {"already": True}
+            self._opened = opened.pop_all()
+        return self
+
+    def __exit__(self, kind: type | None, *error: Any) -> bool | None:
+        if kind is not None:
+            return self._opened.__exit__(kind, *error)
+        self.close()
+
+    @contextlib.contextmanager
+    def _put_down(self) -> Iterator[None]:
+        """How it ended, in run.json."""
+        summary = self.summary
+        started = time.perf_counter() - summary["wall_seconds"]
+        try:
+            yield
+        except Exception as error:
+            summary |= {"status": "failed", "error": one_line(root(error))}
+            raise
+        except KeyboardInterrupt:
+            summary |= {"status": "interrupted", "error": "SIGINT"}
+            raise
+        finally:
+            summary |= {"finished": record.now(), "wall_seconds": round(time.perf_counter() - started, 3)}
+            record.write_summary(self._folder, summary)
+
+    def _open(self, opened: contextlib.ExitStack) -> None:
+        config, folder = self.config, self._folder
+        backend.prepare(config["xla_threads"])
+        import jax
+
+        from pgx.build import build, initial_state, skeleton, tracker
+        from pgx.checkpoint import Checkpoints
+        from pgx.metrics import COLUMNS
+
+        self.env, self.algorithm = build(config)
+        self.skeleton = skeleton(config, self.env, self.algorithm)
+        threshold = self.env.spec.reward_threshold
+        self.summary |= record.provenance() | {"device": jax.devices()[0].device_kind, "reward_threshold": threshold}
+        self._metrics = record.Table(folder / "metrics.csv", tuple(COLUMNS))
+        self._timing = record.Table(folder / "timing.csv", record.TIMING)
+        self._checkpoints = opened.enter_context(Checkpoints(folder / "checkpoints", keep=config["checkpoints_kept"]))
+        self._tracker = tracker(config)
+        restored = self._checkpoints.restore(self.skeleton)
+        if restored is None:
+            self._saved, self.state = 0, lambda: initial_state(config, self.env, self.algorithm)[0]
+        else:
+            self._saved, self.state = restored[0], lambda: restored[1]
+        self.history = record.History(self._metrics.keep_until(self._saved), threshold)
+        if self.history.updates != self._saved:
+            has = f"metrics.csv has {self.history.updates} updates, the checkpoint {self._saved}"
+            raise RuntimeError(f"{has}: the file was altered")
+        self._timing.keep_until(self._saved)
+        record.write_summary(folder, self.summary)
+
+        # from here to the end of compilation XLA and other processes work beside us
+        self._tracker.start(
+            folder=folder,
+            name=folder.name,
+            group=self.summary["group"],
+            job_type=config["variant"],
+            tags=[self.env.spec.id],
+            config=config,
+        )
+        self._tracker.log(self.history.rows)
+        self._checkpoints.warm_up()
+        self._status = "completed"
+
+    compile_seconds: float | None = None
+    """What the program took to compile, for the next line of timing.csv."""
+
+    state: Callable[[], "TrainState"]
+    """The TrainState after the last update; before the first it is made when it is asked for."""
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """What ends this run: arguments of `pgx.train.train`."""
+        config = self.config
+        return {
+            "env_steps": self.history.env_steps,
+            "num_updates": config["num_updates"] or math.inf,
+            "num_env_steps": config["num_env_steps"] or math.inf,
+            "solved_at": self.env.spec.reward_threshold if config["stop_when_solved"] else math.inf,
+            "pause_every": config["checkpoint_every"],
+        }
+
+    @property
+    def share(self) -> float:
+        """… of the budget that is used."""
+        steps, updates = self.config["num_env_steps"], self.config["num_updates"]
+        return min(1.0, self.history.env_steps / steps if steps is not None else self.history.updates / updates)
+
+    def take(self, chunk: "Chunk") -> None:
+        """The next Chunk is done."""
+        rows = self.history.extend(chunk.rows)
+        self._metrics.append(rows)
+        self._tracker.log(rows)
+        self.state = chunk.after
+        if chunk.not_finite:
+            self._status = "diverged"
+            self.summary["error"] = f"{chunk.not_finite} is not finite at update {self.history.updates + 1}"
+            return
+        self._timing.append([self.history.timing(rows, chunk.seconds, self.compile_seconds)])
+        self.compile_seconds = None
+        if self.history.updates % self.config["checkpoint_every"] == 0:
+            self.save()
+
+    def save(self) -> None:
+        """A checkpoint, unless there is one of this update."""
+        if self._saved != self.history.updates:
+            self._saved = self.history.updates
+            self._checkpoints.save(self._saved, self.state(), {}, self.history.recent)
+
+    def interrupted(self, by: signal.Signals) -> None:
+        """It ends before its time."""
+        self._status = "interrupted"
+        self.summary["error"] = by.name
+
+    def close(self) -> None:
+        """Its last checkpoint and its last files. Nothing to do if it is closed already."""
+        with self._opened.pop_all():
+            if self.summary["status"] == "running":
+                self._end()
+
+    def _end(self) -> None:
+        import jax
+
+        self.save()
+        self._checkpoints.close()
+        config, env, history = self.config, self.env.spec, self.history
+        final, iqm = record.last_returns(jax.device_get(self.state().recent_returns))
+        self.summary |= history.summary() | {"return_final": final, "return_final_iqm": iqm, "status": self._status}
+        picture = self._folder / "learning_curve.png"
+        curve.draw(
+            history.rows, f"{config['variant']} on {env.id}, seed {config['seed']}", env.reward_threshold, picture
+        )
+        self._tracker.image("learning_curve", picture)
+        told = {key: x for key, x in self.summary.items() if key != "config"}
+        self._tracker.finish(told, 0 if self._status == "completed" else 1)
+
+
+def _warn_of_other_bits(before: dict[str, Any] | None, now: dict[str, Any]) -> None:
+    """A run ends with the bits it began with only if it goes on in a program of the same width."""
+    if before is not None and before.get("width", 1) != now["width"]:
+        was, is_now = (f"{x['executor']} of width {x.get('width', 1)}" for x in (before, now))
+        log.warning(f"{was} → {is_now}: the last bits will not be those of an uninterrupted run")

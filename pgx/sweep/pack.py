@@ -1,0 +1,134 @@
+"""The `vmap` executor: the members of a pack train side by side, in one compiled program, each in its own run folder."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, configure_log, run_job
+from hydra.types import HydraContext
+from omegaconf import DictConfig
+
+from pgx.config import check
+from pgx.recording import Recording
+from pgx.run import Interrupt, job
+
+Watch = Callable[[int, float, int], None]
+"""Called after every chunk with a member's number, the share of its budget that is used, and its environment steps."""
+
+
+class Pack:
+    """Members of one program, given as (number, Hydra's whole configuration), in a program of `width` lanes."""
+
+    def __init__(self, members: Sequence[tuple[int, DictConfig]], width: int, watch: Watch):
+        self._members, self._width, self._watch = members, width, watch
+        self._recordings: dict[int, Recording] = {}
+        self._failures: dict[int, Exception] = {}
+        self._returned: dict[int, JobReturn] = {}
+
+    def run(self, context: HydraContext) -> dict[int, JobReturn]:
+        """Train them all, and return what Hydra would for each. One that fails does not stop the others."""
+        sys.setrecursionlimit(max(sys.getrecursionlimit(), 1000 + 20 * len(self._members)))
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # every member holds its folder's lock
+        with Interrupt() as self._interrupt:
+            self._enter(context, 0)
+        return self._returned
+
+    def _enter(self, context: HydraContext, i: int) -> None:
+        """Hydra's job of the i-th member, and inside it those of the others; inside the last, all train.
+
+        So each has the folder, the log and the callbacks that it would have alone.
+        """
+        if i == len(self._members):
+            self._train_open()
+            return
+        number, config = self._members[i]
+
+        def task(config: DictConfig) -> float | None:
+            with job() as (folder, group), ExitStack() as stack:
+                try:
+                    recording = Recording(check(config), folder, group=group, executor="vmap", width=self._width)
+                    self._recordings[number] = stack.enter_context(recording)
+                except Exception as error:
+                    self._failures[number] = error
+                self._enter(context, i + 1)
+                settings = HydraConfig.get()
+                configure_log(settings.job_logging, settings.verbose)  # the others' jobs had theirs
+                if number in self._failures:
+                    raise self._failures[number]
+            return recording.summary["return_final_iqm"]
+
+        where = {"job_dir_key": "hydra.sweep.dir", "job_subdir_key": "hydra.sweep.subdir"}
+        self._returned[number] = run_job(hydra_context=context, task_function=task, config=config, **where)
+
+    def _train_open(self) -> None:
+        going = {number: recording for number, recording in self._recordings.items() if recording.goes_on}
+        if not going:
+            return
+        try:
+            self._train(going)
+        except Exception as error:  # of the program that all share
+            self._failures |= {number: error for number, x in going.items() if x.summary["status"] == "running"}
+
+    def _train(self, going: dict[int, Recording]) -> None:
+        import jax.numpy as jnp
+
+        from pgx.build import random_streams
+        from pgx.train import Budget, Lane, PackRunner
+
+        def lane(x: Recording) -> Lane:
+            diagnose_every = jnp.array(x.config["diagnose_every"])
+            return Lane(x.state(), x.algorithm, x.env, random_streams(x.config).train, diagnose_every)
+
+        lanes = [lane(x) for x in going.values()]
+        budgets = {n: Budget(one.state, **going[n].limits) for n, one in zip(going, lanes, strict=True)}
+        config = next(iter(going.values())).config
+        sizes = {"num_episodes": config["episodes_per_update"], "max_updates": config["updates_per_chunk"]}
+        runner = PackRunner(lanes, width=self._width, **sizes)
+        compiling = time.perf_counter()
+        runner.compile()
+        for recording in going.values():
+            recording.compile_seconds = time.perf_counter() - compiling
+
+        with ThreadPoolExecutor(1, thread_name_prefix="clerk") as clerk:  # writes while the next chunk is computed
+            writing = None
+            while self._interrupt.by is None:
+                limits = [
+                    None if n in self._failures else budget.limits(runner.max_updates) for n, budget in budgets.items()
+                ]
+                if not any(limits):
+                    break
+                chunks = {n: chunk for n, chunk in zip(budgets, runner(limits), strict=True) if chunk is not None}
+                for number, chunk in chunks.items():
+                    budgets[number].count(chunk)
+                ended = {number for number in chunks if budgets[number].limits(1) is None}
+                if writing is not None:
+                    writing.result()
+                writing = clerk.submit(self._write, chunks, ended)
+        if self._interrupt.by is not None:
+            self._stop([x for n, x in going.items() if n not in self._failures and x.summary["status"] == "running"])
+
+    def _write(self, chunks: dict[int, Any], ended: set[int]) -> None:
+        for number, chunk in chunks.items():
+            if number not in self._failures:
+                self._guarded(number, chunk, number in ended)
+
+    def _guarded(self, number: int, chunk: Any, ended: bool) -> None:
+        recording = self._recordings[number]
+        try:
+            recording.take(chunk)
+            self._watch(number, recording.share, recording.history.env_steps)
+            if ended:
+                recording.close()
+        except Exception as error:  # say, its folder is gone: the others go on
+            self._failures[number] = error
+
+    def _stop(self, unfinished: Sequence[Recording]) -> None:
+        for recording in unfinished:
+            recording.interrupted(self._interrupt.by)
+            recording.save()  # of all, before the rest is written: patience may be short
