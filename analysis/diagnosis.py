@@ -197,7 +197,8 @@ def policies(
 
 def _own_gradient(diagnosis: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """The rows of the estimator that each run was trained with, at about its size of batch."""
-    sizes = {run_id: np.unique(x) for run_id, x in diagnosis.dropna(subset="batch_size").groupby("run_id")["batch_size"]}
+    sized = diagnosis.dropna(subset="batch_size")
+    sizes = {run_id: np.unique(x) for run_id, x in sized.groupby("run_id")["batch_size"]}
     mine = []
     for run_id, folder in zip(runs["run_id"], runs["folder"], strict=True):
         name, episodes = trained_with(Path(folder))

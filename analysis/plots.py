@@ -632,8 +632,11 @@ def post_update(
     ax.set(ylim=(-0.03, 1.03), xlabel="worst return after an update / mode", ylabel="share of checkpoints")
     headline(ax, title, handles)
     n = known["n"].unique()
-    _caption(ax, f"{' or '.join(map(str, sorted(n)))} single updates from each checkpoint, each played for several "
-                 "episodes; further left: nearer to a cliff. Dotted: half of the mode. No estimate, every checkpoint.")  # fmt: skip
+    _caption(
+        ax,
+        f"{' or '.join(map(str, sorted(n)))} single updates from each checkpoint, each played for several "
+        "episodes; further left: nearer to a cliff. Dotted: half of the mode. No estimate, every checkpoint.",
+    )
     return ax
 
 

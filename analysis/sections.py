@@ -435,8 +435,8 @@ def frozen(study: Study) -> str:
     """What was measured at frozen checkpoints, or how to."""
     if study.estimators.empty:
         where = " ".join(sorted({str(Path(folder).parent) for folder in study.runs["folder"]})[:3])
-        return (f"**Estimators at the same policy** were not measured: `python -m pgx.diagnose {where}` measures them at "
-                "the runs' checkpoints, and this section then shows them.")  # fmt: skip
+        return (f"**Estimators at the same policy** were not measured: `python -m pgx.diagnose {where}` measures them "
+                "at the runs' checkpoints, and this section then shows them.")  # fmt: skip
     rows = study.diagnosis
     checkpoints, runs = len(rows[["run_id", "update"]].drop_duplicates()), rows["run_id"].nunique()
     size = _trained_batch(study, study.estimators["batch_size"].unique())
@@ -445,9 +445,9 @@ def frozen(study: Study) -> str:
         f"(`{rows['settings'].iloc[0]}`), every estimator on the same episodes; in the table batches of {size:g} "
         "episodes. A run counts once, with the median over its checkpoints, whatever variant trained it. V of "
         "`baseline` and `gae` is fitted to episodes of its own at that checkpoint; `baseline, own V` is what the run "
-        "itself learned from, in those runs that have a V. The reference is the mean gradient of `baseline` over as many other episodes as were "
-        "measured: it is noisy too, so a cosine with it is an underestimate. `gae` is biased: a high signal to noise "
-        "ratio says that its batches agree, not that they are right. The variance is not decomposed into that of "
+        "itself learned from, in those runs that have a V. The reference is the mean gradient of `baseline` over as "
+        "many other episodes as were measured: it is noisy too, so a cosine with it is an underestimate. `gae` is "
+        "biased: a high signal to noise ratio says that its batches agree, not that they are right. The variance is not decomposed into that of "
         "trajectories, actions and states."
     )
 
@@ -457,7 +457,8 @@ def readable_policies(study: Study) -> pd.DataFrame:
     rows = study.few(study.policies)
     if rows.empty:
         return rows
-    said = [f"{_number(row, 'estimate')} [{_number(row, 'lo')}, {_number(row, 'hi')}]" for row in rows.to_dict("records")]
+    records = rows.to_dict("records")
+    said = [f"{_number(row, 'estimate')} [{_number(row, 'lo')}, {_number(row, 'hi')}]" for row in records]
     keys = ["env", "metric"] if len(study.envs) > 1 else ["metric"]
     wide = rows.assign(said=said).pivot(index=keys, columns="variant", values="said").fillna("–")
     lines = list(dict.fromkeys(zip(*(rows[key] for key in keys), strict=True)))

@@ -177,7 +177,7 @@ def _programs():
     import jax
 
     from pgx import quality
-    from pgx.backend import COMPILE_QUICKLY
+    from pgx.train import COMPILE_QUICKLY
 
     options = COMPILE_QUICKLY | {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     return (
