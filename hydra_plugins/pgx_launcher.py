@@ -1,5 +1,6 @@
 """`hydra/launcher=pgx`, the default for multiruns: Hydra looks for launchers in this package; the work is in pgx.sweep."""
 
+import copy
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +37,11 @@ class PgxLauncher(Launcher):
         self._pool = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self._context, self._config = hydra_context, config
+        from pgx.sweep.compose import composes_fast
+
+        self._context, self._config = copy.copy(hydra_context), config
+        # the sweeper's, too: it composes every member once more, to see whether it can be
+        self._loader = hydra_context.config_loader = composes_fast(hydra_context.config_loader)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from pgx.backend import accelerator
@@ -50,7 +55,7 @@ class PgxLauncher(Launcher):
             raise ConfigError("hydra.launcher.width", f"{self._width} is not allowed", "a whole number ≥ 1 or null")
         if not accelerator():
             self._start()  # its imports overlap with composing the members
-        found = members(self._context, self._config, job_overrides, initial_job_idx)
+        found = members(self._loader, self._config, job_overrides, initial_job_idx)
         if self._dry_run:
             return dry_run(found, self._processes)
         given = batches(missing(found), self._executor, self._width)

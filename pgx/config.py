@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -180,7 +181,7 @@ def check(config: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise ConfigError(getattr(error, "full_key", None) or "config", str(error).splitlines()[0]) from error
     for path, node, key in _leaves(plain):
-        rule = next((rule for pattern, rule in RULES.items() if fnmatchcase(path, pattern)), None)
+        rule = _rule(path)
         if rule is None:
             raise _unknown_key(path)
         try:
@@ -189,6 +190,11 @@ def check(config: DictConfig) -> dict[str, Any]:
             raise ConfigError(path, f"{node[key]!r} is not allowed", rule.allowed) from None
     _check_together(plain)
     return plain
+
+
+@cache  # a sweep asks for the same keys again and again
+def _rule(path: str) -> Rule | None:
+    return next((rule for pattern, rule in RULES.items() if fnmatchcase(path, pattern)), None)
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:

@@ -36,9 +36,9 @@ def start(*overrides: str, cwd: Path, **more: str) -> subprocess.Popen:
     )
 
 
-def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
+def finish(process: subprocess.Popen, timeout: float = 200) -> subprocess.CompletedProcess:
     try:
-        out, err = process.communicate(timeout=200)
+        out, err = process.communicate(timeout=timeout)
     finally:
         process.kill()
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)

@@ -280,3 +280,13 @@ def test_what_is_given_to_the_workers(tmp_path, monkeypatch):
 def test_a_wrong_setting_is_one_line(wrong, tmp_path):
     done = pgx("-m", *MEMBERS, f"hydra.launcher.{wrong}", "hydra.sweep.dir=s", cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.startswith("pgx: hydra.launcher.") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_512_members_in_one_program(tmp_path):
+    tiny = ("num_updates=2", "episodes_per_update=2", "updates_per_chunk=2", "+env.params.max_steps_in_episode=32")
+    members = ("+variant=baseline", "seed=range(0,512)", "hydra.launcher.executor=vmap", "hydra.launcher.width=512")
+    done = finish(start("-m", *members, *tiny, "hydra.sweep.dir=s", cwd=tmp_path), timeout=900)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == "512 members: 512 completed; files in s"
+    assert all(len(rows(tmp_path / f"s/{seed}")) == 2 for seed in range(512))

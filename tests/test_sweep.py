@@ -11,8 +11,15 @@ import sys
 import time
 
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 from program import checked, environment, finish, pgx, rows, start, summary, train_here
 
+from pgx.config import CONF
+from pgx.sweep.compose import composes_fast
 from pgx.sweep.members import program
 
 MEMBERS = ("+variant=reward_to_go,baseline", "seed=0,1,2,3")
@@ -52,6 +59,30 @@ def whole(tmp_path_factory):
     done = sweep(*MEMBERS, *SHORT, cwd=root)
     assert done.returncode == 0, done.stderr
     return root / "s", done
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["+variant=baseline", "seed=3"],
+        ["+variant=baseline", "seed=3", "optimiser.learning_rate=1e-2", "critic.optimiser.clip_norm=2"],
+        ["gamma=0.9", "+variant=gae", "optimiser=sgd", "optimiser.momentum=0.5", "estimator.lam=0.5"],
+        ["+variant=vanilla", "seed=1", "+env.params.gravity=4.9", "env.params.gravity=5", "policy={width: 4}"],
+        ["+variant=baseline", "optimiser@critic.optimiser=sgd", "hydra.job.name=other", "hydra.sweep.subdir=${seed}", "seed=7"],
+        ["+variant=vanilla", "optimiser.learning_rate=${gamma}", "env.id='Acrobot-v1'", "num_updates=null"],
+    ],
+)
+def test_a_member_is_composed_as_hydra_composes_it(overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        options = ["hydra.sweep.dir=s", "hydra.job.config.override_dirname.exclude_keys=[seed]"]
+        sweep = loader.load_configuration("config", options, RunMode.MULTIRUN)
+        compose = composes_fast(loader).load_sweep_config
+        for seed in (1, 2):  # the second is a copy
+            more = [*overrides, f"seed={seed}"]
+            assert OmegaConf.to_yaml(compose(sweep, more)) == OmegaConf.to_yaml(loader.load_sweep_config(sweep, more))
+        with pytest.raises(ConfigCompositionException, match="Could not override 'sede'"):
+            compose(sweep, [*overrides, "sede=1"])
 
 
 def test_a_member_is_the_same_run_alone(whole, tmp_path):
@@ -238,7 +269,6 @@ def test_nothing_compiles_twice(tmp_path):
 def test_groups_are_those_that_share_a_program(override, same, tmp_path):
     """The launcher groups by configuration, before jax is there; jax must agree."""
     from pgx.build import build, random_streams, skeleton
-    from pgx.train import make_runner
 
     def signature(*overrides):
         config = checked("+variant=baseline", *overrides)

@@ -1,6 +1,7 @@
 """Environments: what can be asked of them before anything heavy is imported."""
 
 import ast
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ def check(env: dict[str, Any]) -> float | None:
     return env["reward_threshold"]
 
 
+@cache
 def _gymnax_parameters(id: str) -> list[str]:
     """The fields of its EnvParams, read from gymnax's source: importing it would import jax."""
     root, (module, _) = find_spec("gymnax").submodule_search_locations[0], GYMNAX[id]

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import filter_overrides
-from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from pgx import record
@@ -39,7 +38,7 @@ class Member(NamedTuple):
 
 
 def members(
-    context: HydraContext, config: DictConfig, job_overrides: Sequence[Sequence[str]], first: int
+    loader: ConfigLoader, config: DictConfig, job_overrides: Sequence[Sequence[str]], first: int
 ) -> list[Member]:
     """Compose and check every member, and give it a folder in the sweep's, which is made if all are well.
 
@@ -49,7 +48,7 @@ def members(
     folders = read(sweep)
     found = []
     for number, overrides in enumerate(job_overrides, first):
-        composed = _compose(context.config_loader, config, overrides, number)
+        composed = _compose(loader, config, overrides, number)
         checked = check(OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"]))
         name = _name(record.config_hash(checked, without=BUDGET), _subdir(composed), folders, sweep)
         folders[name] |= {"overrides": filter_overrides(overrides)}
@@ -99,7 +98,7 @@ def _compose(loader: ConfigLoader, config: DictConfig, overrides: Sequence[str],
 
 
 def _subdir(composed: DictConfig) -> str:
-    HydraConfig.instance().set_config(composed)  # ${hydra:…} may be in it
+    HydraConfig.instance().cfg = composed  # ${hydra:…} may be in it
     return str(composed.hydra.sweep.subdir)
 
 
