@@ -82,10 +82,15 @@ def assemble(*overrides: str) -> Trained:
     config = configuration(*overrides)
     backend.prepare(config["xla_threads"])
     from pgx.build import build, initial_state
-    from pgx.train import make_runner
 
     env, algorithm = build(config)
     state, keys = initial_state(config, env, algorithm)
+    return Trained(config, env, algorithm, keys, _runner(config, env, algorithm, keys, state), state, state)
+
+
+def _runner(config: dict[str, Any], env: Any, algorithm: Any, keys: Any, state: Any) -> Any:
+    from pgx.train import make_runner
+
     runner = make_runner(
         state,
         algorithm,
@@ -96,13 +101,20 @@ def assemble(*overrides: str) -> Trained:
         diagnose_every=config["diagnose_every"],
     )
     runner.compile()
-    return Trained(config, env, algorithm, keys, runner, state, state)
+    return runner
 
 
 def at_the_limit(*overrides: str) -> Trained:
-    """Trained until the last 100 episodes return 480 on average."""
+    """Trained until the last 100 episodes return 480 on average. There the policy stays: its learning rate is now 0,
+    which the same compiled program is given."""
+    import equinox as eqx
+    import jax.numpy as jnp
+
     parts = assemble(*overrides)
-    return parts._replace(state=train_to(480.0, parts))
+    state = train_to(480.0, parts)
+    still = eqx.tree_at(lambda algorithm: algorithm.optimiser.learning_rate, parts.algorithm, jnp.zeros(()))
+    runner = _runner(parts.config, parts.env, still, parts.keys, state)
+    return parts._replace(algorithm=still, runner=runner, state=state)
 
 
 def train_to(threshold: float, parts: Trained, most_updates: int = 10_000) -> Any:
@@ -122,8 +134,7 @@ class Speed(NamedTuple):
 
 
 def throughput(runner: Any, state: Any, chunks: int) -> Speed:
-    """Real env steps (padding not counted) a second of wall time. Every chunk trains on from `state` itself:
-    a policy that has moved on may have left the limit."""
+    """Real env steps (padding not counted) a second of wall time. Every chunk trains on from `state` itself."""
     from pgx.train import Limits
 
     env_steps = episodes = 0
