@@ -605,7 +605,7 @@ def against_batch_size(
         ax.set_ylim(bottom=floor)
     headline(ax, title, handles)
     hidden = int((data["estimate"] <= 0).sum())
-    left_out = f" {hidden} estimates that are not positive have no place on a log scale." if hidden else ""
+    left_out = f" Not drawn on the log scale because not positive: {hidden}." if hidden else ""
     _caption(ax, f"{method_of(data)}.{left_out}{_doubts(data)}")
     return ax
 
