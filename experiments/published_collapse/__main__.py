@@ -1,6 +1,6 @@
 """Why did the return drop to zero? The runs, then results/: `python -m experiments.published_collapse [--only PART …]`.
 
-What is finished is not run again: the first four parts are the project's own sweeps, each in a fixed folder.
+What is finished is not run again: all but the last three parts are the project's own sweeps, each in a fixed folder.
 """
 
 import argparse

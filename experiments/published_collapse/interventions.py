@@ -13,8 +13,8 @@ class Part(NamedTuple):
 FULL = {"episodes": 50_000}
 """50 epochs of 1,000 episodes, as published."""
 SHORT = {"episodes": 10_000, "env_steps": 500_000}
-"""An intervention ends with whichever comes first. By then 8 of the first 9 runs as published had been above 100 and
-fallen to less than half of their best, and 1 had reached 380."""
+"""An intervention ends with whichever comes first: where 17 of 20 runs as published have been above 100 and have fallen
+to less than half of their best."""
 
 POST, RIGHT = "+variant=published_1", "+variant=corrected"
 TO_GO = "estimator=reward_to_go gamma=0.99"
@@ -70,6 +70,15 @@ PARTS = {
                 "broadcast over the episode": "update.window=500 update.broadcast=true",
                 "mean over own steps": "update.window=500 update.average=true",
             }.items()
+        },
+    ),
+    "full_scale": Part(
+        f"num_updates={FULL['episodes']}",
+        {
+            "one step an episode": f"{POST} update.optimiser_steps=batch",
+            "learning rate 3e-5": f"{POST} optimiser.learning_rate=3e-5",
+            "true reward-to-go": f"{POST} estimator=reward_to_go update.returns=episode update.broadcast=false",
+            "correct": RIGHT,
         },
     ),
     "harness": Part(

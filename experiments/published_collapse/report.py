@@ -27,12 +27,9 @@ PANELS = {
 COLUMNS = {
     "share of runs that reached 100": "reached 100",
     "share of runs that fell below half after 100": "then fell below half",
-    "share of runs that reached 380": "reached 380",
-    "share of runs that collapsed after 380": "then collapsed",
     "share of runs dead at the end": "dead at the end",
     "iqm of best return": "best return",
     "iqm of final return": "final return",
-    "iqm of largest drawdown": "largest drawdown",
     "iqm of KL an episode": "KL an episode",
 }
 
