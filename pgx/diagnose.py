@@ -177,9 +177,9 @@ def _programs():
     import jax
 
     from pgx import quality
-    from pgx.train import COMPILE_QUICKLY
+    from pgx.train import compiler_options
 
-    options = COMPILE_QUICKLY | {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    options = compiler_options()
     return (
         jax.jit(quality.measure, static_argnames=("num_episodes", "batch_sizes"), compiler_options=options),
         jax.jit(

@@ -25,10 +25,6 @@ from pgx.update import Algorithm
 WATCHED = ("policy_loss", "value_loss", "grad_norm", "parameters")
 """Quantities whose first non-finite value ends a run."""
 
-COMPILE_QUICKLY = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
-"""Options of XLA's compiler for a CPU. With its older code generator, and in one piece since it has one thread, our
-programs compile in two thirds of the time, and run about as fast."""
-
 
 class Limits(NamedTuple):
     """When a chunk ends. All traced: no budget compiles anything."""
@@ -205,7 +201,7 @@ class JittedRunner:
 
     def compile(self) -> None:
         if self._signature not in _programs:
-            _programs[self._signature] = self._lowered.compile(compiler_options=_compiler_options())
+            _programs[self._signature] = self._lowered.compile(compiler_options=compiler_options())
         self._program = _programs[self._signature]
 
     def __call__(self, state: TrainState, limits: Limits) -> Chunk:
@@ -309,7 +305,7 @@ class PackRunner:
 
     def compile(self) -> None:
         if self._signature not in _programs:
-            _programs[self._signature] = self._lowered.compile(compiler_options=_compiler_options())
+            _programs[self._signature] = self._lowered.compile(compiler_options=compiler_options())
         self._program = _programs[self._signature]
 
     def __call__(self, limits: Sequence[Limits | None]) -> list[Chunk | None]:
@@ -352,9 +348,9 @@ def _stack(trees: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(one, *trees)
 
 
-def _compiler_options() -> dict[str, int] | None:
-    # on a CPU, LLVM's level 1 compiles a quarter faster than its default, and what it makes runs a tenth faster
-    return COMPILE_QUICKLY | {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+def compiler_options() -> dict[str, int] | None:
+    """On a CPU, LLVM's level 1 compiles a quarter faster than its default, and what it makes runs a tenth faster."""
+    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
 
 
 def _signature(tree: PyTree) -> Hashable:
