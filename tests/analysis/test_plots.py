@@ -144,7 +144,7 @@ def test_batch_sizes_count_what_a_log_scale_cannot_show():
     _, (ax,) = plots.canvas()
     plots.against_batch_size(_cosines(), ax, title="t")
     assert ax.get_xscale() == ax.get_yscale() == "log"
-    assert "2 estimates that are not positive" in plots.caption_of(ax)
+    assert "because not positive: 2." in plots.caption_of(ax)
 
 
 @pytest.mark.parametrize("name", [name for name in PLOTS if name != "batch size"])
