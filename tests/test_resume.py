@@ -2,6 +2,7 @@
 every machine that goes down makes a result that nobody can have again. And it must not continue what it should not."""
 
 import logging
+import os
 import random
 import shutil
 import signal
@@ -68,6 +69,7 @@ def wait(process: subprocess.Popen, until: Callable[[], bool]) -> None:
     while time.monotonic() < patience and process.poll() is None:
         if until():
             process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # all of its threads stand still
             if until():
                 return
             process.send_signal(signal.SIGCONT)
