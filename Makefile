@@ -10,7 +10,7 @@ PIP     := -m pip --disable-pip-version-check --no-input
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow install lock clean
+.PHONY: help run test test-slow test-slurm install lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,10 +19,13 @@ run: install ## train one variant: make run VARIANT=gae ARGS="seed=3 env=acrobot
 	@$(PY) -m pgx.run +variant=$(VARIANT) $(ARGS)
 
 test: install ## the quick tests: make test ARGS="-k lock"
-	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow and not slurm" $(ARGS)
 
 test-slow: install ## the slow ones
 	@$(PY) -m pytest -m slow $(ARGS)
+
+test-slurm: install ## those of a cluster, on one that tests/slurm.sh starts here
+	@tests/slurm.sh $(PY) -m pytest -m slurm $(ARGS)
 
 install: $(VENV)/.project ## what both need, from requirements.lock; skipped when nothing has changed
 
@@ -30,7 +33,7 @@ lock: ## resolve pyproject.toml again into requirements.lock: make lock ARGS=--u
 	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && $(PYTHON) -m venv "$$tools" && \
 	"$$tools/bin/python" $(PIP) install -qq uv && \
 	"$$tools/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	    --extra test --group install $(ARGS) pyproject.toml -o requirements.lock
+	    --extra test --extra slurm --group install $(ARGS) pyproject.toml -o requirements.lock
 
 clean: ## remove .venv and caches, never the results in outputs/ and multirun/
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache

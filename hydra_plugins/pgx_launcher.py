@@ -1,9 +1,9 @@
 """`hydra/launcher=pgx`, the default for multiruns: Hydra looks for launchers in this package; the work is in pgx.sweep."""
 
 import copy
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
@@ -26,14 +26,31 @@ class PgxLauncherConf:
     """Members (map) or packs (vmap) at work at the same time. None: one a core; on an accelerator one pack."""
     dry_run: bool = False
     """Print what is done and what would run, and run nothing."""
+    inner: Any = None
+    """hydra-submitit-launcher's configuration, which hydra/launcher=slurm sets: it submits tasks, each of them up to
+    `members_per_task` members of one program, which run on the task's node as they would here."""
+    members_per_task: int = 32
+    """With `inner`. For `vmap`: as many as `width`, or some lanes stay empty."""
+    detach: bool = False
+    """With hydra/launcher=slurm: submit the tasks and return."""
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="pgx", node=PgxLauncherConf, provider="pgx")
 
 
 class PgxLauncher(Launcher):
-    def __init__(self, executor: str, width: int | None, processes: int | None, dry_run: bool):
+    def __init__(
+        self,
+        executor: str,
+        width: int | None,
+        processes: int | None,
+        dry_run: bool,
+        inner: Launcher | None,
+        members_per_task: int,
+        detach: bool,
+    ):
         self._executor, self._width, self._processes, self._dry_run = executor, width, processes, dry_run
+        self._inner, self._members_per_task, self._detach = inner, members_per_task, detach
         self._pool = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -51,20 +68,28 @@ class PgxLauncher(Launcher):
 
         if self._executor not in EXECUTORS:
             raise ConfigError("hydra.launcher.executor", f"{self._executor!r} is not allowed", " | ".join(EXECUTORS))
-        if self._width is not None and self._width < 1:
-            raise ConfigError("hydra.launcher.width", f"{self._width} is not allowed", "a whole number ≥ 1 or null")
-        if not accelerator():
+        for key in ("width", "processes", "members_per_task"):
+            if (number := getattr(self, f"_{key}")) is not None and number < 1:
+                raise ConfigError(f"hydra.launcher.{key}", f"{number} is not allowed", "a whole number ≥ 1")
+        if self._detach and self._inner is None:
+            raise ConfigError("hydra.launcher.detach", "the members would run here", "false", "hydra/launcher=slurm can")
+        if self._inner is None and not accelerator():
             self._start()  # its imports overlap with composing the members
-        found = members(self._loader, self._config, job_overrides, initial_job_idx)
+        found = members(self._loader, self._config, enumerate(job_overrides, initial_job_idx))
         if self._dry_run:
             return dry_run(found, self._processes)
+        if self._inner is not None:
+            from pgx.sweep.cluster import Task, launch_on
+
+            task = Task(self._context, self._config, self._executor, self._width, self._processes)
+            return launch_on(self._inner, task, found, size=self._members_per_task, detach=self._detach)
         given = batches(missing(found), self._executor, self._width)
         self._start(packs_only=all(batch.executor == "vmap" for batch in given))
         return launch(found, self._pool, given)
 
     def _start(self, *, packs_only: bool = False) -> None:
         """Once: a sweeper may call again, and what is compiled serves all its batches."""
-        from pgx.sweep.pool import Pool
+        from pgx.sweep.pool import Pool, cores
 
         if self._pool is None and not self._dry_run:
-            self._pool = Pool(self._context, self._processes or (1 if packs_only else len(os.sched_getaffinity(0))))
+            self._pool = Pool(self._context.callbacks, self._processes or (1 if packs_only else cores()))

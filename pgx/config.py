@@ -271,6 +271,9 @@ def _of_hydra(error: HydraException) -> ConfigError:
     text = f"{error}\n{error.__cause__ or ''}"
     if found := re.search(r"Could not find '([\w/@.]+)/([^'/]*)'", text):
         group, option = found.groups()
+        if option == "submitit_slurm":
+            missing = "hydra-submitit-launcher is not installed"
+            return ConfigError("hydra/launcher", missing, hint="pip install -e '.[slurm]'")
         known = options(group.split("@")[0])
         return ConfigError(group, f"there is no {option!r}", known=known, value=option)
     if found := re.search(r"Could not override '([^']+)'", text):

@@ -91,7 +91,10 @@ def _train(recording: "Recording", interrupt: "Interrupt", watch: Watch | None) 
 
 
 class Interrupt:
-    """SIGINT and SIGTERM end a run after the chunk in progress; a second SIGINT ends it at once."""
+    """A signal of STOP ends a run after the chunk in progress; a second SIGINT ends it at once."""
+
+    STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+    """Ctrl-C, `kill`, and what `sbatch --signal=USR2@120` sends before a job's time is up."""
 
     def __init__(self):
         self.by: signal.Signals | None = None
@@ -99,7 +102,7 @@ class Interrupt:
     def __enter__(self) -> "Interrupt":
         self._before = {}
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._before = {number: signal.signal(number, self._note) for number in self.STOP}
         return self
 
     def __exit__(self, *_: object) -> None:

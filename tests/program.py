@@ -89,3 +89,20 @@ def rows(folder: Path) -> list[dict[str, str]]:
 def summary(folder: Path) -> dict[str, Any]:
     """run.json, which must be JSON as everybody reads it: no NaN."""
     return json.loads((folder / "run.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} in run.json"))
+
+
+def stamps(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Size and time of every file of every member of a sweep."""
+    files = [path for path in folder.glob("[!.]*/**/*") if path.is_file() and path.name != ".lock"]
+    return {path.relative_to(folder): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
+def results(folder: Path) -> dict[tuple[str, int], list[Any]]:
+    """The deterministic files of every member by its overrides: metrics, and the newest checkpoint's numbers."""
+    found = {}
+    for entry in (path for path in folder.iterdir() if (path / "run.json").exists()):
+        newest = max((path for path in (entry / "checkpoints").iterdir() if path.name.isdecimal()), key=lambda p: int(p.name))
+        member = summary(entry)
+        key = (member["variant"], member["seed"])
+        found[key] = [(entry / "metrics.csv").read_bytes(), newest.name, (newest / "state/bytes/0").read_bytes()]
+    return found

@@ -46,7 +46,8 @@ def test_lock_names_no_host():
 def test_lock_follows_pyproject():
     """Somebody who edits pyproject.toml must also run `make lock`."""
     project, versions = PROJECT["project"], locked()
-    wanted = project["dependencies"] + project["optional-dependencies"]["test"] + PROJECT["dependency-groups"]["install"]
+    extras = project["optional-dependencies"]
+    wanted = project["dependencies"] + extras["test"] + extras["slurm"] + PROJECT["dependency-groups"]["install"]
     for requirement in map(Requirement, wanted):
         pins = versions.get(canonicalize_name(requirement.name), [])
         assert pins and all(requirement.specifier.contains(pin) for pin in pins), f"{requirement}: the lock has {pins}"

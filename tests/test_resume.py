@@ -120,13 +120,13 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(whole, tmp_path):
     assert_same_end(folder, uninterrupted, list(moments))
 
 
-def test_sigterm_and_sigint_save_and_say_so_and_a_second_process_is_kept_out(whole, tmp_path):
-    """Batch systems send SIGTERM, people press Ctrl-C: nothing may be lost, and two processes in one folder would
+def test_signals_save_and_say_so_and_a_second_process_is_kept_out(whole, tmp_path):
+    """Batch systems send SIGTERM or SIGUSR2, people press Ctrl-C: nothing may be lost, and two processes in one folder would
     lose everything. The run goes on by its own command and at last by `pgx.resume`."""
     uninterrupted, command = whole
     folder, updates = tmp_path / "r", num_rows(uninterrupted)
-    rows = sorted(random.sample(range(1, updates - 20), 2))
-    for number, row in zip((signal.SIGTERM, signal.SIGINT), rows, strict=True):
+    rows = sorted(random.sample(range(1, updates - 20), 3))
+    for number, row in zip((signal.SIGTERM, signal.SIGINT, signal.SIGUSR2), rows, strict=True):
         process = start(*command, cwd=tmp_path)
         wait(process, lambda row=row: num_rows(folder) > row)
         before = snapshot(folder)

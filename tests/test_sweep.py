@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
-from program import checked, environment, finish, pgx, rows, start, summary, train_here
+from program import checked, environment, finish, pgx, results, rows, stamps, start, summary, train_here
 
 from pgx.config import CONF
 from pgx.sweep.compose import composes_fast
@@ -33,23 +33,6 @@ def sweep(*overrides, cwd, **more):
 def ledger(folder):
     with open(folder / "ledger.csv", newline="") as file:
         return list(csv.DictReader(file))
-
-
-def stamps(folder):
-    """Size and time of every file of every member."""
-    files = [path for path in folder.glob("*/**/*") if path.is_file() and path.name != ".lock"]
-    return {path.relative_to(folder): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
-
-
-def results(folder):
-    """The deterministic files of every member by its overrides: metrics, and the newest checkpoint's numbers."""
-    found = {}
-    for entry in (path for path in folder.iterdir() if (path / "run.json").exists()):
-        newest = max((path for path in (entry / "checkpoints").iterdir() if path.name.isdecimal()), key=lambda p: int(p.name))
-        member = summary(entry)
-        key = (member["variant"], member["seed"])
-        found[key] = [(entry / "metrics.csv").read_bytes(), newest.name, (newest / "state/bytes/0").read_bytes()]
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -291,6 +274,29 @@ def test_status_of_no_sweep(tmp_path):
         command = [sys.executable, "-m", "pgx.sweep", "status", name]
         done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
         assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_members_are_run_by_another_launchers_tasks(whole, tmp_path):
+    """In processes of hydra-submitit-launcher's here; a cluster is in test_slurm."""
+    command = ("+variant=baseline", "seed=0,1", *SHORT, "+hydra/launcher@hydra.launcher.inner=submitit_local")
+    done = sweep(*command, "hydra.launcher.members_per_task=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "submitted as" in done.stdout and "2 members: 2 completed" in done.stdout
+    expected = {key: x for key, x in results(whole[0]).items() if key in {("baseline", 0), ("baseline", 1)}}
+    assert results(tmp_path / "s") == expected
+    before = stamps(tmp_path / "s")
+    again = sweep(*command, "hydra.launcher.detach=true", cwd=tmp_path)
+    assert again.returncode == 0 and "nothing was submitted" in again.stdout and stamps(tmp_path / "s") == before
+    failing = ("+variant=vanilla", "env=gymnasium", "env.id=faulty_envs:Faulty-v0", "num_updates=8")
+    failed = sweep(*failing, *command[-1:], cwd=tmp_path, PGX_TEST_FAULT=str(tmp_path))
+    assert failed.returncode == 1 and "the pole fell off the cart" in failed.stdout
+
+
+@pytest.mark.parametrize("wrong", ["detach=true", "members_per_task=0", "width=0", "executor=vmp"])
+def test_a_wrong_launcher_is_refused(wrong, tmp_path):
+    done = sweep("+variant=baseline", f"hydra.launcher.{wrong}", *SHORT, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith(f"pgx: hydra.launcher.{wrong.split('=')[0]}: ")
+    assert done.stderr.count("\n") == 1 and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

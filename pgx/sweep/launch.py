@@ -6,7 +6,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
@@ -15,9 +14,10 @@ from pgx import record
 from pgx.backend import accelerator
 from pgx.config import RunFailed
 from pgx.envs import on_host
+from pgx.run import Interrupt
 from pgx.sweep import ledger
 from pgx.sweep.members import Member, program, write
-from pgx.sweep.pool import Batch, Done, Pool
+from pgx.sweep.pool import Batch, Done, Pool, cores
 
 EXECUTORS = ("auto", "map", "vmap")
 
@@ -28,31 +28,33 @@ def launch(members: Sequence[Member], pool: Pool, batches: Sequence[Batch]) -> l
     Raises SystemExit (128 + n) after signal n, when the members at work have saved.
     """
     write(members)
-    sweep = members[0].folder.parent
-    todo = missing(members)
-    values = {member.folder: member.before["return_final_iqm"] for member in members if member.finished}
+    with progress_bar(len(members), len(members) - len(missing(members))) as show:
+        errors, signals = work(pool, batches, show)
+    if signals:
+        ledger.show(members[0].folder.parent)
+        raise SystemExit(128 + signals[0])
+    return returns(members, errors)
+
+
+def work(
+    pool: Pool, batches: Sequence[Batch], show: Callable[[int, float, int | None], None]
+) -> tuple[dict[Path, str], list[signal.Signals]]:
+    """Run the batches; what went wrong, by members' folders, and the signals that came: after one, members save and stop.
+
+    `show` is told a member's number, the share of its budget that is used and its env steps (None: it has ended).
+    """
+    folders = {member.number: member.folder for batch in batches for member in batch.members}
     errors: dict[Path, str] = {}
-    by_number = {member.number: member for member in todo}
-    with _signals(pool) as signalled, _bar(len(members), len(members) - len(todo)) as show:
+    with _signals(pool) as signals:
         for report in pool.run(batches):
-            folder = by_number[report.number].folder
             if not isinstance(report, Done):
                 show(report.number, report.share, report.env_steps)
                 continue
             show(report.number, 1.0, None)
-            if report.error is None:
-                values[folder] = report.value
-            elif (summary := _after_death(folder, report.error)) and summary["status"] == "completed":
-                values[folder] = summary["return_final_iqm"]  # its worker died of what came later
-            else:
+            folder = folders[report.number]
+            if report.error is not None and not _completed(folder, report.error):
                 errors[folder] = report.error
-    if signalled:
-        ledger.show(sweep)
-        raise SystemExit(128 + signalled[0])
-    if errors:
-        ledger.show(sweep)
-        failed = RunFailed(f"{len(errors)} of {len(members)} members failed, see the table above")
-    return [_returned(member, values.get(member.folder), failed if member.folder in errors else None) for member in members]
+    return errors, signals
 
 
 def missing(members: Sequence[Member]) -> list[Member]:
@@ -103,15 +105,21 @@ def dry_run(members: Sequence[Member], processes: int | None) -> list[JobReturn]
         print(f"group {number}: {first['variant']} on {first['env']['id']}, {len(left)} of {len(group)} to run")
         for member in group:
             state = member.before["status"] if member.before else "to run"
-            print(f"  {member.folder.name:>6}  {state:<12} {' '.join(member.overrides)}")
+            print(f"  {member.folder.name:>6}  {state:<12} {' '.join(member.task_overrides)}")
     if seconds == seconds:
-        from os import sched_getaffinity
-
-        print(f"about {seconds / (processes or len(sched_getaffinity(0))):.0f} s to go, as long as the finished members took")
+        print(f"about {seconds / (processes or cores()):.0f} s to go, as long as the finished members took")
     raise SystemExit(0)
 
 
-def _returned(member: Member, value: float | None, error: Exception | None) -> JobReturn:
+def returns(members: Sequence[Member], errors: dict[Path, str]) -> list[JobReturn]:
+    """What Hydra gets: each member's objective, or why there is none."""
+    if errors:
+        ledger.show(members[0].folder.parent)
+    failed = RunFailed(f"{len(errors)} of {len(members)} members failed, see the table above")
+    return [_returned(member, failed if member.folder in errors else None) for member in members]
+
+
+def _returned(member: Member, error: Exception | None) -> JobReturn:
     returned = JobReturn(
         overrides=OmegaConf.to_container(member.hydra_config.hydra.overrides.task),
         cfg=OmegaConf.masked_copy(member.hydra_config, [key for key in member.hydra_config if key != "hydra"]),
@@ -120,32 +128,32 @@ def _returned(member: Member, value: float | None, error: Exception | None) -> J
         task_name=member.hydra_config.hydra.job.name,
         status=JobStatus.COMPLETED if error is None else JobStatus.FAILED,
     )
-    returned.return_value = value if error is None else error
+    returned.return_value = record.read_summary(member.folder)["return_final_iqm"] if error is None else error
     return returned
 
 
-def _after_death(folder: Path, error: str) -> dict[str, Any] | None:
-    """run.json after `error`: a killed process could not write its own status."""
+def _completed(folder: Path, error: str) -> bool:
+    """Whether the run had ended when its process died. If not, run.json says `error`: the run itself could not."""
     summary = record.read_summary(folder)
     if summary is not None and summary["status"] == "running" and not record.at_work(folder):
-        summary |= {"status": "failed", "error": error}
-        record.write_summary(folder, summary)
-    return summary
+        record.write_summary(folder, summary | {"status": "failed", "error": error})
+    return summary is not None and summary["status"] == "completed"
 
 
 @contextlib.contextmanager
-def _signals(pool: Pool) -> Iterator[list[int]]:
-    """SIGINT and SIGTERM stop the pool; the list says which came."""
-    came: list[int] = []
+def _signals(pool: Pool) -> Iterator[list[signal.Signals]]:
+    """The first signal stops the pool, a second SIGINT at once; the list says which came."""
+    came: list[signal.Signals] = []
 
     def note(number: int, _: object) -> None:
-        came.append(number)
-        pool.stop()
+        came.append(signal.Signals(number))
+        if len(came) == 1 or number == signal.SIGINT:
+            pool.stop(at_once=len(came) > 1)
 
     if threading.current_thread() is not threading.main_thread():
         yield came
         return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, note) for number in Interrupt.STOP}
     try:
         yield came
     finally:
@@ -154,7 +162,7 @@ def _signals(pool: Pool) -> Iterator[list[int]]:
 
 
 @contextlib.contextmanager
-def _bar(total: int, finished: int) -> Iterator[Callable[[int, float, int | None], None]]:
+def progress_bar(total: int, finished: int) -> Iterator[Callable[[int, float, int | None], None]]:
     """One bar over the whole sweep: members done, env steps/s of all together, time left."""
     if not sys.stderr.isatty():
         yield lambda number, share, env_steps: None

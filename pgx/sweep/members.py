@@ -5,7 +5,7 @@ more seeds or in another order, finds its runs again. members.json keeps which f
 """
 
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ class Member(NamedTuple):
     number: int
     """Hydra's job number."""
     overrides: list[str]
+    """As the sweeper gave them."""
     hydra_config: DictConfig
     """The whole composed configuration, Hydra's part as well."""
     config: dict[str, Any]
@@ -33,29 +34,31 @@ class Member(NamedTuple):
     """run.json, if the run was started earlier."""
 
     @property
+    def task_overrides(self) -> list[str]:
+        """Those that are not Hydra's own."""
+        return list(filter_overrides(self.overrides))
+
+    @property
     def finished(self) -> bool:
         return self.before is not None and not record.goes_on(self.before, self.config)
 
 
-def members(
-    loader: ConfigLoader, config: DictConfig, job_overrides: Sequence[Sequence[str]], first: int
-) -> list[Member]:
-    """Compose and check every member, and give it a folder in the sweep's, which is made if all are well.
+def members(loader: ConfigLoader, config: DictConfig, numbered: Iterable[tuple[int, Sequence[str]]]) -> list[Member]:
+    """Compose and check every member, given as (job number, overrides), and find its folder in the sweep's.
 
     Raises ConfigError, before anything is written, if a member's configuration is wrong or its folder is another's.
     """
     sweep = Path(str(config.hydra.sweep.dir))
     folders = read(sweep)
     found = []
-    for number, overrides in enumerate(job_overrides, first):
+    for number, overrides in numbered:
         composed = _compose(loader, config, overrides, number)
         checked = check(OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"]))
         name = _name(record.config_hash(checked, without=BUDGET), _subdir(composed), folders, sweep)
-        folders[name] |= {"overrides": filter_overrides(overrides)}
         with read_write(composed.hydra.sweep):
             composed.hydra.sweep.subdir = name
         before = record.earlier_run(sweep / name, checked)
-        found.append(Member(number, list(filter_overrides(overrides)), composed, checked, sweep / name, before))
+        found.append(Member(number, list(overrides), composed, checked, sweep / name, before))
     return found
 
 
@@ -66,7 +69,7 @@ def write(found: Sequence[Member]) -> None:
     entries = read(sweep)
     for member in found:
         key = record.config_hash(member.config, without=BUDGET)
-        entries[member.folder.name] = {"config_hash": key, "overrides": member.overrides}
+        entries[member.folder.name] = {"config_hash": key, "overrides": member.task_overrides}
     record.write_atomically(sweep / FILE, json.dumps(entries, indent=1) + "\n")
 
 

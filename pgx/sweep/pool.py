@@ -15,6 +15,7 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import NamedTuple
 
+from hydra._internal.callbacks import Callbacks
 from hydra.core.utils import JobReturn, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig
@@ -34,8 +35,6 @@ class Progress(NamedTuple):
 
 class Done(NamedTuple):
     number: int
-    value: float | None
-    """The objective; None if there is none."""
     error: str | None
 
 
@@ -54,10 +53,10 @@ class Batch(NamedTuple):
 
 
 class _Worker:
-    def __init__(self, context: HydraContext):
+    def __init__(self, callbacks: Callbacks):
         spawn = multiprocessing.get_context("spawn")  # fork: jax has threads
         self.connection, other = spawn.Pipe()
-        self.process = spawn.Process(target=_work, args=(other, context), daemon=True)
+        self.process = spawn.Process(target=_work, args=(other, callbacks), daemon=True)
         self.process.start()
         other.close()
         self.at_work: set[int] = set()
@@ -75,13 +74,19 @@ class _Worker:
         self.connection.send(([(member.number, member.hydra_config) for member in batch.members], *batch[1:]))
 
 
-class Pool:
-    """`size` workers. They end with this process, however it ends."""
+def cores() -> int:
+    """Those that are ours. Slurm says how many it has given to a job, even where it does not bind processes to them."""
+    ours = len(os.sched_getaffinity(0))
+    return min(ours, int(os.environ.get("SLURM_CPUS_ON_NODE") or ours))
 
-    def __init__(self, context: HydraContext, size: int):
-        self._context = context
-        self._workers = [_Worker(context) for _ in range(size)]
-        self._stopping = 0
+
+class Pool:
+    """`size` workers, which run jobs with Hydra's `callbacks`. They end with this process, however it ends."""
+
+    def __init__(self, callbacks: Callbacks, size: int):
+        self._callbacks = callbacks
+        self._workers = [_Worker(callbacks) for _ in range(size)]
+        self._stopping = False
 
     def run(self, batches: Sequence[Batch]) -> Iterator[Progress | Done]:
         """Run the batches, those of a program best on as few workers as will do; reports in the order of events."""
@@ -92,9 +97,10 @@ class Pool:
             for i, worker in enumerate(self._workers):
                 if not worker.at_work and waiting and not self._stopping:
                     chosen = self._choose(worker, waiting)
-                    if worker.threads not in (None, chosen[0]):
-                        worker.connection.send(None)
-                        worker = self._workers[i] = _Worker(self._context)
+                    if worker.threads not in (None, chosen[0]) or not worker.process.is_alive():
+                        with contextlib.suppress(ConnectionError):
+                            worker.connection.send(None)
+                        worker = self._workers[i] = _Worker(self._callbacks)
                     worker.give(waiting[chosen].pop(0))
                     waiting = {key: left for key, left in waiting.items() if left}
             busy = [worker for worker in self._workers if worker.at_work]
@@ -114,21 +120,21 @@ class Pool:
     def _hear(self, worker: _Worker) -> Sequence[Progress | Done]:
         try:
             report = worker.connection.recv()
-        except EOFError:  # it has died
+        except (EOFError, ConnectionError):  # it has died
             worker.process.join()
             code = worker.process.exitcode
-            self._workers[self._workers.index(worker)] = _Worker(self._context)
+            self._workers[self._workers.index(worker)] = _Worker(self._callbacks)
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-            return [Done(number, None, f"its process {how}") for number in sorted(worker.at_work)]
+            return [Done(number, f"its process {how}") for number in sorted(worker.at_work)]
         if isinstance(report, Done):
             worker.at_work.discard(report.number)
         return [report]
 
-    def stop(self) -> None:
-        """Save and end the members at work, start no more; at once if called again."""
-        self._stopping += 1
+    def stop(self, *, at_once: bool = False) -> None:
+        """Save and end the members at work, start no more. `at_once`: do not save."""
+        self._stopping = True
         for worker in self._workers:
-            if self._stopping > 1:
+            if at_once:
                 worker.process.kill()
             elif worker.at_work:
                 worker.process.terminate()
@@ -138,12 +144,14 @@ class Pool:
             worker.process.kill()
 
 
-def _work(connection: Connection, context: HydraContext) -> None:
+def _work(connection: Connection, callbacks: Callbacks) -> None:
     """A worker's life: batches come in, reports go out."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us through our parent
+    for number in (signal.SIGINT, signal.SIGUSR2):  # Ctrl-C, and Slurm's warning, reach us through our parent
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # we may share an accelerator
     setup_globals()
+    context = HydraContext(config_loader=None, callbacks=callbacks)  # a job's configuration is composed already
     import pgx.build, pgx.checkpoint, pgx.train  # noqa: E401, F401  while the members are composed
 
     def watch(number: int, share: float, env_steps: int) -> None:
@@ -172,9 +180,10 @@ def _alone(number: int, config: DictConfig, context: HydraContext, watch: Callab
 
 def _done(number: int, returned: JobReturn) -> Done:
     try:
-        return Done(number, returned.return_value, None)
+        returned.return_value  # noqa: B018  raises what the job raised
     except Exception as error:
-        return Done(number, None, str(error))
+        return Done(number, str(error))
+    return Done(number, None)
 
 
 def _die_with_parent() -> None:
