@@ -4,7 +4,9 @@ At each it plays fresh episodes, which no training has seen, and measures at tha
 estimator on the same episodes (tr Σ, unbiased ‖G‖², signal to noise, cosines) against the size of the batch; the
 returns of the policy as it is, and after each of many single updates by the run's own algorithm; dead units and
 effective rank. V of `baseline` and `gae` is a ridge regression fitted to episodes of its own, at every checkpoint of
-every run alike; where the run has a V, `baseline, own V` is measured, too.
+every run alike; where the run has a V, `baseline, own V` is measured, too. What of the variance comes from states,
+actions and what happens afterwards is told by going on from visited states, where the environment is compiled: one on
+the host cannot be put back into a state.
 
 Every run gets a table diagnosis.csv, which `python -m analysis.report` shows; nothing else is written. Checkpoints that
 are in it already are not measured again, and the same command gives the same bytes.
@@ -14,9 +16,8 @@ import csv
 import io
 import os
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,13 +46,16 @@ QUANTITIES = {
     "cosine_reference": "mean over batches of that with the reference: `baseline` on as many other episodes as there are",
     "no_gradient": "share of batches whose gradient is exactly 0; they have no part in the cosines",
     "cosine_halves": "between the means of the two halves of the reference: how far it can be trusted",
+    "variance_state": "Σ_s of one step's term (pgx/decomposition.py); unbiased, as the next two: may be negative",
+    "variance_action": "Σ_a, all that a baseline can change; `exact V`: the mean of the continuations",
+    "variance_return": "Σ_τ",
     "explained_variance": "1 − Var(G − V) / Var(G), of V on episodes that it was not fitted to",
     "dead_units": "share of a hidden layer's units whose output is the same in every state",
     "effective_rank": "exp(H(σ/Σσ)) of a hidden layer's outputs",
     "return": "of one episode of the policy; as many rows as episodes",
     "post_update_return": "mean over n episodes after one update from here; as many rows as updates",
 }
-VERSION = 1
+VERSION = 2
 """Of what is measured: another one, and all is measured again."""
 
 BATCHES = (2, 5, 10, 30, 100)
@@ -68,12 +72,15 @@ class Options(NamedTuple):
     batches: tuple[int, ...] = BATCHES
     updates: int = 32
     checkpoints: int = 4
+    states: int = 100
+    continuations: int = 8
 
     @property
     def settings(self) -> str:
         """All that decides the rows of a checkpoint."""
         sizes = "+".join(map(str, self.batches))
-        return f"episodes {self.episodes} in {sizes} updates {self.updates}x{EVALUATIONS} v{VERSION}"
+        parts = f"updates {self.updates}x{EVALUATIONS} states {self.states}x{self.continuations}"
+        return f"episodes {self.episodes} in {sizes} {parts} v{VERSION}"
 
 
 class Job(NamedTuple):
@@ -114,21 +121,11 @@ def _below(folder: Path) -> Iterator[Path]:
 def plan(folder: Path, options: Options) -> Job:
     """What is to be done in a run. Raises ConfigError if nothing can be."""
     config = read_run(folder)["config"]
-    if "num_lanes" in config["env"]:
-        raise OnHost(config["env"]["id"])
     steps = sorted(int(path.name) for path in folder.glob("checkpoints/*") if path.name.isdecimal())
     last = len(steps) - 1
     chosen = {steps[round(i)] for i in np.linspace(last, 0, min(options.checkpoints, len(steps)))}
     done = {int(row["update"]) for row in read(folder) if row["settings"] == options.settings}
     return Job(folder, config, sorted(chosen - done), len(chosen & done))
-
-
-class OnHost(ConfigError):
-    """Its environment does not compile, and playing thousands of episodes would take hours."""
-
-    def __init__(self, env: str):
-        super().__init__("env", f"{env} runs on the host; only compiled environments are measured")
-        self.env = env
 
 
 # The table of a run
@@ -173,21 +170,35 @@ def _number(x: float) -> str:
 
 @cache
 def _programs():
-    """Compiled once for all checkpoints that differ in numbers only."""
+    """Compiled once for all checkpoints that differ in numbers only; `rollout` for each number of episodes."""
     import jax
 
     from pgx import quality
+    from pgx.rollout import rollout
     from pgx.train import compiler_options
 
-    options = compiler_options()
-    return (
-        jax.jit(quality.measure, static_argnames=("num_episodes", "batch_sizes"), compiler_options=options),
-        jax.jit(
-            quality.post_update_returns,
-            static_argnames=("num_episodes", "num_updates", "num_evaluations"),
-            compiler_options=options,
-        ),
-    )
+    statics = {
+        rollout: ("num_episodes",),
+        quality.measure: ("batch_sizes",),
+        quality.decompositions: ("num_episodes", "num_states", "num_continuations"),
+        quality.updated: (),
+    }
+    return [jax.jit(f, static_argnames=names, compiler_options=compiler_options()) for f, names in statics.items()]
+
+
+def _player(config: dict[str, Any], env: Any) -> Callable:
+    """(policy, key, num_episodes) → Episodes."""
+    if "num_lanes" not in config["env"]:
+        return partial(_programs()[0], env)
+    from pgx.build import build
+    from pgx.rollout import HostRollout
+
+    @cache
+    def host(lanes: int) -> HostRollout:
+        env, _ = build(config | {"env": config["env"] | {"num_lanes": lanes}})
+        return HostRollout(env, lanes)
+
+    return lambda policy, key, num_episodes: host(num_episodes)(policy, key)
 
 
 def measure(job: Job, options: Options) -> Iterator[tuple[int, list[dict[str, str]] | Exception]]:
@@ -195,21 +206,22 @@ def measure(job: Job, options: Options) -> Iterator[tuple[int, list[dict[str, st
     import jax
     import jax.numpy as jnp
 
+    from pgx import quality
     from pgx.build import build, random_streams, skeleton
     from pgx.checkpoint import CheckpointError, Checkpoints
     from pgx.critics import ValueNetwork
-    from pgx.quality import Estimand
+    from pgx.envs.base import JittedEnv
 
     config = job.config
     env, algorithm = build(config)
     empty = skeleton(config, env, algorithm)
     stream = jax.random.fold_in(random_streams(config).evaluate, _STREAM)
     lam = config["estimator"].get("lam", LAMBDA)
-    estimand = Estimand(
+    estimand = quality.Estimand(
         algorithm.gamma, jnp.array(lam, jnp.float32), algorithm.bootstrap_truncated, algorithm.discount_power
     )
     steps = _env_steps(job.folder)
-    quality, post_update = _programs()
+    play, (_, of_gradients, of_parts, learn) = _player(config, env), _programs()
     with Checkpoints(job.folder / "checkpoints") as checkpoints:
         for update in job.updates:
             try:
@@ -217,13 +229,19 @@ def measure(job: Job, options: Options) -> Iterator[tuple[int, list[dict[str, st
             except CheckpointError as error:
                 yield update, error
                 continue
-            key, after = jax.random.split(jax.random.fold_in(stream, update))
+            key, after, of_fit, of_states = jax.random.split(jax.random.fold_in(stream, update), 4)
             own = state.critic[0] if isinstance(algorithm.critic, ValueNetwork) else None
-            rows, returns = quality(
-                env, state.policy, own, estimand, key, num_episodes=options.episodes, batch_sizes=options.batches
+            sets = [play(state.policy, key, num_episodes=options.episodes) for key in jax.random.split(key, 3)]
+            rows, returns, value = of_gradients(
+                state.policy, *sets, own, estimand, of_fit, batch_sizes=options.batches
             )
-            later = post_update(
-                env, state, algorithm, after,
+            if isinstance(env, JittedEnv):
+                rows |= of_parts(
+                    env, state.policy, value, own, estimand, of_states, num_episodes=options.episodes,
+                    num_states=options.states, num_continuations=options.continuations,
+                )  # fmt: skip
+            later = quality.post_update_returns(
+                play, learn, state, algorithm, after,
                 num_episodes=config["episodes_per_update"], num_updates=options.updates, num_evaluations=EVALUATIONS,
             )  # fmt: skip
             rows, returns, later = jax.device_get((rows, returns, later))
@@ -240,18 +258,12 @@ def diagnose(folders: Sequence[Path], options: Options) -> tuple[int, int, list[
     """(checkpoints measured, those that were there already, what could not be measured: a line each)."""
     from tqdm import tqdm
 
-    jobs, on_host, failed = [], Counter(), []
+    jobs, failed = [], []
     for folder in run_folders(folders):
         try:
             jobs.append(plan(folder, options))
-        except OnHost as host:
-            on_host[host.env] += 1
         except (ConfigError, KeyError, TypeError, AttributeError) as error:
             failed.append(f"{folder}: {_one_line(error)}")
-    failed += [
-        f"{n} run{'s' * (n > 1)} of {env} left out: only compiled environments are measured, and it runs on the host"
-        for env, n in on_host.items()
-    ]
     for line in failed:
         print(f"pgx: {line}", file=sys.stderr)
     total = sum(len(job.updates) for job in jobs)
@@ -306,13 +318,18 @@ def read_options(arguments: Sequence[str] | None) -> tuple[list[Path], Options]:
         help=f"single updates from each checkpoint, {EVALUATIONS} episodes after each (default: {default.updates})")  # fmt: skip
     add("--checkpoints", metavar="N", type=read_as(whole(1)), default=default.checkpoints,
         help=f"the most of a run, from the first to the newest that are kept (default: {default.checkpoints})")  # fmt: skip
+    add("--states", metavar="N", type=read_as(whole(2)), default=default.states,
+        help=f"from which to go on, to divide the variance (default: {default.states})")  # fmt: skip
+    add("--continuations", metavar="N", type=read_as(whole(2)), default=default.continuations,
+        help=f"of every action in each of these states (default: {default.continuations})")  # fmt: skip
     chosen = parser.parse_args(arguments)
     most = chosen.episodes // 3
     batches = chosen.batches or tuple(size for size in default.batches if size <= most)
     if batches[-1] > most:
         problem = f"{chosen.episodes} episodes are fewer than three batches of {batches[-1]}"
         raise ConfigError("--batches", problem, f"whole numbers from 2 to {most}, or more --episodes")
-    return chosen.folders, Options(chosen.episodes, batches, chosen.updates, chosen.checkpoints)
+    chosen.batches = batches
+    return chosen.folders, Options(**{name: getattr(chosen, name) for name in Options._fields})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -19,11 +19,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from pgx.blocks import fold, from_blocks, to_blocks
+from pgx.decomposition import continuations, decompose, scores, visited
 from pgx.envs.base import JittedEnv
 from pgx.estimators import lambda_return, reward_to_go, vanilla
 from pgx.losses import log_probabilities, select
 from pgx.networks import ACTIVATIONS, MLP
-from pgx.rollout import rollout
 from pgx.types import Episodes, TrainState
 from pgx.update import Algorithm
 
@@ -269,7 +269,7 @@ def some_states(episodes: Episodes, n: int) -> Float[Array, "n *O"]:
     return episodes.obs.reshape(-1, *episodes.obs.shape[2:])[jnp.searchsorted(rank, wanted)]
 
 
-# All of it, as two programs
+# All of it, as programs
 
 
 class Row(NamedTuple):
@@ -289,25 +289,23 @@ STATES = 1024
 
 
 def measure(
-    env: JittedEnv,
     policy: MLP,
+    fitted: Episodes,
+    far: Episodes,
+    episodes: Episodes,
     own: Value | None,
     estimand: Estimand,
     key: PRNGKeyArray,
     *,
-    num_episodes: int,
     batch_sizes: tuple[int, ...],
-) -> tuple[dict[Row, Float[Array, ""]], Float[Array, " N"]]:
-    """(gradient quality and hidden units, the return of each episode) of one policy.
+) -> tuple[dict[Row, Float[Array, ""]], Float[Array, " N"], RidgeValue]:
+    """(gradient quality and hidden units, the return of each episode, V) of one policy.
 
-    Three sets of episodes that share nothing: V is fitted to the first, the second makes the reference, the third is
-    measured.
+    It played three sets of episodes that share nothing: V is fitted to the first, the second makes the reference, the
+    third is measured.
     """
-    of_play, of_fit = jax.random.split(key)
-    # one after the other by the same code: less to compile
-    played = jax.lax.map(lambda key: rollout(env, policy, key, num_episodes), jax.random.split(of_play, 3))
-    fitted, far, episodes = (jax.tree.map(lambda x, i=i: x[i], played) for i in range(3))
-    value = fit_value(fitted, estimand.gamma, of_fit)
+    num_episodes = episodes.mask.shape[1]
+    value = fit_value(fitted, estimand.gamma, key)
     of_baseline = advantages(far, *_values(value, far), estimand)["baseline"]
     reference = gradient_of_each(policy, far, _on_steps(of_baseline[None], far.mask, estimand))[0]
     found = estimates(policy, episodes, value, own, estimand)
@@ -326,11 +324,46 @@ def measure(
     for i, activation in enumerate(jax.vmap(partial(hidden, policy))(some_states(episodes, STATES)), 1):
         rows[Row(f"hidden {i}", "dead_units", 0, STATES)] = dead_units(activation)
         rows[Row(f"hidden {i}", "effective_rank", 0, STATES)] = effective_rank(activation)
-    return rows, episodes.reward.sum(0)
+    return rows, episodes.reward.sum(0), value
+
+
+def decompositions(
+    env: JittedEnv,
+    policy: MLP,
+    value: Value,
+    own: Value | None,
+    estimand: Estimand,
+    key: PRNGKeyArray,
+    *,
+    num_episodes: int,
+    num_states: int,
+    num_continuations: int,
+) -> dict[Row, Float[Array, ""]]:
+    """Σ_s, Σ_a and Σ_τ of one step's term: without a baseline, with V, with the run's own, with the exact one."""
+    of_states, of_actions = jax.random.split(key)
+    states = visited(env, policy, of_states, num_states, num_episodes)
+    found = continuations(env, policy, states, estimand.gamma, of_actions, num_continuations)
+    score, chance = scores(policy, states.obs)
+    if estimand.discount_power:
+        score = score * (estimand.gamma ** states.time.astype(jnp.float32))[:, None, None]
+    returns_with = found.bootstrapped if estimand.bootstrap_truncated else lambda value: found.total
+    named = {"reward_to_go": jnp.zeros(num_states), "baseline": jax.vmap(value)(states.obs), "exact V": None}
+    rows = {name: decompose(score, chance, returns_with(value), baseline) for name, baseline in named.items()}
+    if own is not None:
+        rows["baseline, own V"] = decompose(score, chance, returns_with(own), jax.vmap(own)(states.obs))
+    return {Row(name, quantity, 0, num_states): x for name, parts in rows.items() for quantity, x in parts.items()}
+
+
+def updated(state: TrainState, algorithm: Algorithm, episodes: Episodes) -> tuple[MLP, Bool[Array, ""]]:
+    """(the policy after one update by the run's own algorithm and optimiser, whether all of it is finite)."""
+    new, _ = algorithm.update(state, episodes, algorithm, jnp.array(False))
+    finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(eqx.filter(new.policy, eqx.is_inexact_array))]
+    return new.policy, jnp.stack(finite).all()
 
 
 def post_update_returns(
-    env: JittedEnv,
+    play: Callable[..., Episodes],
+    learn: Callable[..., tuple[MLP, Bool[Array, ""]]],
     state: TrainState,
     algorithm: Algorithm,
     key: PRNGKeyArray,
@@ -338,16 +371,12 @@ def post_update_returns(
     num_episodes: int,
     num_updates: int,
     num_evaluations: int,
-) -> Float[Array, " U"]:
-    """The mean return after each of `num_updates` single updates that all start here (Rahn et al. 2023), by the run's
-    own algorithm and optimiser; NaN where an update left parameters that are not finite."""
-
-    def one(key):
-        before, after = jax.random.split(key)
-        episodes = rollout(env, state.policy, before, num_episodes)
-        new, _ = algorithm.update(state, episodes, algorithm, jnp.array(False))
-        finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(eqx.filter(new.policy, eqx.is_inexact_array))])
-        returns = rollout(env, new.policy, after, num_evaluations).reward.sum(0)
-        return jnp.where(finite.all(), returns.mean(), jnp.nan)
-
-    return jax.lax.map(one, jax.random.split(key, num_updates))
+) -> list[Array]:
+    """The mean return after each of `num_updates` single updates that all start here (Rahn et al. 2023); NaN where an
+    update left parameters that are not finite. `play` is (policy, key, num_episodes) → Episodes, `learn` is `updated`."""
+    found = []
+    for before, after in jax.vmap(jax.random.split)(jax.random.split(key, num_updates)):
+        policy, finite = learn(state, algorithm, play(state.policy, before, num_episodes=num_episodes))
+        returns = play(policy, after, num_episodes=num_evaluations).reward.sum(0)
+        found.append(jnp.where(finite, returns.mean(), jnp.nan))
+    return found

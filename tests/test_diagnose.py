@@ -16,7 +16,8 @@ from pgx.checkpoint import CheckpointError, Checkpoints
 
 TINY = ("episodes_per_update=4", "checkpoint_every=2", "updates_per_chunk=1", "num_updates=4", "env=catch")
 TINY += ("policy.width=8",)
-SMALL = ("--episodes", "24", "--batches", "2,4", "--updates", "5")
+SMALL = ("--episodes", "24", "--batches", "2,4", "--updates", "5", "--states", "6", "--continuations", "2")
+SETTINGS = "episodes 24 in 2+4 updates 5x8 states 6x2"
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,8 @@ def test_every_quantity_of_every_checkpoint_is_there(made):
         estimators = ("vanilla", "reward_to_go", "baseline", "gae", "leave_one_out", "vanilla, whitened")
         estimators += ("baseline, own V",)
         assert {counted["snr", name, size] for name in estimators for size in "24"} == {2}
+        parts = ("variance_state", "variance_action", "variance_return")
+        assert {counted[part, name, ""] for part in parts for name in (*estimators[1:3], "exact V", estimators[-1])} == {2}
         with open(made / run / "metrics.csv", newline="") as file:
             steps = {row["update"]: row["env_steps"] for row in csv.DictReader(file)}
         assert {(row["update"], row["env_steps"]) for row in found} == {(u, steps[u]) for u in "24"}
@@ -89,12 +92,14 @@ def test_the_table_says_what_was_computed(made):
     with Checkpoints(made / "1" / "checkpoints") as checkpoints:
         state = checkpoints.at(4, skeleton(config, env, algorithm))
     stream = jax.random.fold_in(random_streams(config).evaluate, 0xD1A6)
-    key, _ = jax.random.split(jax.random.fold_in(stream, 4))
+    key, _, of_fit, of_states = jax.random.split(jax.random.fold_in(stream, 4), 4)
     estimand = quality.Estimand(algorithm.gamma, jnp.array(0.95, jnp.float32), False, False)
-    measure, _ = diagnose._programs()  # compiled already
-    found, returns = measure(
-        env, state.policy, state.critic[0], estimand, key, num_episodes=24, batch_sizes=(2, 4)
-    )
+    rollout, measure, decompose, _ = diagnose._programs()  # compiled already
+    sets = [rollout(env, state.policy, key, num_episodes=24) for key in jax.random.split(key, 3)]
+    own = state.critic[0]
+    found, returns, value = measure(state.policy, *sets, own, estimand, of_fit, batch_sizes=(2, 4))
+    sizes = {"num_episodes": 24, "num_states": 6, "num_continuations": 2}
+    found |= decompose(env, state.policy, value, own, estimand, of_states, **sizes)
     written = [row for row in rows(made / "1") if row["update"] == "4"]
     np.testing.assert_array_equal([float(x["value"]) for x in written if x["quantity"] == "return"], returns)
     for (of, quantity, size, n), x in found.items():
@@ -118,17 +123,17 @@ def test_finished_checkpoints_are_skipped_and_the_bytes_are_the_same(sweep, made
 
 def test_other_settings_are_measured_again(sweep, made, capsys, monkeypatch):
     """Rows of another measurement do not stand beside those of this one."""
-    monkeypatch.setattr(diagnose, "VERSION", 2)
+    monkeypatch.setattr(diagnose, "VERSION", 99)
     assert said(capsys, sweep / "0", *SMALL, "--checkpoints", "1")[0].startswith("1 checkpoints measured; `")
     found = rows(sweep / "0")
-    assert {(row["update"], row["settings"]) for row in found} == {("4", "episodes 24 in 2+4 updates 5x8 v2")}
+    assert {(row["update"], row["settings"]) for row in found} == {("4", f"{SETTINGS} v99")}
     old = [row["value"] for row in rows(made / "0") if row["update"] == "4"]
     assert [row["value"] for row in found] == old
 
 
 def test_a_group_is_compiled_once(made):
-    """All runs and checkpoints of this file differ in numbers only."""
-    assert [program._cache_size() for program in diagnose._programs()] == [1, 1]
+    """All runs and checkpoints of this file differ in numbers only. Episodes are played 24, 4 and 8 at a time."""
+    assert [program._cache_size() for program in diagnose._programs()] == [3, 1, 1, 1]
 
 
 def test_no_episode_is_one_that_evaluate_plays(made):
@@ -173,15 +178,24 @@ def test_what_is_broken_is_named_and_the_others_are_measured(sweep, made, capsys
     assert {row["update"] for row in rows(sweep / "0")} == {"4"}
 
 
-def test_what_runs_on_the_host_is_left_out_in_one_line(sweep, tmp_path, capsys):
-    about = json.loads((sweep / "1" / "run.json").read_text())
-    about["config"]["env"] = {"_target_": "pgx.envs.gymnasium.GymnasiumEnv", "id": "CartPole-v1", "num_lanes": 4,
-                              "max_steps": None, "kwargs": {}, "reward_threshold": None}  # fmt: skip
-    for name in ("1", "0"):
-        (sweep / name / "run.json").write_text(json.dumps(about))
-    out, err = said(capsys, sweep, *SMALL, code=1)
-    (line,) = err
-    assert not out and line.startswith("pgx: 2 runs of CartPole-v1 left out: only compiled environments are measured")
+def test_a_run_on_the_host_is_measured_too(tmp_path, capsys):
+    """All that takes whole episodes only; into a state such an environment cannot be put back."""
+    host = ("+variant=baseline", *TINY[:-2], "policy.width=8", "env=gymnasium", "env.id=CartPole-v1", "env.max_steps=30")
+    train_here(*host, folder=tmp_path / "run")
+    arguments = (tmp_path, *SMALL, "--checkpoints", "1")
+    out, err = said(capsys, *arguments)
+    assert out.startswith("1 checkpoints measured") and not err
+    found = rows(tmp_path / "run")
+    parts = {"variance_state", "variance_action", "variance_return"}
+    assert {row["quantity"] for row in found} == diagnose.QUANTITIES.keys() - parts
+    counted = Counter(row["quantity"] for row in found)
+    assert counted["return"] == 24 and counted["post_update_return"] == 5
+    returns = {float(row["value"]) for row in found if row["quantity"] == "return"}
+    assert min(returns) >= 8 and max(returns) <= 30 and len(returns) > 5  # a pole falls in 8 steps at the soonest
+    again = (tmp_path / "run" / "diagnosis.csv").read_bytes()
+    (tmp_path / "run" / "diagnosis.csv").unlink()
+    said(capsys, *arguments)
+    assert (tmp_path / "run" / "diagnosis.csv").read_bytes() == again
 
 
 @pytest.mark.parametrize(
@@ -196,6 +210,8 @@ def test_what_runs_on_the_host_is_left_out_in_one_line(sweep, tmp_path, capsys):
         (["{}", "--batches", ""], "--batches: '' is not allowed"),
         (["{}", "--episodes", "20", "--batches", "2,7"], "20 episodes are fewer than three batches of 7"),
         (["{}", "--updates", "0"], "--updates: '0' is not allowed"),
+        (["{}", "--states", "1"], "--states: '1' is not allowed"),
+        (["{}", "--continuations", "1"], "--continuations: '1' is not allowed; allowed: a whole number ≥ 2"),
         (["{}", "--frob"], "--frob"),
         ([], "required: SWEEP_DIR"),
     ],

@@ -83,7 +83,7 @@ EDGE = "backend build checkpoint config curve diagnose evaluate play record reco
 
 
 @pytest.mark.parametrize(
-    "name", "types blocks networks estimators losses critics optimiser metrics update rollout train quality".split()
+    "name", "types blocks networks estimators losses critics optimiser metrics update rollout train decomposition quality".split()
 )
 def test_the_core_knows_nothing_of_files_and_commands(name):
     """Data flows one way: conf → build → rollout → Episodes → Ψ, V → loss → update → metrics → folder."""

@@ -1,0 +1,194 @@
+"""The three parts of the variance, on a process where all that can follow a state can be listed."""
+
+from collections import defaultdict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from mdp import ONE_HOT, TRAJECTORIES, TabularMDP, Theta, distribution
+from quick import quickly_compiled
+from test_update import GAMMA, POLICY, V, return_from, value_of
+
+from pgx.decomposition import continuations, decompose, scores, visited
+from pgx.quality import Estimand, decompositions
+
+THETA = np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(POLICY)])
+M, K, REPEATS, EPISODES = 4, 2, 5000, 20_000
+
+
+# The exact thing, in float64 and without pgx: every step of every trajectory, and the law of total variance as it is.
+
+
+def total_variance(chance: np.ndarray, x: np.ndarray) -> float:
+    mean = chance @ x / chance.sum()
+    return float(chance @ ((x - mean) ** 2).sum(1) / chance.sum())
+
+
+def exact(baseline=lambda s, t: 0.0, bootstrap: bool = False, power: bool = False) -> dict[str, float]:
+    """What a step of the policy is, is decided in this order: its state (and time), its action, all the rest."""
+    theta, steps = Theta.of_vector(THETA), []
+    for tau, p in zip(TRAJECTORIES, distribution(THETA), strict=True):
+        for t, (s, a) in enumerate(zip(tau.states, tau.actions, strict=False)):
+            of_logits = (np.eye(2)[a] - theta.probabilities(s)) * (GAMMA**t if power else 1.0)
+            score = np.concatenate([np.outer(of_logits, ONE_HOT[s]).ravel(), of_logits])
+            steps.append((p, (t, s), a, score * (return_from(tau, t, bootstrap) - baseline(s, t))))
+    chance, x = np.array([p for p, *_ in steps]), np.array([x for *_, x in steps])
+
+    def conditional_mean(*labels: int) -> np.ndarray:
+        groups = defaultdict(list)
+        for i, step in enumerate(steps):
+            groups[tuple(step[k] for k in labels)].append(i)
+        found = np.zeros_like(x)
+        for i in groups.values():
+            found[i] = chance[i] @ x[i] / chance[i].sum()
+        return found
+
+    of_state, of_action = conditional_mean(1), conditional_mean(1, 2)
+    parts = {
+        "variance_state": total_variance(chance, of_state),
+        "variance_action": total_variance(chance, of_action - of_state),
+        "variance_return": total_variance(chance, x - of_action),
+    }
+    assert sum(parts.values()) == pytest.approx(total_variance(chance, x))
+    return parts
+
+
+def exact_value(s: int, t: int) -> float:
+    returns = [(p, return_from(tau, t)) for tau, p in zip(TRAJECTORIES, distribution(THETA), strict=True)
+               if len(tau.actions) > t and tau.states[t] == s]  # fmt: skip
+    chance, x = np.array(returns).T
+    return float(chance @ x / chance.sum())
+
+
+# Many small experiments of M states and K continuations: their mean must hit, within its standard error.
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """(states, returns of every action) [REPEATS · M …]."""
+
+    @quickly_compiled
+    def draw(key):
+        of_states, of_actions = jax.random.split(key)
+        states = visited(TabularMDP(), POLICY, of_states, REPEATS * M, EPISODES)
+        return states, continuations(TabularMDP(), POLICY, states, GAMMA, of_actions, K)
+
+    return draw(jax.random.key(0))
+
+
+def estimated(states, returns, value=None, factor=None, chance=None) -> dict[str, tuple[float, float]]:
+    """(mean, its standard error) over experiments."""
+
+    @quickly_compiled
+    def parts(obs, returns, value):
+        score, pi = scores(POLICY, obs)
+        score = score if factor is None else score * factor[:, None, None]
+        several = jax.tree.map(lambda x: x.reshape(-1, M, *x.shape[1:]), (score, pi if chance is None else chance, returns, value))
+        return jax.vmap(decompose)(*several)
+
+    found = parts(states.obs, returns, value)
+    return {name: (float(x.mean()), float(x.std() / np.sqrt(len(x)))) for name, x in found.items()}
+
+
+def misses(found: dict[str, tuple[float, float]], wanted: dict[str, float]) -> dict[str, float]:
+    """In standard errors."""
+    assert found.keys() == wanted.keys()
+    return {name: abs(x - wanted[name]) / max(error, 1e-9) for name, (x, error) in found.items()}
+
+
+def test_without_a_baseline(drawn):
+    states, found = drawn
+    wanted = exact()
+    assert min(wanted.values()) > 0.05 * sum(wanted.values())  # none is there by name only
+    assert max(misses(estimated(states, found.total, jnp.zeros(len(states.obs))), wanted).values()) < 4
+
+
+def test_with_a_baseline(drawn):
+    """Of the actions' part alone something is taken, by the exact value most."""
+    states, found = drawn
+    wanted = exact(lambda s, t: value_of(s))
+    assert max(misses(estimated(states, found.total, jax.vmap(V)(states.obs)), wanted).values()) < 4
+    of_exact_value = exact(exact_value)
+    assert max(misses(estimated(states, found.total, None), of_exact_value).values()) < 4
+    for name in ("variance_state", "variance_return"):
+        assert exact()[name] == pytest.approx(wanted[name]) == pytest.approx(of_exact_value[name])
+    assert of_exact_value["variance_action"] < wanted["variance_action"] < exact()["variance_action"]
+
+
+def test_time_limit_and_discount(drawn):
+    """A return goes on with V where the limit cuts it off, wherever it was gone on from; γ^t is of the step's own t."""
+    states, found = drawn
+    wanted = exact(lambda s, t: value_of(s), bootstrap=True, power=True)
+    factor = GAMMA ** states.time.astype(jnp.float32)
+    estimate = estimated(states, found.bootstrapped(V), jax.vmap(V)(states.obs), factor)
+    assert max(misses(estimate, wanted).values()) < 4
+    for other in (found.total, found.bootstrapped(lambda obs: V(obs) + 1.0)):
+        assert max(misses(estimated(states, other, jax.vmap(V)(states.obs), factor), wanted).values()) > 6
+    assert max(misses(estimated(states, found.bootstrapped(V), jax.vmap(V)(states.obs)), wanted).values()) > 6
+
+
+def test_luck_taken_for_the_action_is_rejected(drawn):
+    """Without the correction by v/K, what luck adds to the squares counts as the actions' and the states'."""
+    states, found = drawn
+    alike = jnp.broadcast_to(found.total.mean(2, keepdims=True), found.total.shape)
+    missed = misses(estimated(states, alike, jnp.zeros(len(states.obs))), exact())
+    assert missed["variance_action"] > 8 and missed["variance_state"] > 8
+    missed = misses(estimated(states, alike, None), exact(exact_value))
+    assert missed["variance_action"] > 8
+
+
+def test_actions_that_count_alike_are_rejected(drawn):
+    """As if π were uniform."""
+    states, found = drawn
+    half = jnp.full((len(states.obs), 2), 0.5)
+    missed = misses(estimated(states, found.total, jnp.zeros(len(states.obs)), chance=half), exact())
+    assert min(missed.values()) > 8
+
+
+def test_episodes_that_count_alike_are_rejected():
+    """One state an episode, however long: short ones get too much weight."""
+
+    @quickly_compiled
+    def draw(key):
+        of_states, of_actions = jax.random.split(key)
+        one = lambda key: visited(TabularMDP(), POLICY, key, 1, 1)
+        states = jax.tree.map(lambda x: x[:, 0], jax.vmap(one)(jax.random.split(of_states, REPEATS * M)))
+        return states, continuations(TabularMDP(), POLICY, states, GAMMA, of_actions, K)
+
+    states, found = draw(jax.random.key(1))
+    assert max(misses(estimated(states, found.total, jnp.zeros(len(states.obs))), exact()).values()) > 8
+
+
+def test_every_step_counts_alike(drawn):
+    """The share of each state at each time among all steps."""
+    expected = defaultdict(float)
+    for tau, p in zip(TRAJECTORIES, distribution(THETA), strict=True):
+        for t, s in enumerate(tau.states[: len(tau.actions)]):
+            expected[t, s] += p
+    steps, n = sum(expected.values()), REPEATS * M
+    states, _ = drawn
+    found = np.stack([states.time, states.env_state], 1)
+    np.testing.assert_array_equal(states.obs, ONE_HOT[states.env_state])
+    for (t, s), p in expected.items():
+        share = (found == [t, s]).all(1).mean()
+        # both the draws and the episodes they are drawn from are finite
+        assert abs(share - p / steps) < 4 * np.sqrt(p / steps * (1 / n + 1 / EPISODES)), (t, s)
+
+
+@pytest.mark.parametrize("switches", [(False, False), (True, True)], ids=["plain", "bootstrap, γ^t"])
+def test_all_of_it_as_rows(switches):
+    """The parts as `pgx.diagnose` asks for them, with both V."""
+    bootstrap, power = switches
+    estimand = Estimand(GAMMA, 0.95, bootstrap, power)
+    rows = quickly_compiled(
+        lambda key: decompositions(
+            TabularMDP(), POLICY, V, V, estimand, key, num_episodes=EPISODES, num_states=20_000, num_continuations=K
+        )
+    )(jax.random.key(2))
+    assert {row.of for row in rows} == {"reward_to_go", "baseline", "baseline, own V", "exact V"}
+    for name, baseline in {"reward_to_go": lambda s, t: 0.0, "baseline": lambda s, t: value_of(s)}.items():
+        for quantity, x in exact(baseline, bootstrap, power).items():
+            assert float(rows[name, quantity, 0, 20_000]) == pytest.approx(x, rel=0.1), (name, quantity)
+    for quantity in ("variance_state", "variance_action", "variance_return"):
+        assert rows["baseline", quantity, 0, 20_000] == rows["baseline, own V", quantity, 0, 20_000]
