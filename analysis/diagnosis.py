@@ -27,6 +27,9 @@ QUALITY = {
 }
 """What a gradient is judged by, and its label."""
 
+PARTS = {"variance_state": "Σ_s", "variance_action": "Σ_a", "variance_return": "Σ_τ"}
+"""The parts of the variance of one step's term (pgx/decomposition.py), and their letters."""
+
 _TYPES = {"update": pa.int64(), "env_steps": pa.float64(), "batch_size": pa.float64(), "value": pa.float64(),
           "n": pa.int64(), **dict.fromkeys(("of", "quantity", "settings"), pa.string())}  # fmt: skip
 
@@ -109,6 +112,28 @@ def noise_against(
     found = aggregate(scores.assign(seed=0), f"tr Σ / tr Σ of {other}", spec=spec)
     method = f"same checkpoint and batch; IQM of logarithms over runs, {spec.level:.0%} bootstrap"
     return found.assign(method=method, **{name: np.exp(found[name]) for name in ("estimate", "lo", "hi")})
+
+
+def parts_of_variance(diagnosis: pd.DataFrame, runs: pd.DataFrame, spec: Bootstrap = Bootstrap()) -> pd.DataFrame:
+    """Σ_s, Σ_a, Σ_τ and their sum by baseline (`variant`), as shares of the sum without a baseline (`reward_to_go`) at
+    the same checkpoint: a results row each, IQM over runs.
+
+    The shares are unbiased up to their common divisor; a part that is next to nothing may come out negative.
+    """
+    keys = ["run_id", "update", "of"]
+    rows = diagnosis.loc[diagnosis["quantity"].isin(PARTS), [*keys, "quantity", "value"]]
+    if rows.empty:
+        return table([])
+    total = rows.groupby(keys, sort=False)["value"].sum(min_count=len(PARTS)).reset_index().assign(quantity="sum")
+    whole = total.loc[(total["of"] == "reward_to_go") & (total["value"] > 0), ["run_id", "update", "value"]]
+    rows = pd.concat([rows, total], ignore_index=True).merge(whole, on=["run_id", "update"], suffixes=("", "_whole"))
+    rows = _described(rows.assign(value=rows["value"] / rows["value_whole"]), runs).assign(variant=rows["of"])
+    found = []
+    for quantity, letter in {**PARTS, "sum": "Σ_s + Σ_a + Σ_τ"}.items():
+        scores = _over_checkpoints(rows[rows["quantity"] == quantity]).assign(seed=0)
+        found.append(aggregate(scores, letter, spec=spec).assign(metric=f"{letter} / sum of reward_to_go"))
+    said = "IQM over runs of the median over a run's checkpoints; percentile bootstrap over runs"
+    return pd.concat(found, ignore_index=True).assign(method=said)
 
 
 # The policies

@@ -447,9 +447,37 @@ def frozen(study: Study) -> str:
         "`baseline` and `gae` is fitted to episodes of its own at that checkpoint; `baseline, own V` is what the run "
         "itself learned from, in those runs that have a V. The reference is the mean gradient of `baseline` over as "
         "many other episodes as were measured: it is noisy too, so a cosine with it is an underestimate. `gae` is "
-        "biased: a high signal to noise ratio says that its batches agree, not that they are right. The variance is not decomposed into that of "
-        "trajectories, actions and states."
+        "biased: a high signal to noise ratio says that its batches agree, not that they are right."
     )
+
+
+def parts(study: Study) -> str:
+    """What the table of the variance's parts says."""
+    return (
+        "**Where the variance comes from.** One step's term ∇ log π(a|s) (G − φ(s)), its variance divided (Tucker et al. "
+        "2018) into that of states, Σ_s; of the actions taken there, Σ_a, all that a baseline φ changes; and of what "
+        "happens afterwards, Σ_τ. From states that the policy visits, every action was taken and gone on with several "
+        "times. Shares of the sum without a baseline (`reward_to_go`) at the same checkpoint, luck taken off: they may "
+        "be negative. `exact V` is the mean of these continuations: as far as a baseline of states comes, about. "
+        "An episode's gradient is a sum of such terms, which are not independent."
+        if len(study.parts_of_variance)
+        else "" if study.estimators.empty
+        else "The variance was not divided: an environment on the host cannot be put back into a state."
+    )
+
+
+def readable_parts(study: Study) -> pd.DataFrame:
+    """A row a baseline, a column a part of the variance."""
+    rows = study.parts_of_variance
+    if rows.empty:
+        return rows
+    said = [f"{text.number(x)} {text.between(lo, hi)}"
+            for x, lo, hi in zip(rows["estimate"], rows["lo"], rows["hi"], strict=True)]  # fmt: skip
+    rows = rows.assign(said=said, part=rows["metric"].str.removesuffix(" / sum of reward_to_go"))
+    keys = ["env", "variant"] if len(study.envs) > 1 else ["variant"]
+    wide = rows.pivot(index=keys, columns="part", values="said")[list(rows["part"].unique())]
+    n = rows.groupby(keys)["n_runs"].max()
+    return wide.assign(n=n).reset_index().rename(columns={"variant": "baseline"}).rename_axis(columns=None)
 
 
 def readable_policies(study: Study) -> pd.DataFrame:

@@ -157,6 +157,12 @@ show(sections.estimators(study), "estimators") if frozen else None
 sections.shown(sections.readable_estimators(study)) if frozen else None
 
 # %%
+Markdown(sections.parts(study))
+
+# %%
+sections.shown(sections.readable_parts(study)) if len(study.parts_of_variance) else None
+
+# %%
 show(sections.after_updates(study, looks), "after_updates") if frozen else None
 
 # %%

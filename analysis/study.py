@@ -456,6 +456,10 @@ class Study:
         return diagnosis.noise_against(self.diagnosis, self.runs, spec=self.question.bootstrap)
 
     @cached_property
+    def parts_of_variance(self) -> pd.DataFrame:
+        return diagnosis.parts_of_variance(self.diagnosis, self.runs, self.question.bootstrap)
+
+    @cached_property
     def policies(self) -> pd.DataFrame:
         return diagnosis.policies(self.diagnosis, self.runs, self.question.bootstrap, self.question.reliability)
 
@@ -493,7 +497,7 @@ class Study:
         """Every table by the name of its file."""
         names = """runs ledger scores final areas tolerance profile bands tolerance_bands better differences effects
             seeds_needed times survival medians restricted sooner primary within reliability events outcomes
-            collapse_shares collapse_tests worst sensitivity estimators noise policies post_update"""
+            collapse_shares collapse_tests worst sensitivity estimators noise parts_of_variance policies post_update"""
         return {"runs": self.runs} | {name: getattr(self, name) for name in names.split()[1:]}
 
     def save(self, folder: Path) -> None:

@@ -12,7 +12,15 @@ from run_folders import write_run
 
 from analysis import diagnosis, load, report
 from analysis.aggregates import Bootstrap
-from analysis.diagnosis import estimators, half_sample_mode, load_diagnosis, noise_against, policies, post_update
+from analysis.diagnosis import (
+    estimators,
+    half_sample_mode,
+    load_diagnosis,
+    noise_against,
+    parts_of_variance,
+    policies,
+    post_update,
+)
 
 SPEC = Bootstrap(n_boot=100)
 VARIANCE = {"vanilla": 100.0, "reward_to_go": 25.0, "baseline": 4.0}
@@ -31,6 +39,10 @@ def write_table(folder: Path, seed: int = 0, scale: tuple[float, ...] = (1.0, 8.
                           "cosine_reference": 0.8, "no_gradient": 0.0}  # fmt: skip
                 rows += [(update, name, quantity, size, value, 30) for quantity, value in values.items()]
                 rows.append((update, f"{name}, whitened", "cosine", size, 0.9, 30))
+        # of 1000 and, at the second checkpoint, of 8000: a baseline takes 600 from the actions' part
+        for name, of_actions in {"reward_to_go": 900, "baseline": 300, "exact V": -10}.items():
+            values = {"variance_state": 20, "variance_action": of_actions, "variance_return": 80}
+            rows += [(update, name, quantity, "", factor * x, 100) for quantity, x in values.items()]
         for layer in ("hidden 1", "hidden 2"):
             rows.append((update, layer, "dead_units", "", 0.25, 1024))
             rows.append((update, layer, "effective_rank", "", 3.0 + factor, 1024))
@@ -84,8 +96,8 @@ def test_without_tables_everything_is_empty(tmp_path: Path):
     runs = load(tmp_path).runs
     found, notes = load_diagnosis(runs)
     assert tuple(found) == diagnosis.DIAGNOSIS and found.empty and not notes
-    for part in (estimators(found, runs), noise_against(found, runs), policies(found, runs), post_update(found, runs)):
-        assert part.empty
+    for part in (estimators, noise_against, parts_of_variance, policies, post_update):
+        assert part(found, runs).empty
 
 
 def test_a_run_is_one_number(sweep: Path):
@@ -111,6 +123,21 @@ def test_noise_is_compared_at_the_same_checkpoint(sweep: Path):
     assert rows.loc["reward_to_go", "estimate"] == pytest.approx(0.25, rel=0.1)
     ends = rows.loc["baseline", ["lo", "hi"]]
     assert 0.03 < ends["lo"] < rows.loc["baseline", "estimate"] < ends["hi"] < 0.05
+
+
+def test_parts_of_the_variance_are_shares_at_the_same_checkpoint(sweep: Path):
+    """The second checkpoint's are eight times as large; one where all is 0 says nothing, and does no harm."""
+    found, runs = loaded(sweep)
+    rows = parts_of_variance(found, runs, SPEC)
+    assert (rows["n_runs"] == 8).all() and set(rows["variant"]) == {"reward_to_go", "baseline", "exact V"}
+    of = rows.set_index(["metric", "variant"])["estimate"].unstack()
+    of.index = of.index.str.removesuffix(" / sum of reward_to_go")
+    assert of.loc["Σ_a"].to_dict() == pytest.approx({"reward_to_go": 0.9, "baseline": 0.3, "exact V": -0.01})
+    assert of.loc["Σ_s + Σ_a + Σ_τ"].to_dict() == pytest.approx({"reward_to_go": 1, "baseline": 0.4, "exact V": 0.09})
+    assert of.loc["Σ_s"].to_list() == pytest.approx([0.02] * 3) and of.loc["Σ_τ"].to_list() == pytest.approx([0.08] * 3)
+    first = found["quantity"].str.startswith("variance_") & (found["update"] == 100)
+    nothing = parts_of_variance(found.assign(value=found["value"].where(~first, 0.0)), runs, SPEC)
+    pd.testing.assert_frame_equal(nothing, rows)
 
 
 def test_policies(sweep: Path):
@@ -195,4 +222,5 @@ def test_the_report_shows_it_where_there_is_one(tmp_path: Path, capsys: pytest.C
     assert {"estimators.png", "after_updates.svg"} <= figures
     tables = {path.stem: pd.read_parquet(path) for path in (tmp_path / "report" / "tables").iterdir()}
     assert len(tables["estimators"]) and len(tables["noise"]) == 2 and len(tables["policies"])
-    assert set(tables["results"]["table"]) >= {"estimators", "noise", "policies"}
+    assert "Where the variance comes from" in page and len(tables["parts_of_variance"]) == 12
+    assert set(tables["results"]["table"]) >= {"estimators", "noise", "parts_of_variance", "policies"}
