@@ -73,6 +73,11 @@ def improvement_along(x: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
     return probability_of_improvement(np.moveaxis(x, axis, -1), np.moveaxis(y, axis, -1))
 
 
+def mean_improvement(*samples: np.ndarray, axis: int) -> np.ndarray:
+    """Its mean over environments, of samples x, y, x, y, …"""
+    return np.mean([improvement_along(*pair, axis) for pair in zip(samples[::2], samples[1::2], strict=True)], axis=0)
+
+
 # Intervals
 
 
@@ -221,25 +226,32 @@ def profile(scores: pd.DataFrame, metric: str, taus: Sequence[float], spec: Boot
 
 
 def improvements(scores: pd.DataFrame, metric: str, spec: Bootstrap = Bootstrap()) -> pd.DataFrame:
-    """P(a > b) of every ordered pair of variants in every env (scope `comparison`, extra columns a, b)."""
-    rows = []
-    for env, of_env in scores.groupby("env"):
-        samples = {variant: _finite(group) for variant, group in of_env.groupby("variant")}
+    """P(a > b) of every ordered pair of variants in every env (scope `comparison`, extra columns a, b).
+
+    Where there are several environments, `all` is the mean over them of P, so that each counts alike and none has to
+    be on another's scale (Agarwal et al. 2021, section 4.3).
+    """
+    envs, rows = sorted(scores["env"].unique()), []
+    for env in [*envs, "all"] if len(envs) > 1 else envs:
+        inside = envs if env == "all" else [env]
+        samples = {variant: [_finite(group[group["env"] == one]) for one in inside]
+                   for variant, group in scores[scores["env"].isin(inside)].groupby("variant")}  # fmt: skip
+        method = "U / (n m), ties ½; percentile bootstrap over runs of each variant"
+        method = f"mean over {len(inside)} environments of {method} in each" if env == "all" else method
         found = {}
         for a, b in combinations(samples, 2):
-            x, y = samples[a][0], samples[b][0]
+            both = [x for pair in zip(samples[a], samples[b], strict=True) for x, _ in pair]
             estimate, lo, hi = np.nan, np.nan, np.nan
-            if min(len(x), len(y)):
-                estimate, (lo, hi) = probability_of_improvement(x, y), interval([x, y], improvement_along, spec)
+            if min(map(len, both)):
+                estimate, (lo, hi) = mean_improvement(*both, axis=0), interval(both, mean_improvement, spec)
             found[a, b], found[b, a] = (estimate, lo, hi), (1 - estimate, 1 - hi, 1 - lo)
         for a, b in permutations(samples, 2):
-            (x, missing_x), (y, missing_y) = samples[a], samples[b]
-            n = min(len(x), len(y))
+            n = min(len(x) for x, _ in (*samples[a], *samples[b]))
+            missing = [warning for _, warning in (*samples[a], *samples[b])]
             rows.append(
                 row("comparison", f"{a} > {b}", env, f"probability of improvement of {metric}", *found[a, b],
-                    level=spec.level, method="U / (n m), ties ½; percentile bootstrap over runs of each variant",
-                    n_runs=n, n_boot=spec.n_boot, rng_seed=spec.rng_seed, params=spec,
-                    warning=[missing_x, missing_y, *doubts_about(n, "", spec.level)], a=a, b=b)
+                    level=spec.level, method=method, n_runs=n, n_boot=spec.n_boot, rng_seed=spec.rng_seed, params=spec,
+                    warning=[*missing, *doubts_about(n, "", spec.level)], a=a, b=b)
             )
     return table(rows, "a", "b")
 

@@ -146,6 +146,28 @@ def test_profile_and_improvements():
     assert improvements(scores[scores["variant"] == "a"], "return").empty
 
 
+def test_improvement_over_all_environments(rng: np.random.Generator):
+    """rliable's, whose scores are [runs, tasks]; an interval like that of a loop; and every env counts alike, whatever
+    its scale and the number of its runs."""
+    x, y = rng.normal(size=(2, 9, 3)).round(1) * [1, 10, 1000]
+    scores = [made_scores({"x": list(x[:, i]), "y": list(y[:, i])}, f"env{i}") for i in range(3)]
+    rows = improvements(pd.concat(scores), "return", Bootstrap(0.9, 400, 3)).set_index(["variant", "env"])
+    pooled = rows.loc["x > y", "all"]
+    np.testing.assert_allclose(pooled["estimate"], rliable.probability_of_improvement(x, y))
+    np.testing.assert_allclose(pooled["estimate"], rows.loc["x > y"].drop("all")["estimate"].mean())
+    generator = np.random.default_rng(3)
+    picks = [generator.integers(0, 9, size=(400, 9)) for _ in range(6)]
+    means = [np.mean([probability_of_improvement(x[picks[2 * i][k], i], y[picks[2 * i + 1][k], i]) for i in range(3)])
+             for k in range(400)]  # fmt: skip
+    np.testing.assert_allclose((pooled["lo"], pooled["hi"]), np.quantile(means, [0.05, 0.95]), atol=0.03)
+    assert pooled["hi"] - pooled["lo"] < 0.8 * (rows.loc["x > y", "env0"]["hi"] - rows.loc["x > y", "env0"]["lo"])
+    more = pd.concat([*scores[:2], made_scores({"x": list(x[:, 2]) * 5, "y": list(y[:, 2])}, "env2")])
+    again = improvements(more, "return", QUICK).set_index(["variant", "env"]).loc["x > y", "all"]
+    np.testing.assert_allclose(again["estimate"], pooled["estimate"])
+    absent = improvements(pd.concat([*scores[:2], made_scores({"x": [1.0] * 9}, "env2")]), "return", QUICK)
+    assert np.isnan(absent.set_index(["variant", "env"]).loc[("x > y", "all"), "estimate"])
+
+
 def test_tolerance_confidence_is_that_of_order_statistics(rng: np.random.Generator):
     np.testing.assert_allclose([tolerance_confidence(1, n, n, 0.9) for n in (10, 30)], [0.26, 0.82], atol=0.005)
     samples = np.sort(rng.random((20_000, 12)))
