@@ -231,9 +231,11 @@ def improvements(scores: pd.DataFrame, metric: str, spec: Bootstrap = Bootstrap(
     Where there are several environments, `all` is the mean over them of P, so that each counts alike and none has to
     be on another's scale (Agarwal et al. 2021, section 4.3).
     """
-    envs, rows = sorted(scores["env"].unique()), []
-    for env in [*envs, "all"] if len(envs) > 1 else envs:
-        inside = envs if env == "all" else [env]
+    groups = {env: [env] for env in sorted(scores["env"].unique())}
+    if len(known := sorted(scores.dropna(subset="value")["env"].unique())) > 1:
+        groups["all"] = known
+    rows = []
+    for env, inside in groups.items():
         samples = {variant: [_finite(group[group["env"] == one]) for one in inside]
                    for variant, group in scores[scores["env"].isin(inside)].groupby("variant")}  # fmt: skip
         method = "U / (n m), ties ½; percentile bootstrap over runs of each variant"

@@ -164,6 +164,8 @@ def test_improvement_over_all_environments(rng: np.random.Generator):
     more = pd.concat([*scores[:2], made_scores({"x": list(x[:, 2]) * 5, "y": list(y[:, 2])}, "env2")])
     again = improvements(more, "return", QUICK).set_index(["variant", "env"]).loc["x > y", "all"]
     np.testing.assert_allclose(again["estimate"], pooled["estimate"])
+    broken = improvements(pd.concat([scores[0], made_scores({"x": [np.nan], "y": [np.nan]}, "?")]), "return", QUICK)
+    assert "all" not in set(broken["env"])  # an environment without a score is none
     absent = improvements(pd.concat([*scores[:2], made_scores({"x": [1.0] * 9}, "env2")]), "return", QUICK)
     assert np.isnan(absent.set_index(["variant", "env"]).loc[("x > y", "all"), "estimate"])
 
