@@ -81,6 +81,94 @@ def test_a_full_collapse_is_a_long_term_risk():
     assert estimates(within_runs(made_curves({"a/0": list(y)}), "y", RAW))["LRT"] == 100.0
 
 
+# The worked examples of the published code (github.com/google-research/rl-reliability-metrics, Apache 2.0: the numbers
+# of metrics/metrics_online_test.py, metrics_offline_test.py and metric_utils_test.py at commit 40fe3ef).
+
+SEQUENCE = np.array([-1, 2, 3.5, 5, 2, 1, 1.5, 3, 1.5, 6, 2])
+RISKY = {"a/0": ([1, 2, 4, 5], [1, 2, 3, 4]), "a/1": ([0, 1, 2, 3], [0.3, 0.1, -0.5, 1])}
+WITHIN = {"a/0": ([5, 7, 9], [1, 1, 1]), "a/1": ([5, 7, 9, 11], [2, 3, 4, 5]), "a/2": ([5, 7, 9, 10], [5, 4, 2, 1])}
+ROLLOUTS = {"a": [-1, 2, 5, 7, 3], "b": [6, 5, 1, 34, 2]}
+
+
+def published_curves(runs: dict[str, tuple[list[float], list[float]]]) -> pd.DataFrame:
+    parts = [made_curves({name: list(y)}).assign(env_steps=t) for name, (t, y) in runs.items()]
+    return pd.concat(parts, ignore_index=True)
+
+
+def of_metric(results: pd.DataFrame, name: str) -> list[float]:
+    return results.loc[results["metric"] == f"{name} of y", "estimate"].tolist()
+
+
+def test_published_building_blocks():
+    np.testing.assert_array_equal(drawdown(SEQUENCE), [0, 0, 0, 0, 3, 4, 3.5, 2, 3.5, 0, 4])  # testComputeDrawdown
+    assert cvar(SEQUENCE, 0.3) == 0.75 and cvar(SEQUENCE, 0.1, "upper") == 5.5  # testComputeCVaR
+    np.testing.assert_allclose(differences(np.array([3, 6, 8, 9]), np.array([-1, 4, 2.3, 0])),
+                               [1.66666667, -0.85, -2.3])  # fmt: skip  # testComputeDifferencing
+    np.testing.assert_allclose([span(np.array([4.0, 5, 6])), span(np.array([-1, 4, 2.3, 0]))],
+                               [1.9, 4.745])  # fmt: skip  # testCurveRange
+
+
+@pytest.mark.parametrize(("alpha", "expected"), [(0.51, [0.8333333, -0.4]), (0.49, [0.5, -0.6])])
+def test_published_short_term_risk(alpha: float, expected: list[float]):
+    """testCorrectCVaR, LowerCVaROnDiffs."""
+    spec = Reliability(alpha, window=10, min_points=1, normalise=False)
+    found = of_metric(within_runs(published_curves(RISKY), "y", spec), "SRT")
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("alpha", "expected"), [(0.25, [0, 0.8]), (0.49, [0, 0.5])])
+def test_published_long_term_risk(alpha: float, expected: list[float]):
+    """testCorrectCVaR: UpperCVaROnDrawdown is ours. LowerCVaROnDrawdown, which evaluation/example.gin asks for, is 0 for
+    both curves, though the second falls from .3 to −.5."""
+    found = within_runs(published_curves(RISKY), "y", Reliability(alpha, window=10, min_points=1, normalise=False))
+    np.testing.assert_allclose(of_metric(found, "LRT"), expected)
+    for lower_alpha in (0.51, 0.49):
+        assert [cvar(drawdown(np.array(y, float)), lower_alpha, "lower") for _, y in RISKY.values()] == [0, 0]
+
+
+def test_published_maximal_drawdown():
+    """testCorrectMaxDrawdown, those that are not divided by the mean."""
+    curves = {"a/0": [1, 2, 3, 4], "a/1": [-1, -2, -3, -4, -5], "a/2": [1, 3, 2, 1.2], "a/3": [5, 5, 3, 6, 5],
+              "a/4": [100, 150, 90, 120, 80, 200]}  # fmt: skip
+    found = within_runs(made_curves({name: [float(x) for x in y] for name, y in curves.items()}), "y", RAW)
+    np.testing.assert_allclose(of_metric(found, "max drawdown"), [0, 4, 1.8, 2, 70])
+
+
+@pytest.mark.parametrize(("window", "points"), [(3, 3), (4, 4)], ids=["at its point 9", "whole runs"])
+def test_published_dispersion_across_time(window: int, points: int):
+    """testCorrectIqrWithinRuns. Over a whole run theirs is of all differences, of which there are at most 3 here."""
+    curves = published_curves({name: (t[:points], y[:points]) for name, (t, y) in WITHIN.items()})
+    found = within_runs(curves, "y", Reliability(window=window, min_points=2, normalise=False))
+    np.testing.assert_allclose(of_metric(found, "DT"), [0, 0, 0.25])
+
+
+def test_published_dispersion_of_a_run_that_fell():
+    """testCorrectStddevWithinRuns, by `curve_range`: a dispersion of −1.92. Ours is none, and says why."""
+    t, y = np.array(WITHIN["a/2"], float)
+    np.testing.assert_allclose(differences(t, y).std(ddof=1) / span(y), -1.9245008946666669)
+    found = within_runs(published_curves(WITHIN), "y", Reliability(window=4, min_points=2))
+    fell = found[(found["run_id"] == "a/2") & (found["metric"] == "DT of y")].iloc[0]
+    assert np.isnan(fell["estimate"]) and "P95(y) − y₀ is not positive" in fell["warning"]
+
+
+def test_published_dispersion_and_risk_across_runs():
+    """testCorrectIqrAcrossRuns at 0 and 1; LowerCVaROnAcross of testCorrectCVaR at the times that both curves have."""
+    curves = published_curves({"a/0": ([-1, 0, 1], [1, 1, 1]), "a/1": ([-1, 0, 1, 2], [2, 3, 4, 5])})
+    spec = Reliability(normalise=False)
+    np.testing.assert_allclose(of_metric(across_runs(align(curves, np.array([0, 1])), "y", spec), "DR"), [1, 1.5])
+    both = align(published_curves(RISKY), np.array([1, 2]))
+    np.testing.assert_allclose(of_metric(across_runs(both, "y", Reliability(0.51, normalise=False)), "RR"), [0.1, -0.5])
+
+
+def test_published_dispersion_and_risk_across_rollouts():
+    """testCorrectIqrAcrossRollouts (divided by the median) and LowerCVaRAcrossRollouts (by ½ there)."""
+    episodes = pd.concat([pd.DataFrame({"run_id": name, "variant": "v", "env": "e", "value": np.array(x, float)})
+                          for name, x in ROLLOUTS.items()])  # fmt: skip
+    assert of_metric(across_rollouts(episodes, "y"), "DF") == [3 / 3, 4 / 5]
+    found = across_rollouts(episodes, "y", Reliability(0.49, normalise=False))
+    np.testing.assert_allclose(np.array(of_metric(found, "RF")) / 0.5, [0.5 / 0.5, 1.5 / 0.5])
+
+
 def test_normaliser():
     assert span(np.array([1.0, np.nan, 5.0])) == np.quantile([1, 5], 0.95) - 1
     falling = within_runs(made_curves({"a/0": [5, 4, 3, 2, 1]}), "y", Reliability(window=2000, min_points=1))
