@@ -65,7 +65,7 @@ def title(study: Study) -> str:
 
 def provenance(study: Study) -> pd.DataFrame:
     rows = []
-    for sweep, runs in study.runs.groupby("sweep"):
+    for sweep, runs in study.runs.groupby("sweep", sort=False):
         abouts = [_about(folder) for folder in runs["folder"]]
         where = Path(runs["folder"].iloc[0]).parent if len(runs) > 1 else Path(runs["folder"].iloc[0])
         versions = sorted({f"{k} {v}" for about in abouts for k, v in (about.get("versions") or {}).items()})

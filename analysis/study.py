@@ -64,7 +64,7 @@ class Study:
         self.question, self.problems = question, []
         if question.adjust not in compare.FAMILIES:
             raise InputError(f"there is no adjustment '{question.adjust}'; there are: {', '.join(compare.FAMILIES)}")
-        self.sweeps = sorted(set(tables.runs["sweep"]))
+        self.sweeps = list(tables.runs["sweep"].unique())  # as they were given
         plain = grouped_by(tables, question.by) if question.by != ("variant",) else tables
         self.tables = plain
         if len(self.sweeps) > 1 and "sweep" not in question.by:

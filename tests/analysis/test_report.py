@@ -98,6 +98,7 @@ def test_two_sweeps_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture, 
         simulated.sweep(tmp_path / name, {"baseline": (speed, 0), "vanilla": (0.6, 0)}, range(6), git_commit=name)
     code, page, err = made(capsys, tmp_path / "before", tmp_path / "after", "--output", tmp_path / "out")
     assert code == 0 and "note: the runs were made by 2 versions of the code" in err
+    assert "Stability report: before and after</h1>" in page and "<th>before</th><th>after</th>" in page  # as given
     tables = {path.stem: pd.read_parquet(path) for path in (tmp_path / "out" / "tables").iterdir()}
     pairs = [("baseline, after", "baseline, before"), ("vanilla, after", "vanilla, before")]
     for name in ("primary", "differences", "collapse_tests"):  # a variant against itself, and nothing else
