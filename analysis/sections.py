@@ -458,7 +458,7 @@ def parts(study: Study) -> str:
         "2018) into that of states, Σ_s; of the actions taken there, Σ_a, all that a baseline φ changes; and of what "
         "happens afterwards, Σ_τ. From states that the policy visits, every action was taken and gone on with several "
         "times. Shares of the sum without a baseline (`reward_to_go`) at the same checkpoint, luck taken off: they may "
-        "be negative. `exact V` is the mean of these continuations: as far as a baseline of states comes, about. "
+        "be negative. `exact V` is the mean of these continuations: what remains there is about what no baseline of states removes. "
         "An episode's gradient is a sum of such terms, which are not independent."
         if len(study.parts_of_variance)
         else "" if study.estimators.empty
@@ -471,7 +471,8 @@ def readable_parts(study: Study) -> pd.DataFrame:
     rows = study.parts_of_variance
     if rows.empty:
         return rows
-    said = [f"{text.number(x)} {text.between(lo, hi)}"
+    short = lambda x: text.number(round(x, 4) + 0.0)  # and no −0
+    said = [f"{short(x)} {text.between(lo, hi, short)}"
             for x, lo, hi in zip(rows["estimate"], rows["lo"], rows["hi"], strict=True)]  # fmt: skip
     rows = rows.assign(said=said, part=rows["metric"].str.removesuffix(" / sum of reward_to_go"))
     keys = ["env", "variant"] if len(study.envs) > 1 else ["variant"]

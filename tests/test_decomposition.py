@@ -6,15 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mdp import ONE_HOT, TRAJECTORIES, TabularMDP, Theta, distribution
+from mdp import ONE_HOT, TRAJECTORIES, TabularMDP, Theta, discounted, distribution
 from quick import quickly_compiled
-from test_update import GAMMA, POLICY, V, return_from, value_of
+from test_update import GAMMA, POLICY, V, bonus, return_from, value_of
 
 from pgx.decomposition import continuations, decompose, scores, visited
 from pgx.quality import Estimand, decompositions
 
 THETA = np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(POLICY)])
 M, K, REPEATS, EPISODES = 4, 2, 5000, 20_000
+LARGE = 10.0
+"""Times V(s_L): where the time limit matters, it must be seen."""
 
 
 # The exact thing, in float64 and without pgx: every step of every trajectory, and the law of total variance as it is.
@@ -25,14 +27,18 @@ def total_variance(chance: np.ndarray, x: np.ndarray) -> float:
     return float(chance @ ((x - mean) ** 2).sum(1) / chance.sum())
 
 
-def exact(baseline=lambda s, t: 0.0, bootstrap: bool = False, power: bool = False) -> dict[str, float]:
-    """What a step of the policy is, is decided in this order: its state (and time), its action, all the rest."""
+def exact(baseline=lambda s, t: 0.0, bootstrap: float = 0.0, power: bool = False) -> dict[str, float]:
+    """What a step of the policy is, is decided in this order: its state (and time), its action, all the rest.
+
+    `bootstrap` multiplies V(s_L) at the time limit.
+    """
     theta, steps = Theta.of_vector(THETA), []
+    to_go = lambda tau, t: discounted((*tau.rewards[t:], bootstrap * bonus(tau, on=True)), GAMMA)
     for tau, p in zip(TRAJECTORIES, distribution(THETA), strict=True):
         for t, (s, a) in enumerate(zip(tau.states, tau.actions, strict=False)):
             of_logits = (np.eye(2)[a] - theta.probabilities(s)) * (GAMMA**t if power else 1.0)
             score = np.concatenate([np.outer(of_logits, ONE_HOT[s]).ravel(), of_logits])
-            steps.append((p, (t, s), a, score * (return_from(tau, t, bootstrap) - baseline(s, t))))
+            steps.append((p, (t, s), a, score * (to_go(tau, t) - baseline(s, t))))
     chance, x = np.array([p for p, *_ in steps]), np.array([x for *_, x in steps])
 
     def conditional_mean(*labels: int) -> np.ndarray:
@@ -119,13 +125,12 @@ def test_with_a_baseline(drawn):
 def test_time_limit_and_discount(drawn):
     """A return goes on with V where the limit cuts it off, wherever it was gone on from; γ^t is of the step's own t."""
     states, found = drawn
-    wanted = exact(lambda s, t: value_of(s), bootstrap=True, power=True)
-    factor = GAMMA ** states.time.astype(jnp.float32)
-    estimate = estimated(states, found.bootstrapped(V), jax.vmap(V)(states.obs), factor)
-    assert max(misses(estimate, wanted).values()) < 4
-    for other in (found.total, found.bootstrapped(lambda obs: V(obs) + 1.0)):
-        assert max(misses(estimated(states, other, jax.vmap(V)(states.obs), factor), wanted).values()) > 6
-    assert max(misses(estimated(states, found.bootstrapped(V), jax.vmap(V)(states.obs)), wanted).values()) > 6
+    wanted = exact(lambda s, t: value_of(s), bootstrap=LARGE, power=True)
+    factor, value = GAMMA ** states.time.astype(jnp.float32), jax.vmap(V)(states.obs)
+    gone_on = found.bootstrapped(lambda obs: LARGE * V(obs))
+    assert max(misses(estimated(states, gone_on, value, factor), wanted).values()) < 4
+    for returns, power in ((found.total, factor), (found.bootstrapped(V), factor), (gone_on, None)):
+        assert max(misses(estimated(states, returns, value, power), wanted).values()) > 8
 
 
 def test_luck_taken_for_the_action_is_rejected(drawn):
@@ -188,7 +193,7 @@ def test_all_of_it_as_rows(switches):
     )(jax.random.key(2))
     assert {row.of for row in rows} == {"reward_to_go", "baseline", "baseline, own V", "exact V"}
     for name, baseline in {"reward_to_go": lambda s, t: 0.0, "baseline": lambda s, t: value_of(s)}.items():
-        for quantity, x in exact(baseline, bootstrap, power).items():
+        for quantity, x in exact(baseline, float(bootstrap), power).items():
             assert float(rows[name, quantity, 0, 20_000]) == pytest.approx(x, rel=0.1), (name, quantity)
     for quantity in ("variance_state", "variance_action", "variance_return"):
         assert rows["baseline", quantity, 0, 20_000] == rows["baseline, own V", quantity, 0, 20_000]
