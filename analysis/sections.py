@@ -458,8 +458,8 @@ def parts(study: Study) -> str:
         "2018) into that of states, Σ_s; of the actions taken there, Σ_a, all that a baseline φ changes; and of what "
         "happens afterwards, Σ_τ. From states that the policy visits, every action was taken and gone on with several "
         "times. Shares of the sum without a baseline (`reward_to_go`) at the same checkpoint, luck taken off: they may "
-        "be negative. `exact V` is the mean of these continuations: what remains there is about what no baseline of states removes. "
-        "An episode's gradient is a sum of such terms, which are not independent."
+        "be negative. `exact V` is the mean of these continuations: what remains there is about what no baseline of "
+        "states removes. An episode's gradient is a sum of such terms, which are not independent."
         if len(study.parts_of_variance)
         else "" if study.estimators.empty
         else "The variance was not divided: an environment on the host cannot be put back into a state."
