@@ -454,8 +454,8 @@ def frozen(study: Study) -> str:
 def parts(study: Study) -> str:
     """What the table of the variance's parts says."""
     return (
-        "**Where the variance comes from.** One step's term ∇ log π(a|s) (G − φ(s)), its variance divided (Tucker et al. "
-        "2018) into that of states, Σ_s; of the actions taken there, Σ_a, all that a baseline φ changes; and of what "
+        "**Where the variance comes from.** One step's term ∇ log π(a|s) (G − φ(s)), its variance divided (Tucker et "
+        "al. 2018) into that of states, Σ_s; of the actions taken there, Σ_a, all that a baseline φ changes; and of what "
         "happens afterwards, Σ_τ. From states that the policy visits, every action was taken and gone on with several "
         "times. Shares of the sum without a baseline (`reward_to_go`) at the same checkpoint, luck taken off: they may "
         "be negative. `exact V` is the mean of these continuations: what remains there is about what no baseline of "

@@ -52,7 +52,7 @@ Watch = Callable[[PyTree, States, Float[Array, " n"], Bool[Array, " n"], PRNGKey
 def go_on(
     env: JittedEnv, policy: MLP, states: States, going: Bool[Array, " n"], key: PRNGKeyArray, watch: Watch, seen: PyTree
 ) -> tuple[PyTree, Float[Array, "n *O"], Bool[Array, " n"]]:
-    """The policy plays from here until all have ended or are cut off: (what was seen, last observations, terminated)."""
+    """The policy plays on until all have ended or are cut off: (what was seen, last observations, terminated)."""
     T, n = env.spec.max_steps, len(going)
     of_actions, of_steps, of_watch = jax.random.split(key, 3)
     uniform = jax.random.uniform(of_actions, (T * n,)).reshape(T, n)

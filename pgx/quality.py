@@ -373,7 +373,10 @@ def post_update_returns(
     num_evaluations: int,
 ) -> list[Array]:
     """The mean return after each of `num_updates` single updates that all start here (Rahn et al. 2023); NaN where an
-    update left parameters that are not finite. `play` is (policy, key, num_episodes) → Episodes, `learn` is `updated`."""
+    update left parameters that are not finite.
+
+    `play` is (policy, key, num_episodes) → Episodes, `learn` is `updated`.
+    """
     found = []
     for before, after in jax.vmap(jax.random.split)(jax.random.split(key, num_updates)):
         policy, finite = learn(state, algorithm, play(state.policy, before, num_episodes=num_episodes))

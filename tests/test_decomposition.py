@@ -90,8 +90,8 @@ def estimated(states, returns, value=None, factor=None, chance=None) -> dict[str
     def parts(obs, returns, value):
         score, pi = scores(POLICY, obs)
         score = score if factor is None else score * factor[:, None, None]
-        several = jax.tree.map(lambda x: x.reshape(-1, M, *x.shape[1:]), (score, pi if chance is None else chance, returns, value))
-        return jax.vmap(decompose)(*several)
+        given = (score, pi if chance is None else chance, returns, value)
+        return jax.vmap(decompose)(*jax.tree.map(lambda x: x.reshape(-1, M, *x.shape[1:]), given))
 
     found = parts(states.obs, returns, value)
     return {name: (float(x.mean()), float(x.std() / np.sqrt(len(x)))) for name, x in found.items()}
