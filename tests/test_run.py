@@ -193,6 +193,17 @@ def test_the_learning_curve_is_a_picture_with_something_on_it(folder):
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
 
 
+def test_a_learning_curve_has_nothing_of_the_one_before(folder, tmp_path):
+    """One figure serves all runs of a process."""
+    from pgx import curve
+
+    long = [{k: float(x) if x else None for k, x in row.items()} for row in rows(folder)]
+    for name, some in (("first.png", long), ("other.png", long[: len(long) // 2]), ("again.png", long)):
+        curve.draw(some, "a run", 475.0, tmp_path / name)
+    first, other, again = ((tmp_path / name).read_bytes() for name in ("first.png", "other.png", "again.png"))
+    assert first == again != other
+
+
 def test_the_newest_checkpoints_and_the_best_are_kept(runs):
     """The newest to go on from, the best because policy gradients forget."""
     folder, _ = runs["chunks"]  # every 4 updates, 2 kept

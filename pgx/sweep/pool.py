@@ -86,17 +86,22 @@ class Pool:
     def __init__(self, callbacks: Callbacks, size: int):
         self._callbacks = callbacks
         self._workers = [_Worker(callbacks) for _ in range(size)]
+        self._compiled: set[Hashable] = set()
+        """Programs that somebody has: the others find them in jax's cache."""
         self._stopping = False
 
     def run(self, batches: Sequence[Batch]) -> Iterator[Progress | Done]:
-        """Run the batches, those of a program best on as few workers as will do; reports in the order of events."""
+        """Run the batches, those of a program best on as few workers as will do; reports in the order of events.
+
+        A worker waits rather than compile what another one compiles just now: two at once take longer than one.
+        """
         waiting: dict[Hashable, list[Batch]] = {}
         for batch in batches:
             waiting.setdefault(batch.program, []).append(batch)
         while True:
             for i, worker in enumerate(self._workers):
-                if not worker.at_work and waiting and not self._stopping:
-                    chosen = self._choose(worker, waiting)
+                if not worker.at_work and not self._stopping and (open_ := self._open(waiting)):
+                    chosen = self._choose(worker, open_)
                     if worker.threads not in (None, chosen[0]) or not worker.process.is_alive():
                         with contextlib.suppress(ConnectionError):
                             worker.connection.send(None)
@@ -109,6 +114,10 @@ class Pool:
             ready = wait([worker.connection for worker in busy], timeout=0.2)
             for worker in (worker for worker in busy if worker.connection in ready):
                 yield from self._hear(worker)
+
+    def _open(self, waiting: dict[Hashable, list[Batch]]) -> dict[Hashable, list[Batch]]:
+        being_compiled = {worker.program for worker in self._workers if worker.at_work} - self._compiled
+        return {program: batches for program, batches in waiting.items() if program not in being_compiled}
 
     def _choose(self, worker: _Worker, waiting: dict[Hashable, list[Batch]]) -> Hashable:
         """The program that the worker has compiled, else the one with most batches a worker at it."""
@@ -126,6 +135,7 @@ class Pool:
             self._workers[self._workers.index(worker)] = _Worker(self._callbacks)
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             return [Done(number, f"its process {how}") for number in sorted(worker.at_work)]
+        self._compiled.add(worker.program)
         if isinstance(report, Done):
             worker.at_work.discard(report.number)
         return [report]
