@@ -3,15 +3,19 @@ is there is done again."""
 
 import csv
 import json
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra import initialize_config_dir
+from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
@@ -19,8 +23,9 @@ from omegaconf import OmegaConf
 from program import checked, environment, finish, pgx, results, rows, stamps, start, summary, train_here
 
 from pgx.config import CONF
+from pgx.sweep import pool
 from pgx.sweep.compose import composes_fast
-from pgx.sweep.members import program
+from pgx.sweep.members import Member, program
 
 MEMBERS = ("+variant=reward_to_go,baseline", "seed=0,1,2,3")
 SHORT = ("num_updates=60", "checkpoint_every=7", "updates_per_chunk=5", "episodes_per_update=4")
@@ -228,6 +233,32 @@ def test_nothing_compiles_twice(tmp_path):
     assert compiled == []
     train_here(*base, gravity.format("9.8"), "episodes_per_update=4", folder=tmp_path / "third")
     assert compiled, "this counter counts"
+
+
+def test_a_worker_waits_for_what_another_one_compiles(monkeypatch):
+    """Two that compile the same at once take longer than one that compiles and one that then finds it in the cache."""
+
+    class Worker(pool._Worker):
+        def __init__(self, _):
+            self.connection, self.there = multiprocessing.Pipe()
+            self.process = SimpleNamespace(is_alive=lambda: True)
+            self.at_work, self.program = set(), None
+
+        def give(self, batch):
+            self.at_work, self.program = {member.number for member in batch.members}, batch.program
+
+    def batch(number):
+        config = {"xla_threads": 1, "env": {"reward_threshold": None}}
+        return pool.Batch((Member(number, [], OmegaConf.create(), config, Path(), None),), "map", 1)
+
+    monkeypatch.setattr(pool, "_Worker", Worker)
+    workers = pool.Pool(Callbacks(), 2)
+    first, second = workers._workers
+    reports = workers.run([batch(0), batch(1)])
+    for at_work in (set(), {1}):
+        first.there.send(pool.Progress(0, 0.1, 100))
+        next(reports)
+        assert (first.at_work, second.at_work) == ({0}, at_work)
 
 
 @pytest.mark.parametrize(
