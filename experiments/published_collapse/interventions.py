@@ -75,10 +75,7 @@ PARTS = {
     "full_scale": Part(
         f"num_updates={FULL['episodes']}",
         {
-            "one step an episode": f"{POST} update.optimiser_steps=batch",
-            "learning rate 3e-5": f"{POST} optimiser.learning_rate=3e-5",
             "true reward-to-go": f"{POST} estimator=reward_to_go update.returns=episode update.broadcast=false",
-            "correct": RIGHT,
         },
     ),
     "harness": Part(
