@@ -63,8 +63,9 @@ class PgxLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from pgx.backend import accelerator
         from pgx.config import ConfigError
-        from pgx.sweep.launch import EXECUTORS, batches, dry_run, launch, missing
+        from pgx.sweep.launch import EXECUTORS, at_once, batches, dry_run, launch, missing
         from pgx.sweep.members import members
+        from pgx.sweep.pool import cores
 
         if self._executor not in EXECUTORS:
             raise ConfigError("hydra.launcher.executor", f"{self._executor!r} is not allowed", " | ".join(EXECUTORS))
@@ -74,7 +75,7 @@ class PgxLauncher(Launcher):
         if self._detach and self._inner is None:
             raise ConfigError("hydra.launcher.detach", "the members would run here", "false", "hydra/launcher=slurm can")
         if self._inner is None and not accelerator():
-            self._start()  # its imports overlap with composing the members
+            self._start(self._processes or cores())  # its imports overlap with composing the members
         found = members(self._loader, self._config, enumerate(job_overrides, initial_job_idx))
         if self._dry_run:
             return dry_run(found, self._processes)
@@ -84,12 +85,12 @@ class PgxLauncher(Launcher):
             task = Task(self._context, self._config, self._executor, self._width, self._processes)
             return launch_on(self._inner, task, found, size=self._members_per_task, detach=self._detach)
         given = batches(missing(found), self._executor, self._width)
-        self._start(packs_only=all(batch.executor == "vmap" for batch in given))
+        self._start(at_once(given, self._processes))
         return launch(found, self._pool, given)
 
-    def _start(self, *, packs_only: bool = False) -> None:
+    def _start(self, size: int) -> None:
         """Once: a sweeper may call again, and what is compiled serves all its batches."""
-        from pgx.sweep.pool import Pool, cores
+        from pgx.sweep.pool import Pool
 
         if self._pool is None and not self._dry_run:
-            self._pool = Pool(self._context.callbacks, self._processes or (1 if packs_only else cores()))
+            self._pool = Pool(self._context.callbacks, size)

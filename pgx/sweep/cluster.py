@@ -25,9 +25,9 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from pgx import record
 from pgx.sweep import ledger
 from pgx.sweep.compose import composes_fast
-from pgx.sweep.launch import batches, missing, progress_bar, returns, work
+from pgx.sweep.launch import at_once, batches, missing, progress_bar, returns, work
 from pgx.sweep.members import Member, members, program, write
-from pgx.sweep.pool import Pool, cores
+from pgx.sweep.pool import Pool
 
 log = logging.getLogger("pgx")
 
@@ -60,7 +60,7 @@ class Task:
         given = batches(todo, self.executor, self.width)
         if not given:
             return []
-        pool = Pool(self.context.callbacks, min(len(given), self.processes or cores()))
+        pool = Pool(self.context.callbacks, min(len(given), at_once(given, self.processes)))
         try:
             return work(pool, given, lambda *_: None)[1]
         finally:

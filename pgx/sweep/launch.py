@@ -78,6 +78,12 @@ def batches(members: Sequence[Member], executor: str, width: int | None) -> list
     return [Batch(tuple(pack), "vmap", lanes) for lanes, pack in sliced] + alone
 
 
+def at_once(batches: Sequence[Batch], processes: int | None) -> int:
+    """How many workers: one a core, but packs take turns on an accelerator."""
+    packs_only = accelerator() and all(batch.executor == "vmap" for batch in batches)
+    return processes or (1 if packs_only else cores())
+
+
 def _executor(member: Member, executor: str, width: int | None) -> tuple[str, int]:
     """map or vmap, and the lanes of its program. `auto`: as it was begun; on an accelerator vmap, else map."""
     if on_host(member.config["env"]):
