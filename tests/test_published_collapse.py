@@ -388,3 +388,11 @@ def test_pytorch_is_asked_for_or_learns(tmp_path):
     else:
         train(tmp_path / "run", 0, False, 3, 1000)
         assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 4
+
+
+def test_every_part_has_a_colour_in_the_forest_plot():
+    """Or hours of runs end in a KeyError."""
+    from experiments.published_collapse.interventions import PARTS
+    from experiments.published_collapse.report import COLOURS
+
+    assert {*PARTS, "torch"} - {"published"} <= set(COLOURS)

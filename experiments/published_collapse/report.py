@@ -14,6 +14,7 @@ COLOURS = {
     "published": "#0173b2",
     "interventions": "#0173b2",
     "reverse": "#029e73",
+    "full_scale": "#cc78bc",
     "harness": "#949494",
     "torch": "#d55e00",
 }
