@@ -330,6 +330,13 @@ def test_a_wrong_launcher_is_refused(wrong, tmp_path):
     assert done.stderr.count("\n") == 1 and list(tmp_path.iterdir()) == []
 
 
+def test_without_slurm_nothing_is_written(tmp_path):
+    bare = str(Path(sys.executable).parent)
+    done = sweep("+variant=baseline", "hydra/launcher=slurm", *SHORT, cwd=tmp_path, PATH=bare)
+    assert done.returncode == 2 and done.stderr.startswith("pgx: hydra/launcher: there is no Slurm here")
+    assert done.stderr.count("\n") == 1 and list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_512_members(tmp_path):
     done = sweep("+variant=vanilla", "seed=range(0,512)", "num_updates=1", "episodes_per_update=2", cwd=tmp_path)

@@ -7,6 +7,7 @@ what became of the members is read from their folders, wherever they ran.
 
 import contextlib
 import logging
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from pgx import record
+from pgx.config import ConfigError
 from pgx.sweep import ledger
 from pgx.sweep.compose import composes_fast
 from pgx.sweep.launch import at_once, batches, missing, progress_bar, returns, work
@@ -78,8 +80,10 @@ def _make_plain(hydra: DictConfig) -> None:
 def launch_on(inner: Launcher, task: Task, found: Sequence[Member], *, size: int, detach: bool) -> list[JobReturn]:
     """Run what is missing in tasks like `task`, each of up to `size` members that share a program.
 
-    Raises SystemExit(0) when all is submitted, if `detach`.
+    Raises SystemExit(0) when all is submitted, if `detach`; ConfigError if there is no Slurm to submit to.
     """
+    if getattr(inner, "_EXECUTOR", None) == "slurm" and shutil.which("srun") is None:
+        raise ConfigError("hydra/launcher", "there is no Slurm here (no srun)", hint="a cluster's login node has it")
     write(found)
     groups: dict[Hashable, list[Member]] = {}
     for member in (todo := missing(found)):
