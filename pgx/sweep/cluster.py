@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,8 +27,8 @@ from pgx import record
 from pgx.config import ConfigError
 from pgx.sweep import ledger
 from pgx.sweep.compose import composes_fast
-from pgx.sweep.launch import at_once, batches, missing, progress_bar, returns, work
-from pgx.sweep.members import Member, members, program, write
+from pgx.sweep.launch import at_once, batches, by_program, missing, progress_bar, returns, work
+from pgx.sweep.members import Member, members, write
 from pgx.sweep.pool import Pool
 
 log = logging.getLogger("pgx")
@@ -85,10 +85,8 @@ def launch_on(inner: Launcher, task: Task, found: Sequence[Member], *, size: int
     if getattr(inner, "_EXECUTOR", None) == "slurm" and shutil.which("srun") is None:
         raise ConfigError("hydra/launcher", "there is no Slurm here (no srun)", hint="a cluster's login node has it")
     write(found)
-    groups: dict[Hashable, list[Member]] = {}
-    for member in (todo := missing(found)):
-        groups.setdefault(program(member.config), []).append(member)
-    packs = [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
+    todo = missing(found)
+    packs = [group[i : i + size] for group in by_program(todo) for i in range(0, len(group), size)]
     if packs:
         task = replace(task, packs=[[(member.number, member.overrides) for member in pack] for pack in packs])
         # the members have their callbacks, their folders and their logs; a task has a log
@@ -103,7 +101,7 @@ def launch_on(inner: Launcher, task: Task, found: Sequence[Member], *, size: int
         raise SystemExit(0)
     status = {row["member"]: row["status"] for row in ledger.read(found[0].folder.parent)}
     unfinished = [member.folder for member in todo if status[member.folder.name] not in ("completed", "diverged")]
-    return returns(found, dict.fromkeys(unfinished, "see the ledger"))
+    return returns(found, unfinished)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from pathlib import Path
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -29,22 +29,22 @@ def launch(members: Sequence[Member], pool: Pool, batches: Sequence[Batch]) -> l
     """
     write(members)
     with progress_bar(len(members), len(members) - len(missing(members))) as show:
-        errors, signals = work(pool, batches, show)
+        failed, signals = work(pool, batches, show)
     if signals:
         ledger.show(members[0].folder.parent)
         raise SystemExit(128 + signals[0])
-    return returns(members, errors)
+    return returns(members, failed)
 
 
 def work(
     pool: Pool, batches: Sequence[Batch], show: Callable[[int, float, int | None], None]
-) -> tuple[dict[Path, str], list[signal.Signals]]:
-    """Run the batches; what went wrong, by members' folders, and the signals that came: after one, members save and stop.
+) -> tuple[set[Path], list[signal.Signals]]:
+    """Run the batches; the folders of members that failed, and the signals that came: after one, members save and stop.
 
     `show` is told a member's number, the share of its budget that is used and its env steps (None: it has ended).
     """
     folders = {member.number: member.folder for batch in batches for member in batch.members}
-    errors: dict[Path, str] = {}
+    failed: set[Path] = set()
     with _signals(pool) as signals:
         for report in pool.run(batches):
             if not isinstance(report, Done):
@@ -53,13 +53,21 @@ def work(
             show(report.number, 1.0, None)
             folder = folders[report.number]
             if report.error is not None and not _completed(folder, report.error):
-                errors[folder] = report.error
-    return errors, signals
+                failed.add(folder)
+    return failed, signals
 
 
 def missing(members: Sequence[Member]) -> list[Member]:
     """Those that are to be run; the same member twice is run once."""
     return list({member.folder: member for member in members if not member.finished}.values())
+
+
+def by_program(members: Sequence[Member]) -> list[list[Member]]:
+    """Those that share a compiled program, together."""
+    groups: dict[Hashable, list[Member]] = {}
+    for member in members:
+        groups.setdefault(program(member.config), []).append(member)
+    return list(groups.values())
 
 
 def batches(members: Sequence[Member], executor: str, width: int | None) -> list[Batch]:
@@ -97,12 +105,10 @@ def _executor(member: Member, executor: str, width: int | None) -> tuple[str, in
 
 def dry_run(members: Sequence[Member], processes: int | None) -> list[JobReturn]:
     """Print the groups, what is done and what would run; touch nothing."""
-    groups: dict = {}
-    for member in members:
-        groups.setdefault(program(member.config), []).append(member)
+    groups = by_program(members)
     print(f"{len(members)} members in {len(groups)} compiled programs; sweep folder {members[0].folder.parent}")
     seconds = 0.0
-    for number, group in enumerate(groups.values(), 1):
+    for number, group in enumerate(groups, 1):
         timed = [member.before["wall_seconds"] for member in group if member.finished]
         left = [member for member in group if not member.finished]
         each = sum(timed) / len(timed) if timed else None
@@ -117,12 +123,12 @@ def dry_run(members: Sequence[Member], processes: int | None) -> list[JobReturn]
     raise SystemExit(0)
 
 
-def returns(members: Sequence[Member], errors: dict[Path, str]) -> list[JobReturn]:
-    """What Hydra gets: each member's objective, or why there is none."""
-    if errors:
+def returns(members: Sequence[Member], failed: Collection[Path]) -> list[JobReturn]:
+    """What Hydra gets: each member's objective, or, for those in the `failed` folders, that there is none."""
+    if failed:
         ledger.show(members[0].folder.parent)
-    failed = RunFailed(f"{len(errors)} of {len(members)} members failed, see the table above")
-    return [_returned(member, failed if member.folder in errors else None) for member in members]
+    error = RunFailed(f"{len(failed)} of {len(members)} members failed, see the table above")
+    return [_returned(member, error if member.folder in failed else None) for member in members]
 
 
 def _returned(member: Member, error: Exception | None) -> JobReturn:
