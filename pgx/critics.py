@@ -24,7 +24,7 @@ class Critic(eqx.Module):
         """What is learned: any pytree of arrays, or None."""
 
     @abc.abstractmethod
-    def bootstrap(self, state: PyTree, obs: Float[Array, "B *O"]) -> Float[Array, " B"]:
+    def bootstrap(self, state: PyTree, obs: Float[Array, "B O"]) -> Float[Array, " B"]:
         """The return expected from here on."""
 
     @abc.abstractmethod
@@ -88,7 +88,7 @@ class ValueNetwork(Critic):
         return network, self.optimiser.init(network)
 
     def bootstrap(self, state, obs):
-        return jax.vmap(state[0])(obs)
+        return state[0](obs.T)
 
     def learn(self, state, episodes, target):
         network, opt_state = state
@@ -97,7 +97,7 @@ class ValueNetwork(Critic):
 
         def loss(network, block):
             obs, target, weight = block
-            value = jax.vmap(network)(obs)
+            value = network(obs)
             return value_loss(value, target, weight), value
 
         def block_gradient(block):

@@ -24,14 +24,14 @@ from pgx.envs.base import JittedEnv
 from pgx.lanes import largest
 from pgx.losses import log_probabilities
 from pgx.networks import MLP
-from pgx.rollout import act, sample
+from pgx.rollout import sample
 
 
 class States(NamedTuple):
     """n states, with all that it takes to go on from them."""
 
     env_state: PyTree[Array]
-    obs: Float[Array, "n *O"]
+    obs: Float[Array, "n O"]
     time: Int[Array, " n"]
     """Steps since the reset: the time limit is the caller's affair."""
 
@@ -51,7 +51,7 @@ Watch = Callable[[PyTree, States, Float[Array, " n"], Bool[Array, " n"], PRNGKey
 
 def go_on(
     env: JittedEnv, policy: MLP, states: States, going: Bool[Array, " n"], key: PRNGKeyArray, watch: Watch, seen: PyTree
-) -> tuple[PyTree, Float[Array, "n *O"], Bool[Array, " n"]]:
+) -> tuple[PyTree, Float[Array, "n O"], Bool[Array, " n"]]:
     """The policy plays on until all have ended or are cut off: (what was seen, last observations, terminated)."""
     T, n = env.spec.max_steps, len(going)
     of_actions, of_steps, of_watch = jax.random.split(key, 3)
@@ -59,7 +59,7 @@ def go_on(
 
     def step(carry):
         i, states, alive, terminated, seen = carry
-        action = act(policy, states.obs, uniform[i], sample)
+        action = sample(policy(states.obs.T), uniform[i])
         new, reward, ended = take(env, states, action, jax.random.fold_in(of_steps, i))
         seen = watch(seen, states, reward, alive, jax.random.fold_in(of_watch, i))
         new = new._replace(obs=jax.vmap(jnp.where)(alive, new.obs, states.obs))
@@ -100,11 +100,12 @@ class Continuations(NamedTuple):
     """Σ_k γ^k r_k from the state on."""
     cut_off: Float[Array, "M A K"]
     """γ^k where the time limit came after k more steps; 0 where the environment ended the episode."""
-    last_obs: Float[Array, "M A K *O"]
+    last_obs: Float[Array, "M A K O"]
 
-    def bootstrapped(self, value: Callable[[Float[Array, "*O"]], Float[Array, ""]]) -> Float[Array, "M A K"]:
+    def bootstrapped(self, value: Callable[[Float[Array, "O N"]], Float[Array, " N"]]) -> Float[Array, "M A K"]:
         """At the time limit the return goes on with V(s_L)."""
-        return self.total + self.cut_off * jax.vmap(jax.vmap(jax.vmap(value)))(self.last_obs)
+        after = value(self.last_obs.reshape(-1, self.last_obs.shape[-1]).T)
+        return self.total + self.cut_off * after.reshape(self.total.shape)
 
 
 def continuations(
@@ -126,11 +127,11 @@ def continuations(
     return Continuations(*(x.reshape(M, A, num, *x.shape[1:]) for x in found))
 
 
-def scores(policy: MLP, obs: Float[Array, "M *O"]) -> tuple[Float[Array, "M A P"], Float[Array, "M A"]]:
+def scores(policy: MLP, obs: Float[Array, "M O"]) -> tuple[Float[Array, "M A P"], Float[Array, "M A"]]:
     """(∇ log π(a|s), π(a|s)) of every action."""
 
     def of_state(obs):
-        log_probs = lambda policy: log_probabilities(policy, obs[None])[:, 0]
+        log_probs = lambda policy: log_probabilities(policy, obs[:, None])[:, 0]
         gradient = jax.tree.leaves(jax.jacrev(log_probs)(policy))
         flat = [x.reshape(x.shape[0], -1) for x in gradient]
         return jnp.concatenate(flat, axis=1), jnp.exp(log_probs(policy))

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 
-def log_probabilities(policy, obs: Float[Array, "N *O"]) -> Float[Array, "A N"]:
-    """log π(·|s) of every step. Actions come first: on a CPU the long axis must be the contiguous one."""
-    return jax.nn.log_softmax(jax.vmap(policy)(obs).T, axis=0)
+def log_probabilities(policy, obs: Float[Array, "O N"]) -> Float[Array, "A N"]:
+    """log π(·|s) of every step. Steps come last: on a CPU the long axis must be the contiguous one."""
+    return jax.nn.log_softmax(policy(obs), axis=0)
 
 
 def select(log_probs: Float[Array, "A N"], action: Int[Array, " N"]) -> Float[Array, " N"]:

@@ -96,9 +96,7 @@ def make(config: dict[str, Any]) -> "gymnasium.Env":
         raise ConfigError("env.id", f"{id} cannot be drawn: it has no render mode rgb_array")
     for name, value in params.items():
         _set(env.unwrapped, name, value)
-    if not isinstance(env.observation_space, gymnasium.spaces.Box):
-        env = gymnasium.wrappers.FlattenObservation(env)
-    return env
+    return gymnasium.wrappers.FlattenObservation(env)  # as GymnasiumEnv does
 
 
 def _set(env: "gymnasium.Env", name: str, value: float) -> None:

@@ -27,7 +27,7 @@ from pgx.networks import ACTIVATIONS, MLP
 from pgx.types import Episodes, TrainState
 from pgx.update import Algorithm
 
-Value = Callable[[Float[Array, "*O"]], Float[Array, ""]]
+Value = Callable[[Float[Array, "O N"]], Float[Array, " N"]]
 """V(s)."""
 
 
@@ -135,11 +135,11 @@ def gradient_of_each(
 
     def of_episode(obs, action, weight):
         _, pull_back = jax.vjp(lambda policy: select(log_probabilities(policy, obs), action), policy)
-        return jax.vmap(lambda w: pull_back(w)[0], in_axes=1)(weight)
+        return jax.vmap(lambda w: pull_back(w)[0])(weight)
 
     def of_block(block):
-        block = jax.tree.map(lambda x: x.reshape(-1, N, *x.shape[1:]), block)
-        return jax.vmap(of_episode, in_axes=1, out_axes=1)(*block), ()
+        block = jax.tree.map(lambda x: x.reshape(*x.shape[:-1], -1, N), block)
+        return jax.vmap(of_episode, in_axes=-1, out_axes=1)(*block), ()
 
     gradients, _ = fold(of_block, blocks, episodes.length.max())
     return jnp.concatenate([x.reshape(*x.shape[:2], -1) for x in jax.tree.leaves(gradients)], axis=2)
@@ -187,11 +187,11 @@ class RidgeValue(eqx.Module):
     bias: Float[Array, " F"]
     coefficient: Float[Array, " D"]
 
-    def features(self, obs: Float[Array, "*O"]) -> Float[Array, " D"]:
-        z = (obs.reshape(-1) - self.centre) / self.scale
-        return jnp.concatenate([jnp.ones(1), z, jnp.tanh(self.weight @ z + self.bias)])
+    def features(self, obs: Float[Array, "O N"]) -> Float[Array, "D N"]:
+        z = (obs - self.centre[:, None]) / self.scale[:, None]
+        return jnp.concatenate([jnp.ones((1, z.shape[1])), z, jnp.tanh(self.weight @ z + self.bias[:, None])])
 
-    def __call__(self, obs: Float[Array, "*O"]) -> Float[Array, ""]:
+    def __call__(self, obs: Float[Array, "O N"]) -> Float[Array, " N"]:
         return self.coefficient @ self.features(obs)
 
 
@@ -201,20 +201,19 @@ def fit_value(episodes: Episodes, gamma: float | Float[Array, ""], key: PRNGKeyA
     zeros = jnp.zeros_like(episodes.reward)
     of_episode = jax.vmap(partial(reward_to_go, gamma=gamma), in_axes=(1, 1, 1, 0), out_axes=1)
     target = of_episode(episodes.reward, zeros, episodes.mask, jnp.zeros(zeros.shape[1]))
-    flat = episodes.obs.reshape(*zeros.shape, -1)
-    taken = jnp.broadcast_to(episodes.mask[..., None], flat.shape)
-    centre, scale = flat.mean((0, 1), where=taken), flat.std((0, 1), where=taken)
+    taken = jnp.broadcast_to(episodes.mask[..., None], episodes.obs.shape)
+    centre, scale = episodes.obs.mean((0, 1), where=taken), episodes.obs.std((0, 1), where=taken)
     of_weight, of_bias = jax.random.split(key)
-    O, F = flat.shape[-1], RANDOM_FEATURES
+    O, F = episodes.obs.shape[-1], RANDOM_FEATURES
     weight = jax.random.normal(of_weight, (F, O)) / jnp.sqrt(O)
     bias = jax.random.normal(of_bias, (F,))
     empty = RidgeValue(centre, jnp.where(scale > 1e-6, scale, 1.0), weight, bias, jnp.zeros(1 + O + F))
 
     def of_block(block):
         obs, target, share = block
-        features = jax.vmap(empty.features)(obs)
-        weighted = features * share[:, None]
-        return (weighted.T @ features, weighted.T @ target), ()
+        features = empty.features(obs)
+        weighted = features * share[None]
+        return (weighted @ features.T, weighted @ target), ()
 
     share = jnp.where(episodes.mask, 1 / episodes.mask.sum(dtype=jnp.float32), 0.0)
     (square, product), _ = fold(of_block, to_blocks((episodes.obs, target, share)), episodes.length.max())
@@ -225,9 +224,8 @@ def fit_value(episodes: Episodes, gamma: float | Float[Array, ""], key: PRNGKeyA
 
 def _values(value: Value, episodes: Episodes) -> tuple[Float[Array, "T N"], Float[Array, " N"]]:
     """V of every step, 0 on padding, and V(s_L)."""
-    of_block = lambda obs: ((), jax.vmap(value)(obs))
-    _, found = fold(of_block, to_blocks(episodes.obs), episodes.length.max())
-    return jnp.where(episodes.mask, from_blocks(found, episodes.mask), 0.0), jax.vmap(value)(episodes.last_obs)
+    _, found = fold(lambda obs: ((), value(obs)), to_blocks(episodes.obs), episodes.length.max())
+    return jnp.where(episodes.mask, from_blocks(found, episodes.mask), 0.0), value(episodes.last_obs.T)
 
 
 def explained_variance(
@@ -241,9 +239,9 @@ def explained_variance(
 # The policy's hidden units
 
 
-def hidden(policy: MLP, obs: Float[Array, "*O"]) -> list[Float[Array, " H"]]:
+def hidden(policy: MLP, obs: Float[Array, " O"]) -> list[Float[Array, " H"]]:
     """The output of every hidden layer."""
-    x, found = obs.reshape(-1), []
+    x, found = obs, []
     for layer in policy.layers[:-1]:
         x = ACTIVATIONS[policy.activation](layer(x))
         found.append(x)
@@ -262,11 +260,11 @@ def effective_rank(activation: Float[Array, "n H"]) -> Float[Array, ""]:
     return jnp.exp(-jax.scipy.special.xlogy(p, p).sum())
 
 
-def some_states(episodes: Episodes, n: int) -> Float[Array, "n *O"]:
+def some_states(episodes: Episodes, n: int) -> Float[Array, "n O"]:
     """n of the observations, evenly from all steps that were taken."""
     rank = jnp.cumsum(episodes.mask.reshape(-1))
     wanted = 1 + jnp.floor(jnp.arange(n, dtype=jnp.float32) * (rank[-1] / n)).astype(rank.dtype)
-    return episodes.obs.reshape(-1, *episodes.obs.shape[2:])[jnp.searchsorted(rank, wanted)]
+    return episodes.obs.reshape(-1, episodes.obs.shape[-1])[jnp.searchsorted(rank, wanted)]
 
 
 # All of it, as programs
@@ -347,10 +345,10 @@ def decompositions(
     if estimand.discount_power:
         score = score * (estimand.gamma ** states.time.astype(jnp.float32))[:, None, None]
     returns_with = found.bootstrapped if estimand.bootstrap_truncated else lambda value: found.total
-    named = {"reward_to_go": jnp.zeros(num_states), "baseline": jax.vmap(value)(states.obs), "exact V": None}
+    named = {"reward_to_go": jnp.zeros(num_states), "baseline": value(states.obs.T), "exact V": None}
     rows = {name: decompose(score, chance, returns_with(value), baseline) for name, baseline in named.items()}
     if own is not None:
-        rows["baseline, own V"] = decompose(score, chance, returns_with(own), jax.vmap(own)(states.obs))
+        rows["baseline, own V"] = decompose(score, chance, returns_with(own), own(states.obs.T))
     return {Row(name, quantity, 0, num_states): x for name, parts in rows.items() for quantity, x in parts.items()}
 
 

@@ -67,12 +67,11 @@ class Keys(NamedTuple):
 def init(algorithm: Algorithm, policy: dict, spec: EnvSpec, key: PRNGKeyArray) -> TrainState:
     """Fresh networks and optimiser states; `policy` is width, depth and activation."""
     policy_key, critic_key = jax.random.split(key)
-    obs_size = math.prod(spec.obs_shape)
-    network = MLP(obs_size, spec.num_actions, **policy, key=policy_key)
+    network = MLP(spec.obs_size, spec.num_actions, **policy, key=policy_key)
     return TrainState(
         policy=network,
         policy_opt_state=algorithm.optimiser.init(network),
-        critic=algorithm.critic.init(obs_size, critic_key),
+        critic=algorithm.critic.init(spec.obs_size, critic_key),
         recent_returns=jnp.full(100, jnp.nan, jnp.float32),
         update=jnp.zeros((), jnp.int32),
     )

@@ -17,7 +17,7 @@ class Episodes(eqx.Module):
     learner that stops at the longest episode then reads one contiguous block.
     """
 
-    obs: Float[Array, "T B *O"]
+    obs: Float[Array, "T B O"]
     action: Int[Array, "T B"]
     reward: Float[Array, "T B"]
     """0 where `mask` is False."""
@@ -25,7 +25,7 @@ class Episodes(eqx.Module):
     """True on the steps that were taken: a prefix of each episode's column."""
     terminated: Bool[Array, " B"]
     """The environment ended the episode. False: a time limit cut it off (truncation)."""
-    last_obs: Float[Array, "B *O"]
+    last_obs: Float[Array, "B O"]
     """s_L, what was seen after the last action; only bootstrapping looks at it."""
 
     @property

@@ -123,8 +123,8 @@ def _gradient_of_each(policy, episodes, advantage, algorithm) -> PyTree[Float[Ar
     gradient = eqx.filter_grad(_block_loss, has_aux=True)
 
     def of_block(block):
-        block = jax.tree.map(lambda x: x.reshape(-1, episodes.mask.shape[1], *x.shape[1:]), block)
-        each = jax.vmap(lambda episode: gradient(policy, episode, algorithm.entropy_coefficient)[0], in_axes=1)
+        block = jax.tree.map(lambda x: x.reshape(*x.shape[:-1], -1, episodes.mask.shape[1]), block)
+        each = jax.vmap(lambda episode: gradient(policy, episode, algorithm.entropy_coefficient)[0], in_axes=-1)
         return each(block), ()
 
     return fold(of_block, blocks, episodes.length.max())[0]

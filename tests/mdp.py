@@ -29,7 +29,7 @@ ONE_HOT = np.eye(STATES + 1, STATES)  # the end is all zeros
 class TabularMDP(JittedEnv):
     """The same tables as an environment of pgx."""
 
-    spec: EnvSpec = EnvSpec("Tabular-v0", (STATES,), ACTIONS, STEPS, None)
+    spec: EnvSpec = EnvSpec("Tabular-v0", STATES, ACTIONS, STEPS, None)
 
     def reset(self, key):
         state = jax.random.choice(key, STATES, p=jnp.asarray(START, jnp.float32))

@@ -1,5 +1,6 @@
 """Environments: gymnax's are the ones of Gymnasium, limits cut and do not end, and both adapters keep the contract."""
 
+import math
 from dataclasses import replace
 from functools import cache, partial
 
@@ -67,7 +68,7 @@ def test_gymnax_steps_beside_gymnasium(id, seed):
     """From a fresh start, random actions: the same observation and reward at every step, the same end."""
     env, reset, _ = compiled(id)
     state, obs = reset(jax.random.key(seed))
-    assert obs.shape == env.spec.obs_shape
+    assert obs.shape == (env.spec.obs_size,)
     actions = np.random.default_rng(seed).integers(0, env.spec.num_actions, 25)
     same(*beside_gymnasium(id, state, actions))
 
@@ -107,11 +108,11 @@ def test_thresholds_and_limits_are_those_of_gymnasium(option, id):
     assert host.reward_threshold == declared.reward_threshold
     for spec in (compiled(id)[0].spec, host):
         assert spec.max_steps == declared.max_episode_steps
-        assert (spec.obs_shape, spec.num_actions) == (peer.observation_space.shape, peer.action_space.n)
+        assert (spec.obs_size, spec.num_actions) == (math.prod(peer.observation_space.shape), peer.action_space.n)
 
 
 def policy_for(spec) -> MLP:
-    return MLP(spec.obs_shape[0], spec.num_actions, width=1, depth=0, activation="tanh", key=jax.random.key(0))
+    return MLP(spec.obs_size, spec.num_actions, width=1, depth=0, activation="tanh", key=jax.random.key(0))
 
 
 def test_a_limit_cuts_and_does_not_end():
@@ -158,7 +159,7 @@ def test_a_seed_fixes_the_host_environment(id):
     first, again, other = env.reset(7), env.reset(7), env.reset(8)
     np.testing.assert_array_equal(first, again)
     assert (first != other).any() and (first[0] != first[1]).any()
-    assert first.dtype == np.float32 and first.shape == (3, *env.spec.obs_shape)
+    assert first.dtype == np.float32 and first.shape == (3, env.spec.obs_size)
 
 
 def test_host_episodes_have_no_step_of_the_next_one():
@@ -190,7 +191,7 @@ def test_spaces_of_another_shape():
     """Discrete observations come one-hot, and the policy's first action is the environment's first."""
     gymnasium.register("OddSpaces-v0", Odd, max_episode_steps=4)
     env = GymnasiumEnv("OddSpaces-v0", 2)
-    assert env.spec.obs_shape == (3,) and env.spec.num_actions == 2
+    assert env.spec.obs_size == 3 and env.spec.num_actions == 2
     np.testing.assert_array_equal(env.reset(0), [[0, 0, 1], [0, 0, 1]])
     obs, reward, _, _ = env.step(np.array([0, 1]))
     np.testing.assert_array_equal(obs, [[0, 1, 0], [0, 1, 0]])

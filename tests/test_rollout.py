@@ -141,7 +141,7 @@ class Scripted(HostEnv):
     """Lane b ends after `length[b]` steps as the script says; then it begins again, as Gymnasium's do."""
 
     length, terminates = np.array([1, 3, 5, 5, 2]), np.array([True, False, True, False, True])
-    spec = EnvSpec("Scripted-v0", (3,), ACTIONS, 5, None)
+    spec = EnvSpec("Scripted-v0", 3, ACTIONS, 5, None)
 
     def reset(self, seed):
         self.t, self.taken, self.seed = 0, [], seed
@@ -238,7 +238,7 @@ def test_both_doors_open_on_the_same_episodes():
 class Survival(JittedEnv):
     """Every step is the last with probability 0.05."""
 
-    spec: EnvSpec = EnvSpec("Survival-v0", (1,), 2, 100, None)
+    spec: EnvSpec = EnvSpec("Survival-v0", 1, 2, 100, None)
 
     def reset(self, key):
         return jnp.zeros(()), jnp.ones(1)

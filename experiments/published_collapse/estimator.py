@@ -103,7 +103,7 @@ def _sums(policy, episodes, algorithms):
     parameters, unravel = ravel_pytree(policy)  # an MLP: arrays and a function
 
     def score(obs, action):
-        log_prob = lambda theta: select(log_probabilities(unravel(theta), obs[None]), action[None])[0]
+        log_prob = lambda theta: select(log_probabilities(unravel(theta), obs[:, None]), action[None])[0]
         return jax.grad(log_prob)(parameters)
 
     def of_episode(episode):

@@ -147,7 +147,7 @@ class Minibatches(eqx.Module):
             critic, value, value_loss = algorithm.critic.learn(critic, alone, target[:, None])
             actor = state.policy if self.optimiser_steps == "frozen" else policy
             weight = share * (psi - value[:, 0])
-            loss, gradient = gradient_of(actor, obs, action, weight, share, algorithm.entropy_coefficient)
+            loss, gradient = gradient_of(actor, obs.T, action, weight, share, algorithm.entropy_coefficient)
             policy, policy_opt_state = algorithm.optimiser.step(policy, gradient, policy_opt_state)
             measured = jnp.stack([loss, value_loss, optax.global_norm(gradient)])
             return policy, policy_opt_state, critic, values.at[visited[i]].set(value[:, 0]), sums + measured
@@ -179,7 +179,7 @@ def _along_time(estimator, series):
 
 
 def _alone(
-    obs: Float[Array, "W *O"], action: Int[Array, " W"], reward: Float[Array, " W"], used: Bool[Array, " W"]
+    obs: Float[Array, "W O"], action: Int[Array, " W"], reward: Float[Array, " W"], used: Bool[Array, " W"]
 ) -> Episodes:
     """A minibatch as the one episode that a critic takes it for."""
     obs, action, reward, used = (x[:, None] for x in (obs, action, reward, used))

@@ -12,7 +12,8 @@ class EnvSpec(NamedTuple):
     """What the rest of the program asks about an environment."""
 
     id: str
-    obs_shape: tuple[int, ...]
+    obs_size: int
+    """Observations are flat: no network here looks for anything in a picture."""
     num_actions: int
     max_steps: int
     """The time limit T: an episode still running after T steps is truncated."""
@@ -26,13 +27,13 @@ class JittedEnv(eqx.Module):
     spec: eqx.AbstractVar[EnvSpec]
 
     @abc.abstractmethod
-    def reset(self, key: PRNGKeyArray) -> tuple[PyTree, Float[Array, "*O"]]:
+    def reset(self, key: PRNGKeyArray) -> tuple[PyTree, Float[Array, " O"]]:
         """(state, observation)."""
 
     @abc.abstractmethod
     def step(
         self, key: PRNGKeyArray, state: PyTree, action: Int[Array, ""]
-    ) -> tuple[PyTree, Float[Array, "*O"], Float[Array, ""], Bool[Array, ""]]:
+    ) -> tuple[PyTree, Float[Array, " O"], Float[Array, ""], Bool[Array, ""]]:
         """(state, observation, reward, terminated); after termination anything may follow."""
 
 
@@ -42,11 +43,11 @@ class HostEnv(abc.ABC):
     spec: EnvSpec
 
     @abc.abstractmethod
-    def reset(self, seed: int) -> Float[np.ndarray, "B *O"]:
+    def reset(self, seed: int) -> Float[np.ndarray, "B O"]:
         """Observations of fresh episodes in every lane."""
 
     @abc.abstractmethod
     def step(
         self, action: Int[np.ndarray, " B"]
-    ) -> tuple[Float[np.ndarray, "B *O"], Float[np.ndarray, " B"], Bool[np.ndarray, " B"], Bool[np.ndarray, " B"]]:
+    ) -> tuple[Float[np.ndarray, "B O"], Float[np.ndarray, " B"], Bool[np.ndarray, " B"], Bool[np.ndarray, " B"]]:
         """(observation, reward, terminated, truncated); lanes that have ended may do anything."""

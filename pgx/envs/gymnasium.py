@@ -10,7 +10,7 @@ from pgx.envs.base import EnvSpec, HostEnv
 class GymnasiumEnv(HostEnv):
     """`num_lanes` copies of the environment `id`, through its own vector entry point where it has one.
 
-    Observations that are not a Box (Discrete, Tuple, Dict) are flattened, one-hot, as Gymnasium does it.
+    Observations are flattened as Gymnasium does it: a picture row by row, a Discrete, Tuple or Dict one-hot.
     `max_steps` and `reward_threshold` take precedence over what the environment declares.
     """
 
@@ -25,12 +25,13 @@ class GymnasiumEnv(HostEnv):
         declared = gymnasium.spec(id.rpartition(":")[2])  # whose module, of `module:Name-v0`, the checks have imported
         limit = max_steps or declared.max_episode_steps
         envs = gymnasium.make_vec(id, num_lanes, max_episode_steps=limit, **(kwargs or {}))
-        if not isinstance(envs.single_observation_space, gymnasium.spaces.Box):
+        space = envs.single_observation_space
+        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
             envs = FlattenObservation(envs)
         self._envs, self._first_action = envs, int(envs.single_action_space.start)
         self.spec = EnvSpec(
             id=id,
-            obs_shape=envs.single_observation_space.shape,
+            obs_size=envs.single_observation_space.shape[0],
             num_actions=int(envs.single_action_space.n),
             max_steps=limit,
             reward_threshold=declared.reward_threshold if reward_threshold is None else reward_threshold,

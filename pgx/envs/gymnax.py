@@ -34,7 +34,7 @@ class GymnaxEnv(JittedEnv):
             raise ConfigError(f"env.params.{unknown}", "unknown key", known=known, value=unknown) from None
         self.spec = EnvSpec(
             id=id,
-            obs_shape=jax.eval_shape(self.env.reset_env, jax.random.key(0), self.params)[0].shape,
+            obs_size=jax.eval_shape(self.env.reset_env, jax.random.key(0), self.params)[0].size,
             num_actions=int(self.env.num_actions),
             max_steps=int(self.params.max_steps_in_episode),
             reward_threshold=reward_threshold,
@@ -42,12 +42,16 @@ class GymnaxEnv(JittedEnv):
 
     def reset(self, key):
         obs, state = self.env.reset_env(key, self.params)
-        return state, obs.astype(jnp.float32)
+        return state, _flat(obs)
 
     def step(self, key, state, action):
         with jax.numpy_dtype_promotion("standard"):  # gymnax multiplies integers by floats, even where jax is told to refuse
             obs, state, reward, terminated, _ = self.env.step_env(key, state, action, self.params)
-        return state, obs.astype(jnp.float32), reward.astype(jnp.float32), terminated
+        return state, _flat(obs), reward.astype(jnp.float32), terminated
+
+
+def _flat(obs):
+    return obs.reshape(-1).astype(jnp.float32)
 
 
 @cache  # one object an environment: what is compiled for it serves the next run of the process, too

@@ -42,7 +42,7 @@ class Probe(JittedEnv):
     observation: Float[Array, "T 2"]
     reward: Float[Array, "T 2 2"]
     length: Int[Array, ""]
-    spec: EnvSpec = EnvSpec("Probe-v0", (1,), 2, 2, None)
+    spec: EnvSpec = EnvSpec("Probe-v0", 1, 2, 2, None)
 
     def __init__(self, name: str):
         tables = PROBES[name]
