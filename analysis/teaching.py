@@ -128,7 +128,7 @@ def gradients(advantage):
     """One row an episode: the gradient of J, flat."""
 
     def of_episode(obs, action, advantage):
-        loss = lambda policy: policy_loss(log_probabilities(policy, obs), action, advantage)
+        loss = lambda policy: policy_loss(log_probabilities(policy, obs.T), action, advantage)
         return -jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(jax.grad(loss)(policy))])
 
     return jax.vmap(of_episode, in_axes=1)(episodes.obs[:T], episodes.action[:T], advantage)

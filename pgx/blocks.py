@@ -1,44 +1,73 @@
-"""Work through time in blocks, so that cost follows the longest episode and not the padding."""
+"""Work through the steps of a batch in blocks, so that cost follows the steps that were taken and not the padding."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from pgx.lanes import largest
 
 BLOCK_STEPS = 32
+"""Times B episodes: the steps of a block."""
 
 
-def to_blocks(tree: PyTree[Array], steps: int = BLOCK_STEPS) -> PyTree[Array]:
-    """[T, B, …] → [blocks, …, N = steps · B], zeros after T. Within a block, order is time, then episode.
-    Fewer steps than a block has are one block, as they are."""
+class Blocks(NamedTuple):
+    """Arrays whose first axis is the block."""
+
+    arrays: PyTree[Array]
+    used: Int[Array, ""]
+    """The blocks after these hold zeros only."""
+
+
+def to_blocks(tree: PyTree[Array], mask: Bool[Array, "T B"]) -> Blocks:
+    """[T, B, …] → [blocks, …, N = BLOCK_STEPS · B]: one episode's steps after the other's, then zeros."""
+    steps, (T, B) = min(BLOCK_STEPS, mask.shape[0]), mask.shape
+    size, count = steps * B, -(-T // steps)
+    nothing = T * B
+    step = jnp.full(count * size, nothing).at[_places(mask).reshape(-1)].set(jnp.arange(T * B), mode="drop")
 
     def one(x):
-        size = min(steps, x.shape[0])
+        x = x.reshape(T * B, *x.shape[2:]).at[step].get(mode="fill", fill_value=0)
+        return jnp.moveaxis(x.reshape(count, size, *x.shape[1:]), 1, -1)
+
+    return Blocks(jax.tree.map(one, tree), -(-mask.sum() // size))
+
+
+def from_blocks(arrays: Float[Array, "blocks N"], mask: Bool[Array, "T B"]) -> Float[Array, "T B"]:
+    """Every step's number, back where the step was; 0 on padding."""
+    return jnp.where(mask, arrays.reshape(-1)[_places(mask)], 0.0)
+
+
+def _places(mask: Bool[Array, "T B"]) -> Int[Array, "T B"]:
+    """Where in the row of taken steps each of them stands; past the end on padding."""
+    length = mask.sum(0)
+    start = jnp.cumsum(length) - length
+    return jnp.where(mask, start[None] + jnp.arange(len(mask))[:, None], 2 * mask.size)
+
+
+def by_time(tree: PyTree[Array], mask: Bool[Array, "T B"]) -> Blocks:
+    """[T, B, …] → [blocks, …, BLOCK_STEPS, B] up to the end of the longest episode, for whoever asks what each episode
+    does by itself."""
+    size = min(BLOCK_STEPS, mask.shape[0])
+
+    def one(x):
         x = jnp.pad(x, [(0, -x.shape[0] % size)] + [(0, 0)] * (x.ndim - 1))
-        return jnp.moveaxis(x.reshape(x.shape[0] // size, size * x.shape[1], *x.shape[2:]), 1, -1)
+        return jnp.moveaxis(x.reshape(x.shape[0] // size, size, *x.shape[1:]), (1, 2), (-2, -1))
 
-    return jax.tree.map(one, tree)
-
-
-def from_blocks(blocks: Array, like: Array) -> Array:
-    """[blocks, N] → [T, B] as in `like`."""
-    return blocks.reshape(-1, like.shape[1])[: like.shape[0]]
+    return Blocks(jax.tree.map(one, tree), -(-mask.sum(0).max() // size))
 
 
-def fold(
-    f: Callable[[PyTree], tuple[PyTree, PyTree]], blocks: PyTree[Array], longest: Int[Array, ""]
-) -> tuple[PyTree, PyTree]:
-    """(Σ_i f(block_i)[0], stack_i f(block_i)[1]) over the blocks that hold the first `longest` steps.
+def fold(f: Callable[[PyTree], tuple[PyTree, PyTree]], blocks: Blocks) -> tuple[PyTree, PyTree]:
+    """(Σ_i f(block_i)[0], stack_i f(block_i)[1]) over the blocks that are used.
 
     The trip count is dynamic: nothing recompiles when it changes. What is stacked stays 0 in blocks
     that were not visited.
     """
     f = jax.jit(f)  # traced once, for its shapes and for the loop
-    count = jax.tree.leaves(blocks)[0].shape[0]
-    block = lambda i: jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), blocks)
+    count = len(jax.tree.leaves(blocks.arrays)[0])
+    block = lambda i: jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), blocks.arrays)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(f, block(0)))
     stacks = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), zeros[1])
 
@@ -48,5 +77,4 @@ def fold(
         sums = jax.tree.map(jnp.add, sums, summed)
         return sums, jax.tree.map(lambda s, x: jax.lax.dynamic_update_index_in_dim(s, x, i, 0), stacks, stacked)
 
-    visited = largest((longest + BLOCK_STEPS - 1) // BLOCK_STEPS)
-    return jax.lax.fori_loop(0, visited, body, (zeros[0], stacks))
+    return jax.lax.fori_loop(0, largest(blocks.used), body, (zeros[0], stacks))

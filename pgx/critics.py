@@ -93,7 +93,7 @@ class ValueNetwork(Critic):
     def learn(self, state, episodes, target):
         network, opt_state = state
         weight = jnp.where(episodes.mask, 1 / episodes.mask.sum(), 0.0)
-        blocks = to_blocks((episodes.obs, target, weight))
+        blocks = to_blocks((episodes.obs, target, weight), episodes.mask)
 
         def loss(network, block):
             obs, target, weight = block
@@ -104,6 +104,5 @@ class ValueNetwork(Critic):
             (summed, value), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(network, block)
             return (summed, gradient), value
 
-        (total, gradient), value = fold(block_gradient, blocks, episodes.length.max())
-        value = jnp.where(episodes.mask, from_blocks(value, target), 0.0)
-        return self.optimiser.step(network, gradient, opt_state), value, total
+        (total, gradient), value = fold(block_gradient, blocks)
+        return self.optimiser.step(network, gradient, opt_state), from_blocks(value, episodes.mask), total

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from pgx.blocks import fold, from_blocks, to_blocks
+from pgx.blocks import by_time, fold, from_blocks, to_blocks
 from pgx.decomposition import continuations, decompose, scores, visited
 from pgx.envs.base import JittedEnv
 from pgx.estimators import lambda_return, reward_to_go, vanilla
@@ -130,18 +130,16 @@ def gradient_of_each(
     policy: MLP, episodes: Episodes, weights: Float[Array, "E T N"]
 ) -> Float[Array, "E N P"]:
     """Σ_t ∇ log π(a_t|s_t) w_t of each episode, for E sets of weights at the price of one forward pass."""
-    N = weights.shape[2]
-    blocks = to_blocks((episodes.obs, episodes.action, jnp.moveaxis(weights, 0, -1)))
+    blocks = by_time((episodes.obs, episodes.action, jnp.moveaxis(weights, 0, -1)), episodes.mask)
 
     def of_episode(obs, action, weight):
         _, pull_back = jax.vjp(lambda policy: select(log_probabilities(policy, obs), action), policy)
         return jax.vmap(lambda w: pull_back(w)[0])(weight)
 
     def of_block(block):
-        block = jax.tree.map(lambda x: x.reshape(*x.shape[:-1], -1, N), block)
         return jax.vmap(of_episode, in_axes=-1, out_axes=1)(*block), ()
 
-    gradients, _ = fold(of_block, blocks, episodes.length.max())
+    gradients, _ = fold(of_block, blocks)
     return jnp.concatenate([x.reshape(*x.shape[:2], -1) for x in jax.tree.leaves(gradients)], axis=2)
 
 
@@ -216,7 +214,7 @@ def fit_value(episodes: Episodes, gamma: float | Float[Array, ""], key: PRNGKeyA
         return (weighted @ features.T, weighted @ target), ()
 
     share = jnp.where(episodes.mask, 1 / episodes.mask.sum(dtype=jnp.float32), 0.0)
-    (square, product), _ = fold(of_block, to_blocks((episodes.obs, target, share)), episodes.length.max())
+    (square, product), _ = fold(of_block, to_blocks((episodes.obs, target, share), episodes.mask))
     ridge = RIDGE * jnp.eye(len(product)).at[0, 0].set(0.0)  # the mean of G is not shrunk
     coefficient = jnp.linalg.solve(square + ridge, product)
     return eqx.tree_at(lambda v: v.coefficient, empty, coefficient)
@@ -224,8 +222,8 @@ def fit_value(episodes: Episodes, gamma: float | Float[Array, ""], key: PRNGKeyA
 
 def _values(value: Value, episodes: Episodes) -> tuple[Float[Array, "T N"], Float[Array, " N"]]:
     """V of every step, 0 on padding, and V(s_L)."""
-    _, found = fold(lambda obs: ((), value(obs)), to_blocks(episodes.obs), episodes.length.max())
-    return jnp.where(episodes.mask, from_blocks(found, episodes.mask), 0.0), value(episodes.last_obs.T)
+    _, found = fold(lambda obs: ((), value(obs)), to_blocks(episodes.obs, episodes.mask))
+    return from_blocks(found, episodes.mask), value(episodes.last_obs.T)
 
 
 def explained_variance(

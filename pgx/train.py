@@ -299,7 +299,10 @@ class PackRunner:
                 return eqx.filter(state, eqx.is_array), told
 
             sharded = {"mesh": mesh, "in_specs": over_lanes, "out_specs": over_lanes}
-            program = jax.jit(jax.shard_map(jax.vmap(one), **sharded, check_vma=False))
+            side_by_side = jax.vmap(one)
+            if (group := _lanes_at_once(width // len(devices))) < width // len(devices):
+                side_by_side = lambda *lanes: jax.lax.map(lambda lane: one(*lane), lanes, batch_size=group)
+            program = jax.jit(jax.shard_map(side_by_side, **sharded, check_vma=False))
             self._lowered = program.lower(self._numbers, self._limits([]))
 
     def compile(self) -> None:
@@ -329,10 +332,17 @@ class PackRunner:
     def _limits(self, limits: Sequence[Limits | None]) -> Limits:
         still = Limits(0, 0, math.inf)
         every = [still if x is None else x for x in limits] + [still] * (self._width - len(limits))
-        return jax.device_put(_stack([_traced(x) for x in every]), self._sharding)
+        return jax.device_put(_traced(Limits(*zip(*every, strict=True))), self._sharding)
 
     def _state(self, stacked: Callable[[], PyTree], i: int) -> TrainState:
         return eqx.combine(jax.tree.map(lambda x: jnp.asarray(x[i]), stacked()), self._common.state)
+
+
+def _lanes_at_once(lanes: int) -> int:
+    """How many of a device's lanes go through an operation together: on a CPU as many as fit into its cache, which is
+    1.4 times as fast as 64 of them at once, and fewer that wait for each other. All groups have one size."""
+    fitting = (size for size in range(16, 7, -1) if lanes % size == 0)
+    return next(fitting, lanes) if jax.default_backend() == "cpu" else lanes
 
 
 def _stack(trees: Sequence[PyTree]) -> PyTree:
@@ -360,8 +370,9 @@ def _signature(tree: PyTree) -> Hashable:
 
 
 def _traced(limits: Limits) -> Limits:
-    counts = [jnp.array(min(x, 2**31 - 1), jnp.int32) for x in (limits.updates, limits.env_steps)]
-    return Limits(*counts, jnp.array(limits.return_recent, jnp.float32))
+    """As arrays: of numbers, or of one column a number for several runs."""
+    counts = [jnp.asarray(np.minimum(x, 2**31 - 1), jnp.int32) for x in (limits.updates, limits.env_steps)]
+    return Limits(*counts, jnp.asarray(limits.return_recent, jnp.float32))
 
 
 def _chunk(

@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Bool, Float, PyTree
 
 from pgx import metrics
-from pgx.blocks import fold, to_blocks
+from pgx.blocks import Blocks, by_time, fold, to_blocks
 from pgx.critics import Critic
 from pgx.estimators import reward_to_go
 from pgx.losses import entropy, kl, log_probabilities, policy_loss
@@ -106,36 +106,35 @@ def _block_loss(policy, block, entropy_coefficient):
 def _policy_gradient(policy, episodes, advantage, algorithm):
     """Loss, entropy a step, log π of every step (blocks, A, N), and the gradient: sum over steps, mean over episodes."""
     share = jnp.where(episodes.mask, 1 / episodes.mask.shape[1], 0.0)
-    blocks = to_blocks((episodes.obs, episodes.action, advantage, share))
+    blocks = to_blocks((episodes.obs, episodes.action, advantage, share), episodes.mask)
 
     def of_block(block):
         gradient = eqx.filter_value_and_grad(_block_loss, has_aux=True)
         (loss, (entropy, log_probs)), gradient = gradient(policy, block, algorithm.entropy_coefficient)
         return (loss, entropy, gradient), log_probs
 
-    (loss, entropy, gradient), log_probs = fold(of_block, blocks, episodes.length.max())
+    (loss, entropy, gradient), log_probs = fold(of_block, blocks)
     return loss, entropy / share.sum(), log_probs, gradient
 
 
 def _gradient_of_each(policy, episodes, advantage, algorithm) -> PyTree[Float[Array, "B ..."]]:
     """The gradient that each episode alone would give; their mean is the batch's gradient."""
-    blocks = to_blocks((episodes.obs, episodes.action, advantage, episodes.mask.astype(advantage.dtype)))
+    columns = (episodes.obs, episodes.action, advantage, episodes.mask.astype(advantage.dtype))
     gradient = eqx.filter_grad(_block_loss, has_aux=True)
 
     def of_block(block):
-        block = jax.tree.map(lambda x: x.reshape(*x.shape[:-1], -1, episodes.mask.shape[1]), block)
         each = jax.vmap(lambda episode: gradient(policy, episode, algorithm.entropy_coefficient)[0], in_axes=-1)
         return each(block), ()
 
-    return fold(of_block, blocks, episodes.length.max())[0]
+    return fold(of_block, by_time(columns, episodes.mask))[0]
 
 
 def _mean_kl(log_probs, policy, episodes) -> Float[Array, ""]:
     """KL(old ‖ new) a step, over the steps of this batch."""
 
     def of_block(block):
-        obs, old, mask = block
-        return jnp.where(mask, kl(old, log_probabilities(policy, obs)), 0.0).sum(), ()
+        obs, old, taken = block
+        return jnp.where(taken, kl(old, log_probabilities(policy, obs)), 0.0).sum(), ()
 
-    obs, mask = to_blocks((episodes.obs, episodes.mask))
-    return fold(of_block, (obs, log_probs, mask), episodes.length.max())[0] / episodes.mask.sum(dtype=jnp.float32)
+    (obs, taken), used = to_blocks((episodes.obs, episodes.mask), episodes.mask)
+    return fold(of_block, Blocks((obs, log_probs, taken), used))[0] / episodes.mask.sum(dtype=jnp.float32)

@@ -163,12 +163,12 @@ class Minibatches(eqx.Module):
         held = eqx.tree_at(lambda e: e.mask, episodes, used)
         critic, value, value_loss = algorithm.critic.learn(state.critic, held, target)
         share = share / share.shape[1]
-        blocks = to_blocks((episodes.obs, episodes.action, share * (psi - value), share))
+        blocks = to_blocks((episodes.obs, episodes.action, share * (psi - value), share), episodes.mask)
 
         def of_block(block):
             return eqx.filter_value_and_grad(_loss)(state.policy, *block, algorithm.entropy_coefficient), ()
 
-        (loss, gradient), _ = fold(of_block, blocks, episodes.length.max())
+        (loss, gradient), _ = fold(of_block, blocks)
         policy, policy_opt_state = algorithm.optimiser.step(state.policy, gradient, state.policy_opt_state)
         return policy, policy_opt_state, critic, value, jnp.stack([loss, value_loss, optax.global_norm(gradient)])
 
@@ -196,10 +196,10 @@ def _moved(before: PyTree, after: PyTree, episodes: Episodes) -> tuple[Float[Arr
     """(entropy of `before`, KL(before ‖ after)), means over the steps of the batch."""
 
     def of_block(block):
-        obs, mask = block
+        obs, taken = block
         old, new = log_probabilities(before, obs), log_probabilities(after, obs)
-        return jnp.stack([jnp.where(mask, x, 0.0).sum() for x in (entropy(old), kl(old, new))]), ()
+        return jnp.stack([jnp.where(taken, x, 0.0).sum() for x in (entropy(old), kl(old, new))]), ()
 
-    sums, _ = fold(of_block, to_blocks((episodes.obs, episodes.mask)), episodes.length.max())
+    sums, _ = fold(of_block, to_blocks((episodes.obs, episodes.mask), episodes.mask))
     mean_entropy, mean_kl = sums / episodes.mask.sum(dtype=jnp.float32)
     return mean_entropy, mean_kl
