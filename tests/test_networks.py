@@ -1,0 +1,23 @@
+"""Networks against Equinox's own, one observation at a time and many at once."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pgx.networks import ACTIVATIONS, MLP
+
+
+@pytest.mark.parametrize("out", [3, "scalar"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("depth", [0, 2])
+def test_same_as_equinox(depth, activation, out):
+    ours = MLP(4, out, width=8, depth=depth, activation=activation, key=jax.random.key(0))
+    peer = eqx.nn.MLP(4, out, 8, depth, activation=ACTIVATIONS[activation], key=jax.random.key(1))
+    peer = eqx.tree_at(lambda peer: peer.layers, peer, ours.layers)
+    obs = jax.random.normal(jax.random.key(2), (5, 4))
+    wanted = jax.vmap(peer)(obs)
+    assert wanted.shape == ((5,) if out == "scalar" else (5, 3))
+    np.testing.assert_allclose(ours(obs.T), jnp.moveaxis(wanted, 0, -1), rtol=2e-6, atol=1e-6)
+    np.testing.assert_allclose(jax.vmap(ours)(obs), wanted, rtol=2e-6, atol=1e-6)
