@@ -25,8 +25,7 @@ def to_blocks(tree: PyTree[Array], mask: Bool[Array, "T B"]) -> Blocks:
     """[T, B, …] → [blocks, …, N = BLOCK_STEPS · B]: one episode's steps after the other's, then zeros."""
     steps, (T, B) = min(BLOCK_STEPS, mask.shape[0]), mask.shape
     size, count = steps * B, -(-T // steps)
-    nothing = T * B
-    step = jnp.full(count * size, nothing).at[_places(mask).reshape(-1)].set(jnp.arange(T * B), mode="drop")
+    step = jnp.full(count * size, T * B).at[_places(mask).reshape(-1)].set(jnp.arange(T * B), mode="drop")
 
     def one(x):
         x = x.reshape(T * B, *x.shape[2:]).at[step].get(mode="fill", fill_value=0)
@@ -37,11 +36,11 @@ def to_blocks(tree: PyTree[Array], mask: Bool[Array, "T B"]) -> Blocks:
 
 def from_blocks(arrays: Float[Array, "blocks N"], mask: Bool[Array, "T B"]) -> Float[Array, "T B"]:
     """Every step's number, back where the step was; 0 on padding."""
-    return jnp.where(mask, arrays.reshape(-1)[_places(mask)], 0.0)
+    return arrays.reshape(-1).at[_places(mask)].get(mode="fill", fill_value=0)
 
 
 def _places(mask: Bool[Array, "T B"]) -> Int[Array, "T B"]:
-    """Where in the row of taken steps each of them stands; past the end on padding."""
+    """Where in the row of taken steps each of them stands; on padding past the end of all blocks, the last filled up."""
     length = mask.sum(0)
     start = jnp.cumsum(length) - length
     return jnp.where(mask, start[None] + jnp.arange(len(mask))[:, None], 2 * mask.size)

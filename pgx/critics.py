@@ -7,7 +7,6 @@ fitted these very episodes is biased. Values on padding are 0.
 import abc
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 

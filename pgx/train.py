@@ -299,9 +299,9 @@ class PackRunner:
                 return eqx.filter(state, eqx.is_array), told
 
             sharded = {"mesh": mesh, "in_specs": over_lanes, "out_specs": over_lanes}
-            side_by_side = jax.vmap(one)
-            if (group := _lanes_at_once(width // len(devices))) < width // len(devices):
-                side_by_side = lambda *lanes: jax.lax.map(lambda lane: one(*lane), lanes, batch_size=group)
+            side_by_side, on_each = jax.vmap(one), width // len(devices)
+            if (group := _lanes_at_once(on_each)) < on_each:
+                side_by_side = lambda *inputs: jax.lax.map(lambda lane: one(*lane), inputs, batch_size=group)
             program = jax.jit(jax.shard_map(side_by_side, **sharded, check_vma=False))
             self._lowered = program.lower(self._numbers, self._limits([]))
 

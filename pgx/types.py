@@ -13,8 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 class Episodes(eqx.Module):
     """B whole episodes, time first, padded to T steps.
 
-    Time comes first because a rollout writes one time step of all episodes at once, and because a
-    learner that stops at the longest episode then reads one contiguous block.
+    Time comes first because a rollout writes one time step of all episodes at once.
     """
 
     obs: Float[Array, "T B O"]

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick import quickly_compiled
 
 from pgx.blocks import BLOCK_STEPS, by_time, fold, from_blocks, to_blocks
-from tests.quick import quickly_compiled
 
 T, B, O = 2 * BLOCK_STEPS + 5, 3, 2
 LENGTHS = {

@@ -19,7 +19,7 @@ from pgx.build import build, initial_state
 from pgx.lanes import largest
 from pgx.sweep.launch import batches
 from pgx.sweep.members import Member, program
-from pgx.train import Lane, Limits, PackRunner, make_runner
+from pgx.train import Lane, Limits, PackRunner, _lanes_at_once, make_runner
 
 WIDTH = 8
 SIZES = {"num_episodes": 3, "max_updates": 6}
@@ -110,6 +110,17 @@ def test_the_first_update_is_that_of_the_run_alone(member):
         np.testing.assert_allclose(found.rows[name], x, rtol=2e-3, err_msg=name)
     for x, y in zip(jax.tree.leaves(expected.state), jax.tree.leaves(found.state), strict=True):
         np.testing.assert_allclose(y, x, rtol=1e-3, atol=1e-3)
+
+
+def test_lanes_go_through_a_cpu_in_groups():
+    """24 lanes as two times 12: in either group a run is the same, and one that stands still does not matter."""
+    assert [_lanes_at_once(n) for n in (8, 16, 17, 24, 64, 512)] == [8, 16, 17, 12, 16, 16]
+    one, other = lane("seed=3"), lane("seed=0", "optimiser.learning_rate=0.1")
+    runner = PackRunner([one] + [other] * 12 + [one], width=24, **SIZES)
+    runner.compile()
+    for _ in range(2):
+        chunks = runner([FOREVER] + [Limits(2, math.inf, math.inf)] * 5 + [None] * 7 + [FOREVER])
+        assert bits(chunks[0]) == bits(chunks[13]) != bits(chunks[1])
 
 
 def test_more_runs_than_lanes_are_refused():

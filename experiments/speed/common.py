@@ -149,11 +149,10 @@ def throughput(runner: Any, state: Any, chunks: int) -> Speed:
 class Child(NamedTuple):
     seconds: float
     """From the start of the process to its end."""
-    returncode: int
     last_line: str
 
 
-def child(*arguments: str, cache: Path | None = None) -> Child:
+def child(*arguments: str, cache: Path | None = None, exits_with: int = 0) -> Child:
     """`python arguments` from the root of the repository, with its compilation cache in `cache`."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # a user's Python keeps its bytecode
@@ -166,16 +165,17 @@ def child(*arguments: str, cache: Path | None = None) -> Child:
     )
     seconds = time.perf_counter() - start
     lines = (done.stdout + done.stderr).strip().splitlines()
-    return Child(seconds, done.returncode, lines[-1] if lines else "")
+    last_line = lines[-1] if lines else ""
+    if done.returncode != exits_with:
+        raise RuntimeError(f"exit code {done.returncode} instead of {exits_with}: {last_line}")
+    return Child(seconds, last_line)
 
 
 def traced_child(report: Path, *overrides: str, cache: Path | None = None) -> dict[str, float]:
     """A run with timers in it (inside.py): {phase: seconds}, and its peak memory under "peak_mb"."""
     started = time.time()
-    done = child("-m", "experiments.speed.inside", str(report), repr(started), *overrides, cache=cache)
+    child("-m", "experiments.speed.inside", str(report), repr(started), *overrides, cache=cache)
     ended = time.time()
-    if done.returncode:
-        raise RuntimeError(f"pgx.run failed: {done.last_line}")
     phases = json.loads(report.read_text())
     phases["exit"] = ended - phases.pop("end")
     return phases

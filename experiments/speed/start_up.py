@@ -31,7 +31,7 @@ def _run(repeat: int, scratch: Path) -> list[Figure]:
 
     def solve(cache: str, tracker: str) -> float:
         overrides, where = arguments(cache, tracker)
-        return _expect(0, child("-m", "pgx.run", *overrides, cache=where))
+        return child("-m", "pgx.run", *overrides, cache=where).seconds
 
     phases = {}
 
@@ -51,7 +51,7 @@ def _run(repeat: int, scratch: Path) -> list[Figure]:
             contenders[name], limits[name] = (lambda c=cache, t=tracker: solve(c, t)), TARGETS[cache]
     for what, overrides in BAD.items():
         name = f"message: {what}"
-        contenders[name] = lambda overrides=overrides: _expect(2, child("-m", "pgx.run", *overrides))
+        contenders[name] = lambda overrides=overrides: child("-m", "pgx.run", *overrides, exits_with=2).seconds
         limits[name] = TARGETS["bad input"]
     inside = {f"{c} {t}": (lambda c=c, t=t: look_inside(c, t)) for c, t in (("cold", "none"), ("warm", trackers[0]))}
     values = interleave(contenders | inside, repeat)
@@ -64,9 +64,3 @@ def _run(repeat: int, scratch: Path) -> list[Figure]:
             if statistics.median(found) >= 0.02 and phase not in ("peak_mb", "loop")
         ),
     ]
-
-
-def _expect(code: int, done) -> float:
-    if done.returncode != code:
-        raise RuntimeError(f"exit code {done.returncode} instead of {code}: {done.last_line}")
-    return done.seconds

@@ -5,7 +5,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from experiments.speed.common import Child, Figure, child, interleave, ratios
+from experiments.speed.common import Figure, child, interleave, ratios
 
 VARIANTS, SEEDS, ENV_STEPS = ("vanilla", "reward_to_go", "baseline"), 10, 300_000
 FEW, MANY = 20, 60
@@ -28,7 +28,7 @@ def _run(repeat: int, scratch: Path) -> list[Figure]:
 
     def sweep(*more: str) -> float:
         grid = (f"+variant={','.join(VARIANTS)}", f"seed=range(0,{SEEDS})")
-        return _good(child("-m", "pgx.run", "-m", *grid, *overrides(), *more, cache=scratch / f"cache-{next(count)}"))
+        return child("-m", "pgx.run", "-m", *grid, *overrides(), *more, cache=scratch / f"cache-{next(count)}").seconds
 
     def one_by_one() -> float:
         cache = scratch / f"cache-{next(count)}"  # cold for the first run of a variant
@@ -37,13 +37,13 @@ def _run(repeat: int, scratch: Path) -> list[Figure]:
             for seed in range(SEEDS):
                 budget, tracker, _ = overrides()
                 run = (f"+variant={variant}", f"seed={seed}", budget, tracker, f"hydra.run.dir={folders[-1]}")
-                total += _good(child("-m", "pgx.run", *run, cache=cache))
+                total += child("-m", "pgx.run", *run, cache=cache).seconds
         return total
 
     def tiny(members: int) -> float:
         grid = ("+variant=baseline", f"seed=range(0,{members})", "num_updates=1", "episodes_per_update=2")
         _, *rest = overrides()
-        return _good(child("-m", "pgx.run", "-m", *grid, *rest, cache=warm))
+        return child("-m", "pgx.run", "-m", *grid, *rest, cache=warm).seconds
 
     aggregate: list[float] = []
 
@@ -70,12 +70,6 @@ def _run(repeat: int, scratch: Path) -> list[Figure]:
         Figure("all members together, while training", "env steps/s", aggregate, at_least=AGGREGATE),
         Figure("a member more", "s", each, at_most=OVERHEAD, note=f"{MANY} members of one update against {FEW}"),
     ]
-
-
-def _good(done: Child) -> float:
-    if done.returncode:
-        raise RuntimeError(f"exit code {done.returncode}: {done.last_line}")
-    return done.seconds
 
 
 def _env_steps_per_second(sweep: Path) -> float:
