@@ -9,6 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 
+_ONE_KERNEL = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1000000000"
+"""On a CPU: a loop without products and other calls of libraries is one kernel, however much it reads (default:
+1 kB). From kernel to kernel takes longer than what most of them do: see `networks.matmul_in_loop`."""
+
+
 def prepare(threads: int) -> None:
     """Start jax with `threads` threads and a persistent compilation cache in the user's cache folder.
 
@@ -16,6 +21,8 @@ def prepare(threads: int) -> None:
     configuration and not a property of the machine.
     """
     os.environ["PJRT_NPROC"] = str(threads)
+    if _ONE_KERNEL not in (flags := os.environ.get("XLA_FLAGS", "")):
+        os.environ["XLA_FLAGS"] = f"{_ONE_KERNEL} {flags}"  # a person's own come later and win
     import jax
 
     # every result is waited for, so handing calls to another thread only costs; it halves a small call

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from pgx.envs.base import HostEnv, JittedEnv
 from pgx.lanes import largest
+from pgx.networks import matmul_in_loop
 from pgx.types import Episodes
 
 
@@ -38,6 +39,7 @@ def rollout(
     """`num_episodes` whole episodes side by side, in a loop that ends with the longest of them.
 
     Under vmap that is the longest of all lanes. A lane that is not `going` has episodes of no steps.
+    `policy(obs, matmul)` gives the logits [A, B], and may multiply by `matmul`: see `matmul_in_loop`.
     """
     T, B = env.spec.max_steps, num_episodes
     reset_key, step_key, action_key = jax.random.split(key, 3)
@@ -53,7 +55,7 @@ def rollout(
 
     def step(carry):
         t, env_state, obs, alive, terminated, buffers = carry
-        action = choose(policy(obs), jax.lax.dynamic_index_in_dim(uniform, t, keepdims=False))
+        action = choose(policy(obs, matmul_in_loop), jax.lax.dynamic_index_in_dim(uniform, t, keepdims=False))
         keys = jax.random.split(jax.random.fold_in(step_key, t), B)
         env_state, next_obs, reward, ended = jax.vmap(env.step, out_axes=(0, -1, 0, 0))(keys, env_state, action)
         taken = (obs.T, action, jnp.where(alive, reward, 0.0), alive)

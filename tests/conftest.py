@@ -2,7 +2,10 @@
 dtype without being told to, and every annotation in pgx is checked where it is passed.
 
 `(n,1) * (n,)` is the reason: it makes an (n,n) matrix without a word, and the learning curves do not show it.
+Otherwise jax is set up as for a run, so that a program has the same bits here and in a process of its own.
 """
+
+import os
 
 import jax
 import jaxtyping
@@ -12,5 +15,12 @@ from beartype import BeartypeConf, beartype
 STRICT = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 jaxtyping.install_import_hook("pgx", "conftest.STRICT")
+from program import XLA_CACHE
+
+from pgx import backend
+
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(XLA_CACHE)
+jax.config.update("jax_compilation_cache_dir", str(XLA_CACHE))
+backend.prepare(1)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -70,12 +70,8 @@ def gate(*overrides: str) -> None:
 
 def train_here(*overrides: str, folder: Path) -> dict[str, Any]:
     """A run in this process, without the two seconds that starting one takes; its summary."""
-    import jax
-
     from pgx.run import run
 
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(XLA_CACHE)
-    jax.config.update("jax_compilation_cache_dir", str(XLA_CACHE))
     folder.mkdir(parents=True, exist_ok=True)
     return run(checked(*overrides), folder)
 

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 from quick import quickly_compiled
 
-from pgx.blocks import BLOCK_STEPS, by_time, fold, from_blocks, to_blocks
+from pgx.blocks import BLOCK_STEPS, STRETCH, by_time, fold, from_blocks, to_blocks
 
-T, B, O = 2 * BLOCK_STEPS + 5, 3, 2
+T, B, O = BLOCK_STEPS + 5, 3, 2
+COUNT = 4  # blocks, the last of them hardly filled
 LENGTHS = {
     "of all lengths": (T, 1, BLOCK_STEPS),
     "all short": (2, 1, 3),
     "to the limit": (T, T, T),
-    "one block, full": (BLOCK_STEPS, 2 * BLOCK_STEPS - 1, 1),
+    "one block, full": (BLOCK_STEPS - 3, 2, 1),
+    "one step more": (1, BLOCK_STEPS - 3, 3),
     "an episode of no steps": (0, 4, 0),
     "none at all": (0, 0, 0),
 }
@@ -29,12 +31,12 @@ def mask_of(lengths):
 def test_one_episode_after_the_other(lengths):
     mask = mask_of(lengths)
     (obs, number), used = quickly_compiled(to_blocks)((jnp.asarray(OBS), jnp.asarray(NUMBER)), jnp.asarray(mask))
-    assert obs.shape == (3, O, BLOCK_STEPS * B) and number.shape == (3, BLOCK_STEPS * B)
-    wanted = np.zeros((3 * BLOCK_STEPS * B, O))
+    assert obs.shape == (COUNT, O, BLOCK_STEPS) and number.shape == (COUNT, BLOCK_STEPS)
+    wanted = np.zeros((COUNT * BLOCK_STEPS, O))
     wanted[: mask.sum()] = np.concatenate([OBS[:length, b] for b, length in enumerate(lengths)])
     np.testing.assert_array_equal(np.moveaxis(obs, 1, -1).reshape(-1, O), wanted)
     np.testing.assert_array_equal(np.asarray(number).reshape(-1), wanted[:, 0])
-    assert int(used) == -(-mask.sum() // (BLOCK_STEPS * B))  # and not of the longest episode
+    assert int(used) == -(-mask.sum() // BLOCK_STEPS)  # and not of the longest episode
     back = quickly_compiled(from_blocks)(number, jnp.asarray(mask))
     np.testing.assert_array_equal(back, np.where(mask, NUMBER, 0))
 
@@ -42,10 +44,10 @@ def test_one_episode_after_the_other(lengths):
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 def test_by_time_keeps_the_episodes_apart(lengths):
     (obs, number), used = quickly_compiled(by_time)((jnp.asarray(OBS), jnp.asarray(NUMBER)), jnp.asarray(mask_of(lengths)))
-    assert obs.shape == (3, O, BLOCK_STEPS, B) and number.shape == (3, BLOCK_STEPS, B)
+    assert obs.shape == (11, O, STRETCH, B) and number.shape == (11, STRETCH, B)
     np.testing.assert_array_equal(np.asarray(number).reshape(-1, B)[:T], NUMBER)
     np.testing.assert_array_equal(np.moveaxis(obs, 1, -1).reshape(-1, B, O)[:T], OBS)
-    assert int(used) == -(-max(lengths) // BLOCK_STEPS)
+    assert int(used) == -(-max(lengths) // STRETCH)
 
 
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)

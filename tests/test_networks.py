@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pgx.networks import ACTIVATIONS, MLP
+from pgx.networks import ACTIVATIONS, MLP, matmul_in_loop
 
 
 @pytest.mark.parametrize("out", [3, "scalar"])
@@ -21,3 +21,11 @@ def test_same_as_equinox(depth, activation, out):
     assert wanted.shape == ((5,) if out == "scalar" else (5, 3))
     np.testing.assert_allclose(ours(obs.T), jnp.moveaxis(wanted, 0, -1), rtol=2e-6, atol=1e-6)
     np.testing.assert_allclose(jax.vmap(ours)(obs), wanted, rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("many", [1, 7, 31, 300])
+@pytest.mark.parametrize("weight", [(2, 32), (32, 4), (32, 31), (1, 1)])
+def test_product_in_a_loop(weight, many):
+    """More columns than rows, fewer, as many, and a number of inputs that the loop's unrolling does not divide."""
+    W, x = jax.random.normal(jax.random.key(0), weight), jax.random.normal(jax.random.key(1), (weight[1], many))
+    np.testing.assert_allclose(matmul_in_loop(W, x), np.asarray(W, np.float64) @ np.asarray(x), rtol=1e-5, atol=1e-5)

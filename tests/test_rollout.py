@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ from pgx.build import traced
 from pgx.critics import ValueNetwork
 from pgx.envs.base import EnvSpec, HostEnv, JittedEnv
 from pgx.envs.gymnasium import GymnasiumEnv
+from pgx.envs.gymnax import GymnaxEnv
 from pgx.estimators import reward_to_go
 from pgx.networks import MLP
 from pgx.optimiser import Optimiser
@@ -220,7 +222,7 @@ def test_both_doors_open_on_the_same_episodes():
     """An environment gives the same steps compiled and on the host, bit by bit. Actions depend on the observation
     alone, since the doors draw theirs in different ways; transitions are random, and so are lengths."""
     env, key, lanes = TabularMDP(), jax.random.key(3), 64
-    policy = jax.tree_util.Partial(lambda obs: jnp.stack([1 - obs[2], obs[2]]))
+    policy = jax.tree_util.Partial(lambda obs, *_: jnp.stack([1 - obs[2], obs[2]]))
     compiled = quickly_compiled(partial(rollout, env, policy, num_episodes=lanes, choose=mode))(key=key)
     stepped = HostRollout(OnTheHost(env, key, lanes), lanes, mode)(policy, key)
     for name in ("mask", "reward", "terminated", "last_obs"):
@@ -289,3 +291,19 @@ def test_nothing_compiles_after_the_first_update(make_env, compilations):
     for length in lengths[:3]:
         jnp.zeros(int(2 * length)).sum()
     assert len(compilations) > warm
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"])
+def test_the_loop_is_one_kernel(env):
+    """A loop that went from kernel to kernel would be right, and take three times as long. A product in the policy or
+    a scatter in the environment is enough for that."""
+    policy = MLP(GymnaxEnv(env).spec.obs_size, ACTIONS, width=32, depth=2, activation="tanh", key=jax.random.key(0))
+
+    def loops(policy):
+        program = eqx.filter_jit(rollout).lower(GymnaxEnv(env), policy, jax.random.key(0), 10).compile().compiled
+        main = program.as_text().partition("\nENTRY")[2]
+        return main.count(" while("), main.count('xla_cpu_small_call="true"')
+
+    whole, in_one = loops(policy)
+    assert not whole and in_one
+    assert loops(lambda obs, _: policy(obs))[0] == 1
