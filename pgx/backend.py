@@ -8,7 +8,6 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
-
 _ONE_KERNEL = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1000000000"
 """On a CPU: a loop without products and other calls of libraries is one kernel, however much it reads (default:
 1 kB). From kernel to kernel takes longer than what most of them do: see `networks.matmul_in_loop`."""

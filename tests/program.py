@@ -23,7 +23,7 @@ XLA_CACHE = Path(tempfile.gettempdir()) / f"pgx-tests-xla-{os.getuid()}"
 
 def environment(**more: str) -> dict[str, str]:
     """For a pgx process: this tree's pgx, and none of the person's own settings."""
-    unset = ("HYDRA_FULL_ERROR", "PYTHONDONTWRITEBYTECODE", "PJRT_NPROC")
+    unset = ("HYDRA_FULL_ERROR", "PYTHONDONTWRITEBYTECODE", "PJRT_NPROC", "XLA_FLAGS")
     own = {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))), "JAX_COMPILATION_CACHE_DIR": str(XLA_CACHE)}
     return {key: x for key, x in os.environ.items() if key not in unset} | own | {"JAX_PLATFORMS": "cpu"} | more
 

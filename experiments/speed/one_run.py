@@ -35,4 +35,3 @@ def run(repeat: int, seconds: float) -> list[Figure]:
             target = CASES[variant, episodes][1]
             figures.append(Figure(name, "env steps/s", measured, at_least=target, note=note))
     return figures
-
