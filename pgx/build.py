@@ -5,7 +5,6 @@ from functools import cache, partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from hydra.utils import instantiate
 from jaxtyping import PyTree
@@ -55,22 +54,14 @@ _ONCE = {
 they would save a third of it, and make every step slower."""
 
 
-_streams = jax.jit(Keys.of_seed, compiler_options=_ONCE)
-
-
 @cache
 def _init(policy: tuple[tuple[str, Any], ...], spec: EnvSpec) -> Callable[..., TrainState]:
     return jax.jit(partial(init, policy=dict(policy), spec=spec), compiler_options=_ONCE)
 
 
-def random_streams(config: dict[str, Any]) -> Keys:
-    """The run's named random streams."""
-    return _streams(np.uint32(config["seed"]))
-
-
 def initial_state(config: dict[str, Any], env: JittedEnv | HostEnv, algorithm: Algorithm) -> tuple[TrainState, Keys]:
     """The state before the first update, and the run's random streams."""
-    keys = random_streams(config)
+    keys = Keys.of_seed(config["seed"])
     return _init(tuple(config["policy"].items()), env.spec)(algorithm, key=keys.init), keys
 
 
@@ -78,8 +69,8 @@ def skeleton(config: dict[str, Any], env: JittedEnv | HostEnv, algorithm: Algori
     """A state of the right shapes, all zeros: enough to compile for, or to restore into, and nothing to compute."""
     key = jax.eval_shape(lambda: Keys.of_seed(0).init)
     shapes = jax.eval_shape(_init(tuple(config["policy"].items()), env.spec), algorithm, key=key)
-    return jax.tree.map(lambda x: jnp.asarray(np.zeros(x.shape, x.dtype)), shapes)
+    return jax.device_put(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))  # jnp.zeros: a program a shape
 
 
 def traced(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda x: jnp.array(x, jnp.float32) if isinstance(x, float) else x, tree)
+    return jax.tree.map(lambda x: jax.device_put(np.float32(x)) if isinstance(x, float) else x, tree)

@@ -190,8 +190,8 @@ class Checkpoints:
             raise CheckpointError(f"checkpoint {self._path(update)} is of another state: {difference}")
         arrays = _unpack(data, found)
         leaves, static = eqx.partition(skeleton, _is_leaf)
-        # jnp.array: uncommitted, so that the compiled code of a fresh state serves; and a copy, safe to donate.
-        state = jax.tree_util.tree_map_with_path(lambda path, _: jnp.array(arrays[_name(path)]), leaves)
+        # uncommitted, so that the compiled code of a fresh state serves; jnp.array would compile a program a shape
+        state = jax.device_put(jax.tree_util.tree_map_with_path(lambda path, _: arrays[_name(path)], leaves))
         return eqx.combine(state, static), about["meta"]
 
 

@@ -207,15 +207,16 @@ def measure(job: Job, options: Options) -> Iterator[tuple[int, list[dict[str, st
     import jax.numpy as jnp
 
     from pgx import quality
-    from pgx.build import build, random_streams, skeleton
+    from pgx.build import build, skeleton
     from pgx.checkpoint import CheckpointError, Checkpoints
     from pgx.critics import ValueNetwork
     from pgx.envs.base import JittedEnv
+    from pgx.train import Keys
 
     config = job.config
     env, algorithm = build(config)
     empty = skeleton(config, env, algorithm)
-    stream = jax.random.fold_in(random_streams(config).evaluate, _STREAM)
+    stream = jax.random.fold_in(Keys.of_seed(config["seed"]).evaluate, _STREAM)
     lam = config["estimator"].get("lam", LAMBDA)
     estimand = quality.Estimand(
         algorithm.gamma, jnp.array(lam, jnp.float32), algorithm.bootstrap_truncated, algorithm.discount_power

@@ -1,5 +1,6 @@
 """Networks: features first, any number of steps last."""
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Literal
@@ -7,9 +8,20 @@ from typing import Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "gelu": jax.nn.gelu, "silu": jax.nn.silu, "elu": jax.nn.elu}
+
+
+class Linear(eqx.Module):
+    """W x + b, of one observation [I] or of N of them [I, N]."""
+
+    weight: Float[Array, "J I"]
+    bias: Float[Array, " J"]
+
+    def __call__(self, x: Float[Array, "I *N"], matmul: Callable = jnp.matmul) -> Float[Array, "J *N"]:
+        return matmul(self.weight, x) + jnp.expand_dims(self.bias, range(1, x.ndim))
 
 
 class MLP(eqx.Module):
@@ -21,8 +33,9 @@ class MLP(eqx.Module):
     network can be carried through a loop as it is.
     """
 
-    layers: tuple[eqx.nn.Linear, ...]
+    layers: tuple[Linear, ...]
     activation: str = eqx.field(static=True)
+    scalar: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -34,23 +47,22 @@ class MLP(eqx.Module):
         activation: str,
         key: PRNGKeyArray,
     ):
-        sizes = [in_size, *[width] * depth, out]
-        keys = jax.random.split(key, depth + 1)
-        self.layers = tuple(eqx.nn.Linear(i, o, key=k) for (i, o), k in zip(pairwise(sizes), keys, strict=True))
-        self.activation = activation
+        self.activation, self.scalar = activation, out == "scalar"
+        sizes = list(pairwise([in_size, *[width] * depth, 1 if self.scalar else out]))
+        # Equinox's and PyTorch's numbers, W and b ~ U(−1/√I, 1/√I), but of one draw: a start of a run waits for this,
+        # and each call of the generator takes 30 ms to load
+        counts = [(i + 1) * o for i, o in sizes]
+        draws = jnp.split(jax.random.uniform(key, (sum(counts),), minval=-1.0, maxval=1.0), np.cumsum(counts)[:-1])
+        blocks = [x.reshape(o, i + 1) / math.sqrt(i) for x, (i, o) in zip(draws, sizes, strict=True)]
+        self.layers = tuple(Linear(block[:, :-1], block[:, -1]) for block in blocks)
 
     def __call__(self, obs: Float[Array, "O *N"], matmul: Callable = jnp.matmul) -> Float[Array, "..."]:
         *hidden, last = self.layers
         x = obs
         for layer in hidden:
-            x = ACTIVATIONS[self.activation](_affine(layer, x, matmul))
-        x = _affine(last, x, matmul)
-        return x[0] if last.out_features == "scalar" else x
-
-
-def _affine(layer: eqx.nn.Linear, x: Float[Array, "I *N"], matmul: Callable) -> Float[Array, "J *N"]:
-    """W x + b"""
-    return matmul(layer.weight, x) + jnp.expand_dims(layer.bias, range(1, x.ndim))
+            x = ACTIVATIONS[self.activation](layer(x, matmul))
+        x = last(x, matmul)
+        return x[0] if self.scalar else x
 
 
 def matmul_in_loop(weight: Float[Array, "J I"], x: Float[Array, "I N"]) -> Float[Array, "J N"]:

@@ -115,8 +115,12 @@ class Recording:
             config=config,
         )
         self._tracker.log(self.history.rows)
-        self._checkpoints.warm_up()
         self._status = "completed"
+
+    def warm_up(self) -> None:
+        """Import what it takes to save and to draw: a second of Python, for when XLA is at work."""
+        self._checkpoints.warm_up()
+        curve.warm_up()
 
     compile_seconds: float | None = None
     """What the program took to compile, for the next line of timing.csv."""

@@ -130,11 +130,12 @@ def trained(folder: Path, config: dict[str, Any], *, best: bool) -> Trained:
     from pgx import backend
 
     backend.prepare(config["xla_threads"])
-    from pgx.build import build, initial_state
+    from pgx.build import build, skeleton
     from pgx.checkpoint import Checkpoints
+    from pgx.train import Keys
 
     env, algorithm = build(config)
-    state, keys = initial_state(config, env, algorithm)
+    state = skeleton(config, env, algorithm)
     with Checkpoints(folder / "checkpoints") as checkpoints:
         found = checkpoints.best(state) if best else checkpoints.restore(state)
     if found is None and best:
@@ -142,7 +143,7 @@ def trained(folder: Path, config: dict[str, Any], *, best: bool) -> Trained:
     if found is None:
         raise _no_checkpoint(folder, config)
     update, state, _ = found
-    return Trained(env, state.policy, keys.evaluate, update)
+    return Trained(env, state.policy, Keys.of_seed(config["seed"]).evaluate, update)
 
 
 def title(summary: dict[str, Any], update: int, *, greedy: bool) -> str:

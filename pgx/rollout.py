@@ -107,5 +107,5 @@ class HostRollout:
                 if (length < T).all():
                     break
         mask = np.arange(T)[:, None] < length
-        arrays = jax.tree.map(jnp.asarray, (seen, actions, np.where(mask, rewards, 0), mask))
-        return Episodes(*arrays, terminated=jnp.asarray(terminated), last_obs=jnp.asarray(last_obs))
+        arrays = seen, actions, np.where(mask, rewards, 0), mask, terminated, last_obs
+        return Episodes(*jax.device_put(arrays))

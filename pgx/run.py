@@ -58,23 +58,21 @@ def run(
 
 
 def _train(recording: "Recording", interrupt: "Interrupt", watch: Watch | None) -> None:
-    from pgx import curve
-    from pgx.build import random_streams
-    from pgx.train import make_runner, train
+    from pgx.train import Keys, make_runner, train
 
     config = recording.config
     runner = make_runner(
         recording.skeleton,
         recording.algorithm,
         recording.env,
-        random_streams(config).train,
+        Keys.of_seed(config["seed"]).train,
         num_episodes=config["episodes_per_update"],
         max_updates=config["updates_per_chunk"],
         diagnose_every=config["diagnose_every"],
     )
     # XLA compiles without the interpreter's lock: what is in Python costs little beside it
     first = ThreadPoolExecutor(1).submit(recording.state)
-    threading.Thread(target=curve.warm_up, daemon=True).start()
+    threading.Thread(target=recording.warm_up, daemon=True).start()
     compiling = time.perf_counter()
     runner.compile()
     recording.compile_seconds = time.perf_counter() - compiling

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Shaped, UInt32
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Shaped
 
 from pgx.envs.base import EnvSpec, HostEnv, JittedEnv
 from pgx.lanes import largest
@@ -60,8 +60,10 @@ class Keys(NamedTuple):
     evaluate: PRNGKeyArray
 
     @classmethod
-    def of_seed(cls, seed: int | UInt32[Array, ""]) -> "Keys":
-        return cls(*jax.random.split(jax.random.key(seed, impl="threefry2x32"), 3))
+    def of_seed(cls, seed: int) -> "Keys":
+        """Threefry's key is any 64 bits: the stream's number and the seed's 32. A split would have to be compiled."""
+        key = lambda stream: jax.random.wrap_key_data(np.array([stream, seed], np.uint32), impl="threefry2x32")
+        return cls(*map(key, range(3)))
 
 
 def init(algorithm: Algorithm, policy: dict, spec: EnvSpec, key: PRNGKeyArray) -> TrainState:
@@ -98,7 +100,7 @@ class Budget:
         self._updates, self._env_steps = int(state.update), env_steps
         self._num_updates, self._num_env_steps, self._solved_at = num_updates, num_env_steps, solved_at
         self._pause_every = pause_every
-        self._over = bool(state.recent_returns.mean() >= solved_at)
+        self._over = bool(np.asarray(state.recent_returns).mean() >= solved_at)  # jax would compile it
 
     def limits(self, max_updates: int) -> Limits | None:
         """Those of the next chunk, which has at most `max_updates`; None: the run has ended."""
@@ -190,7 +192,7 @@ class JittedRunner:
 
     def __init__(self, state, algorithm, env, key, *, num_episodes, max_updates, diagnose_every):
         self._inputs = (algorithm, env, key)
-        self._diagnose_every = jnp.array(diagnose_every)
+        self._diagnose_every = jax.device_put(np.int32(diagnose_every))
         self.max_updates = max_updates
         arguments = (state, *self._inputs, _traced(Limits(0, 0, math.inf)), self._diagnose_every)
         self._signature = (_signature(arguments), num_episodes, max_updates)
@@ -226,7 +228,7 @@ class HostRunner:
 
     def __init__(self, state, algorithm, env, key, *, num_episodes, diagnose_every):
         self._key, self._algorithm = key, algorithm
-        self._diagnose_every = jnp.array(diagnose_every)
+        self._diagnose_every = jax.device_put(np.int32(diagnose_every))
         self._rollout = HostRollout(env, num_episodes)
 
     def compile(self) -> None:
@@ -332,7 +334,7 @@ class PackRunner:
     def _limits(self, limits: Sequence[Limits | None]) -> Limits:
         still = Limits(0, 0, math.inf)
         every = [still if x is None else x for x in limits] + [still] * (self._width - len(limits))
-        return jax.device_put(_traced(Limits(*zip(*every, strict=True))), self._sharding)
+        return _traced(Limits(*zip(*every, strict=True)), self._sharding)
 
     def _state(self, stacked: Callable[[], PyTree], i: int) -> TrainState:
         return eqx.combine(jax.tree.map(lambda x: jnp.asarray(x[i]), stacked()), self._common.state)
@@ -369,10 +371,10 @@ def _signature(tree: PyTree) -> Hashable:
     return structure, tuple(jax.typeof(x) if eqx.is_array(x) else x for x in leaves)
 
 
-def _traced(limits: Limits) -> Limits:
+def _traced(limits: Limits, sharding: NamedSharding | None = None) -> Limits:
     """As arrays: of numbers, or of one column a number for several runs."""
-    counts = [jnp.asarray(np.minimum(x, 2**31 - 1), jnp.int32) for x in (limits.updates, limits.env_steps)]
-    return Limits(*counts, jnp.asarray(limits.return_recent, jnp.float32))
+    counts = [np.minimum(x, 2**31 - 1).astype(np.int32) for x in (limits.updates, limits.env_steps)]
+    return jax.device_put(Limits(*counts, np.asarray(limits.return_recent, np.float32)), sharding)
 
 
 def _chunk(

@@ -86,13 +86,14 @@ def test_the_table_says_what_was_computed(made):
     import jax
     import jax.numpy as jnp
 
-    from pgx.build import build, random_streams, skeleton
+    from pgx.build import build, skeleton
+    from pgx.train import Keys
 
     config = json.loads((made / "1" / "run.json").read_text())["config"]
     env, algorithm = build(config)
     with Checkpoints(made / "1" / "checkpoints") as checkpoints:
         state = checkpoints.at(4, skeleton(config, env, algorithm))
-    stream = jax.random.fold_in(random_streams(config).evaluate, 0xD1A6)
+    stream = jax.random.fold_in(Keys.of_seed(config["seed"]).evaluate, 0xD1A6)
     key, _, of_fit, of_states = jax.random.split(jax.random.fold_in(stream, 4), 4)
     estimand = quality.Estimand(algorithm.gamma, jnp.array(0.95, jnp.float32), False, False)
     rollout, measure, decompose, _ = diagnose._programs()  # compiled already

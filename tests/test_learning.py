@@ -11,8 +11,8 @@ import pytest
 from program import checked
 
 from pgx import backend
-from pgx.build import build, initial_state, random_streams
-from pgx.train import JittedRunner, train
+from pgx.build import build, initial_state
+from pgx.train import JittedRunner, Keys, train
 
 pytestmark = pytest.mark.slow
 
@@ -47,8 +47,8 @@ def env_steps_to_solve(variant: str, budget: int) -> list[int | None]:
 
 def test_the_streams_of_the_seeds_differ():
     """Twenty times the same run would pass as well."""
-    keys = [random_streams({"seed": seed}).train for seed in SEEDS]
-    assert len({np.asarray(jax.random.key_data(key)).tobytes() for key in keys}) == len(SEEDS)
+    keys = [key for seed in SEEDS for key in Keys.of_seed(seed)]
+    assert len({np.asarray(jax.random.key_data(key)).tobytes() for key in keys}) == 3 * len(SEEDS)
 
 
 @pytest.mark.parametrize("variant", BUDGETS)

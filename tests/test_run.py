@@ -21,11 +21,11 @@ import pytest
 from PIL import Image
 from program import checked, environment, finish, pgx, rows, start, summary, train_here
 
-from pgx.build import build, random_streams, skeleton
+from pgx.build import build, skeleton
 from pgx.checkpoint import Checkpoints
 from pgx.config import options
 from pgx.metrics import COLUMNS
-from pgx.train import Limits, chunk
+from pgx.train import Keys, Limits, chunk
 
 COMMAND = ("+variant=baseline", "num_updates=30", "diagnose_every=5", "updates_per_chunk=20")
 
@@ -354,7 +354,7 @@ def program_of(*overrides: str) -> str:
     config = checked("+variant=baseline", *SMALL, *overrides)
     env, algorithm = build(config)
     limits = Limits(jnp.array(1), jnp.array(1), jnp.array(1.0))
-    arguments = (skeleton(config, env, algorithm), algorithm, env, random_streams(config).train, limits, jnp.array(1))
+    arguments = (skeleton(config, env, algorithm), algorithm, env, Keys.of_seed(config["seed"]).train, limits, jnp.array(1))
     return eqx.filter_jit(partial(chunk, num_episodes=2, max_updates=1)).lower(*arguments).as_text()
 
 

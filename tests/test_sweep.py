@@ -282,7 +282,7 @@ def test_a_worker_waits_for_what_another_one_compiles(monkeypatch):
 )
 def test_groups_are_those_that_share_a_program(override, same, tmp_path):
     """The launcher groups by configuration, before jax is there; jax must agree."""
-    from pgx.build import build, random_streams, skeleton
+    from pgx.build import build, skeleton
 
     def signature(*overrides):
         config = checked("+variant=baseline", *overrides)
@@ -291,7 +291,7 @@ def test_groups_are_those_that_share_a_program(override, same, tmp_path):
         sizes = {"num_episodes": config["episodes_per_update"], "max_updates": config["updates_per_chunk"]}
         import pgx.train
 
-        arguments = (state, algorithm, env, random_streams(config).train)
+        arguments = (state, algorithm, env, pgx.train.Keys.of_seed(config["seed"]).train)
         return program(config), (pgx.train._signature(arguments), *sizes.values())
 
     (ours, theirs), (our_other, their_other) = signature(), signature(override)

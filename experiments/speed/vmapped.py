@@ -25,12 +25,11 @@ def _measure(repeat: int) -> tuple[list[float], float]:
 
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     parts = at_the_limit("+variant=baseline")
-    from pgx.build import random_streams
-    from pgx.train import Lane, Limits, PackRunner
+    from pgx.train import Keys, Lane, Limits, PackRunner
 
     same = parts.state, parts.algorithm, parts.env
     diagnose_every = jax.numpy.array(parts.config["diagnose_every"])
-    lanes = [Lane(*same, random_streams({"seed": seed}).train, diagnose_every) for seed in range(SEEDS)]
+    lanes = [Lane(*same, Keys.of_seed(seed).train, diagnose_every) for seed in range(SEEDS)]
     values = []
     for _ in range(repeat):  # each from the same state: a policy that has moved on may have left the limit
         runner = PackRunner(lanes, width=SEEDS, num_episodes=parts.config["episodes_per_update"], max_updates=UPDATES)

@@ -34,7 +34,7 @@ class GymnaxEnv(JittedEnv):
             raise ConfigError(f"env.params.{unknown}", "unknown key", known=known, value=unknown) from None
         self.spec = EnvSpec(
             id=id,
-            obs_size=jax.eval_shape(self.env.reset_env, jax.random.key(0), self.params)[0].size,
+            obs_size=jax.eval_shape(lambda: self.env.reset_env(jax.random.key(0), self.params))[0].size,
             num_actions=int(self.env.num_actions),
             max_steps=int(self.params.max_steps_in_episode),
             reward_threshold=reward_threshold,

@@ -76,14 +76,14 @@ class Pack:
             self._failures |= {number: error for number, x in going.items() if x.summary["status"] == "running"}
 
     def _train(self, going: dict[int, Recording]) -> None:
-        import jax.numpy as jnp
+        import jax
+        import numpy as np
 
-        from pgx.build import random_streams
-        from pgx.train import Budget, Lane, PackRunner
+        from pgx.train import Budget, Keys, Lane, PackRunner
 
         def lane(x: Recording) -> Lane:
-            diagnose_every = jnp.array(x.config["diagnose_every"])
-            return Lane(x.state(), x.algorithm, x.env, random_streams(x.config).train, diagnose_every)
+            diagnose_every = jax.device_put(np.int32(x.config["diagnose_every"]))
+            return Lane(x.state(), x.algorithm, x.env, Keys.of_seed(x.config["seed"]).train, diagnose_every)
 
         lanes = [lane(x) for x in going.values()]
         budgets = {n: Budget(one.state, **going[n].limits) for n, one in zip(going, lanes, strict=True)}
