@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from pgx.lanes import largest
@@ -16,67 +17,92 @@ STRETCH = 32
 
 
 class Blocks(NamedTuple):
-    """Arrays whose first axis is the block."""
+    """The steps of a batch, one after the other, cut into pieces."""
 
     arrays: PyTree[Array]
-    used: Int[Array, ""]
-    """The blocks after these hold zeros only."""
+    """[..., blocks, N]"""
+    steps: Int[Array, ""]
+    """How many there are; after them come zeros."""
 
 
 def to_blocks(tree: PyTree[Array], mask: Bool[Array, "T B"]) -> Blocks:
-    """[T, B, …] → [blocks, …, N]: one episode's steps after the other's, then zeros."""
+    """[T, B, …] → [..., blocks, N]: one episode's steps after the other's, then zeros."""
     T, B = mask.shape
     size = min(BLOCK_STEPS if jax.default_backend() == "cpu" else STRETCH * B, T * B)
     count = -(-T * B // size)
-    step = jnp.full(count * size, T * B).at[_places(mask).reshape(-1)].set(jnp.arange(T * B), mode="drop")
+    start, _ = segments(mask)
 
     def one(x):
-        x = x.reshape(T * B, *x.shape[2:]).at[step].get(mode="fill", fill_value=0)
-        return jnp.moveaxis(x.reshape(count, size, *x.shape[1:]), 1, -1)
+        def put(b, row):
+            episode = jnp.moveaxis(x[:, b], 0, -1)
+            episode = jnp.where(mask[:, b], episode, jnp.zeros_like(episode))
+            # the padding after an episode is where the next one goes
+            return jax.lax.dynamic_update_slice_in_dim(row, episode, start[b], axis=-1)
 
-    return Blocks(jax.tree.map(one, tree), -(-mask.sum() // size))
+        row = jax.lax.fori_loop(0, B, put, jnp.zeros((*x.shape[2:], count * size), x.dtype))
+        return row.reshape(*row.shape[:-1], count, size)
+
+    return Blocks(jax.tree.map(one, tree), mask.sum(0).sum())
 
 
-def from_blocks(arrays: Float[Array, "blocks N"], mask: Bool[Array, "T B"]) -> Float[Array, "T B"]:
+def from_blocks(row: Float[Array, "blocks N"], mask: Bool[Array, "T B"]) -> Float[Array, "T B"]:
     """Every step's number, back where the step was; 0 on padding."""
-    return arrays.reshape(-1).at[_places(mask)].get(mode="fill", fill_value=0)
+    row, (start, _) = row.reshape(-1), segments(mask)
+    of_episode = jax.lax.map(lambda first: jax.lax.dynamic_slice_in_dim(row, first, len(mask)), start)
+    return jnp.where(mask, of_episode.T, 0.0)
 
 
-def _places(mask: Bool[Array, "T B"]) -> Int[Array, "T B"]:
-    """Where in the row of taken steps each of them stands; on padding past the end of all blocks, the last filled up."""
-    length = mask.sum(0)
-    start = jnp.cumsum(length) - length
-    return jnp.where(mask, start[None] + jnp.arange(len(mask))[:, None], 2 * mask.size)
+def segments(mask: Bool[Array, "T B"]) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
+    """Where in the row of all steps each episode begins, and where it ends."""
+    stop = jnp.cumsum(length := mask.sum(0))
+    return stop - length, stop
 
 
 def by_time(tree: PyTree[Array], mask: Bool[Array, "T B"]) -> Blocks:
-    """[T, B, …] → [blocks, …, STRETCH, B] up to the end of the longest episode, for whoever asks what each episode
+    """[T, B, …] → [..., blocks, STRETCH · B] up to the end of the longest episode, for whoever asks what each episode
     does by itself."""
     size = min(STRETCH, mask.shape[0])
 
     def one(x):
         x = jnp.pad(x, [(0, -x.shape[0] % size)] + [(0, 0)] * (x.ndim - 1))
-        return jnp.moveaxis(x.reshape(x.shape[0] // size, size, *x.shape[1:]), (1, 2), (-2, -1))
+        x = x.reshape(x.shape[0] // size, size * x.shape[1], *x.shape[2:])
+        return jnp.moveaxis(x, (0, 1), (-2, -1))
 
-    return Blocks(jax.tree.map(one, tree), -(-mask.sum(0).max() // size))
+    return Blocks(jax.tree.map(one, tree), mask.sum(0).max() * mask.shape[1])
 
 
-def fold(f: Callable[[PyTree], tuple[PyTree, PyTree]], blocks: Blocks) -> tuple[PyTree, PyTree]:
-    """(Σ_i f(block_i)[0], stack_i f(block_i)[1]) over the blocks that are used.
+def fold(
+    f: Callable[[PyTree, Int[Array, " N"]], tuple[PyTree, PyTree]],
+    blocks: Blocks,
+    segment: tuple[Int[Array, ""], Int[Array, ""]] | None = None,
+    stacks: PyTree = None,
+) -> tuple[PyTree, PyTree]:
+    """(Σ_i f(block_i, position_i)[0], stack_i f(block_i, position_i)[1]) over the blocks that hold steps, or over those
+    that hold some of a segment: from its first step to before its last. `position` says which of all steps a block has.
 
-    The trip count is dynamic: nothing recompiles when it changes. What is stacked stays 0 in blocks
-    that were not visited.
+    The trip count is dynamic: nothing recompiles when it changes. What is stacked stays 0, or what it is in `stacks`,
+    in blocks that were not visited.
     """
     f = jax.jit(f)  # traced once, for its shapes and for the loop
-    count = len(jax.tree.leaves(blocks.arrays)[0])
-    block = lambda i: jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), blocks.arrays)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(f, block(0)))
-    stacks = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), zeros[1])
+    count, size = jax.tree.leaves(blocks.arrays)[0].shape[-2:]
+    first, last = (jnp.array(0), blocks.steps) if segment is None else segment
+
+    def of_block(i):
+        block = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, axis=-2, keepdims=False), blocks.arrays)
+        return f(block, i * size + jnp.arange(size))
+
+    shapes = jax.eval_shape(of_block, 0)
+    # one sum of a vector, not one a leaf: each is a kernel
+    sums, unravel = ravel_pytree(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[0]))
+    if stacks is None:
+        stacks = jax.tree.map(lambda s: jnp.zeros((*s.shape[:-1], count, s.shape[-1]), s.dtype), shapes[1])
 
     def body(i, carry):
         sums, stacks = carry
-        summed, stacked = f(block(i))
-        sums = jax.tree.map(jnp.add, sums, summed)
-        return sums, jax.tree.map(lambda s, x: jax.lax.dynamic_update_index_in_dim(s, x, i, 0), stacks, stacked)
+        summed, stacked = of_block(i)
+        sums = sums + ravel_pytree(summed)[0]
+        return sums, jax.tree.map(lambda s, x: jax.lax.dynamic_update_index_in_dim(s, x, i, -2), stacks, stacked)
 
-    return jax.lax.fori_loop(0, largest(blocks.used), body, (zeros[0], stacks))
+    begin, end = -largest(-(first // size)), largest(-(-last // size))  # of all lanes: from the first to the last
+    sums, stacks = jax.lax.fori_loop(begin, end, body, (sums, stacks))
+    return unravel(sums), stacks

@@ -91,16 +91,16 @@ class ValueNetwork(Critic):
 
     def learn(self, state, episodes, target):
         network, opt_state = state
-        weight = jnp.where(episodes.mask, 1 / episodes.mask.sum(), 0.0)
-        blocks = to_blocks((episodes.obs, target, weight), episodes.mask)
+        blocks = to_blocks((episodes.obs, target), episodes.mask)
 
-        def loss(network, block):
-            obs, target, weight = block
+        def loss(network, block, weight):
+            obs, target = block
             value = network(obs)
             return value_loss(value, target, weight), value
 
-        def block_gradient(block):
-            (summed, value), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(network, block)
+        def block_gradient(block, position):
+            weight = jnp.where(position < blocks.steps, 1 / blocks.steps, 0.0)
+            (summed, value), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(network, block, weight)
             return (summed, gradient), value
 
         (total, gradient), value = fold(block_gradient, blocks)

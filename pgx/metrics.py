@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, PyTree
 
 from pgx.types import Episodes, Metrics
@@ -36,22 +37,20 @@ def of_episodes(episodes: Episodes, num_actions: int) -> Metrics:
     returns = episodes.reward.sum(0)
     taken = jax.vmap(lambda a: (episodes.mask & (episodes.action == a)).sum())(jnp.arange(num_actions))
     return {
-        "env_steps": episodes.mask.sum(),
+        "env_steps": episodes.length.sum(),
         "episodes": jnp.array(returns.shape[0]),
         "return_mean": returns.mean(),
         "return_std": returns.std(),
         "return_min": returns.min(),
         "return_max": returns.max(),
         "length_mean": episodes.length.mean(),
-        "action_share": taken.max() / episodes.mask.sum(),
+        "action_share": taken.max() / episodes.length.sum(),
     }
 
 
-def gradient_quality(gradients: PyTree[Float[Array, "B ..."]]) -> Metrics:
-    """tr Σ = Σ_b ‖g_b − ḡ‖² / (B − 1) and the signal-to-noise ratio of one episode's gradient."""
-    leaves = jax.tree.leaves(gradients)
-    batch = leaves[0].shape[0]
-    mean = [g.mean(0, keepdims=True) for g in leaves]
-    variance = sum(((g - m) ** 2).sum() for g, m in zip(leaves, mean, strict=True)) / (batch - 1)
-    signal = sum((m**2).sum() for m in mean) - variance / batch
+def gradient_quality(gradient: PyTree, spread: Float[Array, ""], num_episodes: int) -> Metrics:
+    """tr Σ = Σ_b ‖g_b − ḡ‖² / (B − 1), of which `spread` is the sum, and the signal-to-noise ratio of one episode's
+    gradient; ḡ is the batch's."""
+    variance = spread / (num_episodes - 1)
+    signal = optax.tree.norm(gradient, squared=True) - variance / num_episodes
     return {"grad_variance": variance, "grad_snr": signal / variance}

@@ -130,14 +130,16 @@ def gradient_of_each(
     policy: MLP, episodes: Episodes, weights: Float[Array, "E T N"]
 ) -> Float[Array, "E N P"]:
     """Σ_t ∇ log π(a_t|s_t) w_t of each episode, for E sets of weights at the price of one forward pass."""
+    num_episodes = episodes.mask.shape[1]
     blocks = by_time((episodes.obs, episodes.action, jnp.moveaxis(weights, 0, -1)), episodes.mask)
 
     def of_episode(obs, action, weight):
         _, pull_back = jax.vjp(lambda policy: select(log_probabilities(policy, obs), action), policy)
         return jax.vmap(lambda w: pull_back(w)[0])(weight)
 
-    def of_block(block):
-        return jax.vmap(of_episode, in_axes=-1, out_axes=1)(*block), ()
+    def of_block(block, _):
+        apart = (x.reshape(*x.shape[:-1], -1, num_episodes) for x in block)
+        return jax.vmap(of_episode, in_axes=-1, out_axes=1)(*apart), ()
 
     gradients, _ = fold(of_block, blocks)
     return jnp.concatenate([x.reshape(*x.shape[:2], -1) for x in jax.tree.leaves(gradients)], axis=2)
@@ -207,7 +209,7 @@ def fit_value(episodes: Episodes, gamma: float | Float[Array, ""], key: PRNGKeyA
     bias = jax.random.normal(of_bias, (F,))
     empty = RidgeValue(centre, jnp.where(scale > 1e-6, scale, 1.0), weight, bias, jnp.zeros(1 + O + F))
 
-    def of_block(block):
+    def of_block(block, _):
         obs, target, share = block
         features = empty.features(obs)
         weighted = features * share[None]
@@ -222,7 +224,7 @@ def fit_value(episodes: Episodes, gamma: float | Float[Array, ""], key: PRNGKeyA
 
 def _values(value: Value, episodes: Episodes) -> tuple[Float[Array, "T N"], Float[Array, " N"]]:
     """V of every step, 0 on padding, and V(s_L)."""
-    _, found = fold(lambda obs: ((), value(obs)), to_blocks(episodes.obs, episodes.mask))
+    _, found = fold(lambda obs, _: ((), value(obs)), to_blocks(episodes.obs, episodes.mask))
     return from_blocks(found, episodes.mask), value(episodes.last_obs.T)
 
 

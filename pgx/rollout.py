@@ -42,8 +42,9 @@ def rollout(
     `policy(obs, matmul)` gives the logits [A, B], and may multiply by `matmul`: see `matmul_in_loop`.
     """
     T, B = env.spec.max_steps, num_episodes
-    reset_key, step_key, action_key = jax.random.split(key, 3)
-    env_state, obs = jax.vmap(env.reset, out_axes=(0, -1))(jax.random.split(reset_key, B))
+    keys = jax.random.split(key, 2 + B)
+    step_key, action_key, reset_keys = keys[0], keys[1], keys[2:]
+    env_state, obs = jax.vmap(env.reset, out_axes=(0, -1))(reset_keys)
     # all at once: a call of the generator inside the loop costs more than the numbers
     uniform = jax.random.uniform(action_key, (T * B,)).reshape(T, B)
     record = (obs.T, jnp.zeros(B, jnp.int32), jnp.zeros(B), jnp.zeros(B, bool))

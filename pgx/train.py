@@ -173,13 +173,18 @@ def chunk(
         state, rows, done, env_steps, _ = carry
         # always going, but for a lane that has ended before the others: it must not hold them up
         state, row, finite = one(state, running(carry))
-        rows = jax.tree.map(lambda xs, x: xs.at[done].set(x), rows, row)
+        vectors = [jnp.stack([row[name] for name in names]) for names in columns]
+        rows = [jax.lax.dynamic_update_index_in_dim(xs, x, done, 0) for xs, x in zip(rows, vectors, strict=True)]
         return state, rows, done + finite.all().astype(done.dtype), env_steps + row["env_steps"], finite
 
     _, row, finite = jax.eval_shape(one, state, True)
-    rows = jax.tree.map(lambda x: jnp.zeros((max_updates, *x.shape), x.dtype), row)
+    # numbers of one type are written together: a kernel each is two instead of eighteen
+    types = dict.fromkeys(x.dtype for x in row.values())
+    columns = [[name for name, x in row.items() if x.dtype == kind] for kind in types]
+    rows = [jnp.zeros((max_updates, len(names)), kind) for kind, names in zip(types, columns, strict=True)]
     start = (state, rows, jnp.array(0), jnp.array(0), jnp.ones(finite.shape, bool))
     state, rows, done, _, finite = jax.lax.while_loop(running, step, start)
+    rows = {name: x[:, i] for names, x in zip(columns, rows, strict=True) for i, name in enumerate(names)}
     return state, rows, done, finite
 
 

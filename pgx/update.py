@@ -9,10 +9,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
 from pgx import metrics
-from pgx.blocks import Blocks, by_time, fold, to_blocks
+from pgx.blocks import Blocks, fold, segments, to_blocks
 from pgx.critics import Critic
 from pgx.estimators import reward_to_go
 from pgx.losses import entropy, kl, log_probabilities, policy_loss
@@ -54,25 +55,23 @@ def update(
     psi = _each(algorithm.estimator, episodes, value, bootstrap)
     advantage = weights(psi - value, episodes.mask, algorithm)
 
-    loss, mean_entropy, log_probs, gradient = _policy_gradient(state.policy, episodes, advantage, algorithm)
+    found, log_probs, spread = _policy_gradient(state.policy, episodes, advantage, algorithm, diagnose)
+    loss, entropy_of_episode, gradient = found
     policy, policy_opt_state = algorithm.optimiser.step(state.policy, gradient, state.policy_opt_state)
 
     recent = jnp.concatenate([state.recent_returns, episodes.reward.sum(0)])[-len(state.recent_returns) :]
     new = TrainState(policy, policy_opt_state, critic, recent, state.update + 1)
-    row = metrics.of_episodes(episodes, num_actions=log_probs.shape[1]) | {
+    row = metrics.of_episodes(episodes, num_actions=len(log_probs)) | {
         "return_recent": recent.mean(),
         "policy_loss": loss,
         "value_loss": value_loss,
-        "entropy": mean_entropy,
+        "entropy": entropy_of_episode / episodes.length.mean(),
         "grad_norm": optax.global_norm(gradient),
         "explained_variance": algorithm.critic.explained_variance(target, value, episodes.mask),
         "kl": _mean_kl(log_probs, policy, episodes),
     }
-    row |= jax.lax.cond(
-        diagnose,
-        lambda: metrics.gradient_quality(_gradient_of_each(state.policy, episodes, advantage, algorithm)),
-        lambda: metrics.NO_GRADIENT_QUALITY,
-    )
+    quality = metrics.gradient_quality(gradient, spread, episodes.mask.shape[1])
+    row |= {name: jnp.where(diagnose, x, jnp.nan) for name, x in quality.items()}
     return new, row
 
 
@@ -103,38 +102,51 @@ def _block_loss(policy, block, entropy_coefficient):
     return loss, (mean_entropy, log_probs)
 
 
-def _policy_gradient(policy, episodes, advantage, algorithm):
-    """Loss, entropy a step, log π of every step (blocks, A, N), and the gradient: sum over steps, mean over episodes."""
-    share = jnp.where(episodes.mask, 1 / episodes.mask.shape[1], 0.0)
-    blocks = to_blocks((episodes.obs, episodes.action, advantage, share), episodes.mask)
+def _policy_gradient(policy, episodes, advantage, algorithm, diagnose):
+    """((loss, entropy, gradient), log π of every step (A, blocks, N), Σ_b ‖g_b − ḡ‖²): sums over steps, means over
+    episodes. g_b is the gradient that episode b alone would give, and ḡ their mean; without `diagnose` the sum is 0.
 
-    def of_block(block):
-        gradient = eqx.filter_value_and_grad(_block_loss, has_aux=True)
-        (loss, (entropy, log_probs)), gradient = gradient(policy, block, algorithm.entropy_coefficient)
-        return (loss, entropy, gradient), log_probs
+    The same loop goes through the batch and then, to diagnose, through each of its episodes: one of its own for them
+    would take as long to compile again.
+    """
+    num_episodes = episodes.mask.shape[1]
+    blocks = to_blocks((episodes.obs, episodes.action, advantage), episodes.mask)
+    # segment 0 is the batch, segment 1 + b is episode b
+    first, last = (jnp.append(x, of_each) for x, of_each in zip((0, blocks.steps), segments(episodes.mask), strict=True))
+    share = jnp.append(1 / num_episodes, jnp.ones(num_episodes))
+    value_and_gradient = eqx.filter_value_and_grad(_block_loss, has_aux=True)
+    of_steps = jax.jit(lambda *block: value_and_gradient(policy, block, algorithm.entropy_coefficient))
 
-    (loss, entropy, gradient), log_probs = fold(of_block, blocks)
-    return loss, entropy / share.sum(), log_probs, gradient
+    def of_segment(k, log_probs):
+        def of_block(block, position):
+            inside = (first[k] <= position) & (position < last[k])
+            (loss, (entropy, log_probs)), gradient = of_steps(*block, jnp.where(inside, share[k], 0.0))
+            return (loss, entropy, gradient), log_probs
 
+        return fold(of_block, blocks, (first[k], last[k]), log_probs)
 
-def _gradient_of_each(policy, episodes, advantage, algorithm) -> PyTree[Float[Array, "B ..."]]:
-    """The gradient that each episode alone would give; their mean is the batch's gradient."""
-    columns = (episodes.obs, episodes.action, advantage, episodes.mask.astype(advantage.dtype))
-    gradient = eqx.filter_grad(_block_loss, has_aux=True)
+    def one_more(k, carry):
+        batch, log_probs, spread = carry
+        found, log_probs = of_segment(k, log_probs)  # of an episode: what they were
+        found, _ = ravel_pytree(found)
+        batch = jnp.where(k == 0, found, batch)
+        off = (found - batch)[2:]  # after the loss and the entropy
+        return batch, log_probs, spread + (off**2).sum()
 
-    def of_block(block):
-        each = jax.vmap(lambda episode: gradient(policy, episode, algorithm.entropy_coefficient)[0], in_axes=-1)
-        return each(block), ()
-
-    return fold(of_block, by_time(columns, episodes.mask))[0]
+    shapes = jax.eval_shape(of_segment, 0, None)
+    nothing, log_probs = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    nothing, unravel = ravel_pytree(nothing)
+    count = jnp.where(diagnose, 1 + num_episodes, 1)
+    batch, log_probs, spread = jax.lax.fori_loop(0, count, one_more, (nothing, log_probs, jnp.zeros(())))
+    return unravel(batch), log_probs, spread
 
 
 def _mean_kl(log_probs, policy, episodes) -> Float[Array, ""]:
     """KL(old ‖ new) a step, over the steps of this batch."""
+    obs, steps = to_blocks(episodes.obs, episodes.mask)
 
-    def of_block(block):
-        obs, old, taken = block
-        return jnp.where(taken, kl(old, log_probabilities(policy, obs)), 0.0).sum(), ()
+    def of_block(block, position):
+        obs, old = block
+        return jnp.where(position < steps, kl(old, log_probabilities(policy, obs)), 0.0).sum(), ()
 
-    (obs, taken), used = to_blocks((episodes.obs, episodes.mask), episodes.mask)
-    return fold(of_block, Blocks((obs, log_probs, taken), used))[0] / episodes.mask.sum(dtype=jnp.float32)
+    return fold(of_block, Blocks((obs, log_probs), steps))[0] / steps.astype(jnp.float32)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from quick import quickly_compiled
 
-from pgx.blocks import BLOCK_STEPS, STRETCH, by_time, fold, from_blocks, to_blocks
+from pgx.blocks import BLOCK_STEPS, STRETCH, by_time, fold, from_blocks, segments, to_blocks
 
 T, B, O = BLOCK_STEPS + 5, 3, 2
 COUNT = 4  # blocks, the last of them hardly filled
@@ -30,24 +30,24 @@ def mask_of(lengths):
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 def test_one_episode_after_the_other(lengths):
     mask = mask_of(lengths)
-    (obs, number), used = quickly_compiled(to_blocks)((jnp.asarray(OBS), jnp.asarray(NUMBER)), jnp.asarray(mask))
-    assert obs.shape == (COUNT, O, BLOCK_STEPS) and number.shape == (COUNT, BLOCK_STEPS)
+    (obs, number), steps = quickly_compiled(to_blocks)((jnp.asarray(OBS), jnp.asarray(NUMBER)), jnp.asarray(mask))
+    assert obs.shape == (O, COUNT, BLOCK_STEPS) and number.shape == (COUNT, BLOCK_STEPS)
     wanted = np.zeros((COUNT * BLOCK_STEPS, O))
     wanted[: mask.sum()] = np.concatenate([OBS[:length, b] for b, length in enumerate(lengths)])
-    np.testing.assert_array_equal(np.moveaxis(obs, 1, -1).reshape(-1, O), wanted)
+    np.testing.assert_array_equal(np.asarray(obs).reshape(O, -1).T, wanted)
     np.testing.assert_array_equal(np.asarray(number).reshape(-1), wanted[:, 0])
-    assert int(used) == -(-mask.sum() // BLOCK_STEPS)  # and not of the longest episode
+    assert int(steps) == mask.sum()  # and not of the longest episode
     back = quickly_compiled(from_blocks)(number, jnp.asarray(mask))
     np.testing.assert_array_equal(back, np.where(mask, NUMBER, 0))
 
 
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 def test_by_time_keeps_the_episodes_apart(lengths):
-    (obs, number), used = quickly_compiled(by_time)((jnp.asarray(OBS), jnp.asarray(NUMBER)), jnp.asarray(mask_of(lengths)))
-    assert obs.shape == (11, O, STRETCH, B) and number.shape == (11, STRETCH, B)
+    (obs, number), steps = quickly_compiled(by_time)((jnp.asarray(OBS), jnp.asarray(NUMBER)), jnp.asarray(mask_of(lengths)))
+    assert obs.shape == (O, 11, STRETCH * B) and number.shape == (11, STRETCH * B)
     np.testing.assert_array_equal(np.asarray(number).reshape(-1, B)[:T], NUMBER)
-    np.testing.assert_array_equal(np.moveaxis(obs, 1, -1).reshape(-1, B, O)[:T], OBS)
-    assert int(used) == -(-max(lengths) // STRETCH)
+    np.testing.assert_array_equal(np.moveaxis(obs, 0, -1).reshape(-1, B, O)[:T], OBS)
+    assert int(steps) == max(lengths) * B
 
 
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
@@ -57,24 +57,53 @@ def test_fold_visits_what_is_used(lengths):
 
     def visit(mask):
         blocks = to_blocks(jnp.asarray(NUMBER), mask)
-        return fold(lambda number: ((number.sum(), 1), number + 1), blocks), blocks.used
+        return fold(lambda number, _: ((number.sum(), 1.0), number + 1), blocks)
 
-    ((total, visited), more), used = quickly_compiled(visit)(mask)
+    (total, visited), more = quickly_compiled(visit)(mask)
+    used = -(-sum(lengths) // BLOCK_STEPS)
     assert visited == used and total == NUMBER[np.asarray(mask)].sum()
     np.testing.assert_array_equal(from_blocks(more, mask), np.where(mask, NUMBER + 1, 0))
-    assert not np.asarray(more)[int(used) :].any()
+    assert not np.asarray(more)[used:].any()
+
+
+def of_each_episode(mask):
+    """(blocks visited, sum of the numbers, all numbers one after the other where blocks were visited) of each."""
+    blocks = to_blocks(jnp.asarray(NUMBER), mask)
+
+    def of_segment(segment):
+        def of_block(number, position):
+            inside = (segment[0] <= position) & (position < segment[1])
+            return (1.0, jnp.where(inside, number, 0.0).sum()), number
+
+        return fold(of_block, blocks, segment, stacks=jnp.full((COUNT, BLOCK_STEPS), -1.0))
+
+    (visited, total), stacked = jax.lax.map(of_segment, segments(mask))
+    return visited, total, stacked
+
+
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+def test_fold_over_a_segment(lengths):
+    visited, total, stacked = quickly_compiled(of_each_episode)(jnp.asarray(mask_of(lengths)))
+    np.testing.assert_array_equal(total, [NUMBER[:length, b].sum() for b, length in enumerate(lengths)])
+    last = np.cumsum(lengths)
+    begin, end = (last - lengths) // BLOCK_STEPS, -(-last // BLOCK_STEPS)
+    np.testing.assert_array_equal(visited, end - begin)
+    for row, i, j in zip(np.asarray(stacked), begin, end, strict=True):
+        assert (row[i:j] >= 0).all() and (row[:i] == -1).all() and (row[j:] == -1).all()
 
 
 def test_side_by_side_each_has_its_own_steps():
-    """Under vmap every lane goes on as long as the one with the most steps, and has its own result."""
+    """Under vmap every lane visits what any of them needs, and has its own result."""
     masks = jnp.asarray(np.stack([mask_of(lengths) for lengths in LENGTHS.values()]))
-    total = lambda mask: fold(lambda number: (number.sum(), ()), to_blocks(jnp.asarray(NUMBER), mask))[0]
+    total = lambda mask: fold(lambda number, _: (number.sum(), ()), to_blocks(jnp.asarray(NUMBER), mask))[0]
     np.testing.assert_array_equal(quickly_compiled(jax.vmap(total))(masks), [NUMBER[np.asarray(m)].sum() for m in masks])
+    _, of_each, _ = quickly_compiled(jax.vmap(of_each_episode))(masks)
+    np.testing.assert_array_equal(of_each, [np.where(m, NUMBER, 0).sum(0) for m in np.asarray(masks)])
 
 
 def test_episodes_shorter_than_a_block():
     short = jnp.asarray(NUMBER[:2])
     mask = jnp.array([[True, True, True], [False, True, False]])
-    blocks, used = to_blocks(short, mask)
+    blocks, steps = to_blocks(short, mask)
     np.testing.assert_array_equal(blocks, [[NUMBER[0, 0], NUMBER[0, 1], NUMBER[1, 1], NUMBER[0, 2], 0, 0]])
-    assert used == 1
+    assert steps == 4

@@ -198,10 +198,10 @@ class OnTheHost(HostEnv):
 
     def __init__(self, env: JittedEnv, key, lanes: int):
         def reset():
-            return jax.vmap(env.reset)(jax.random.split(jax.random.split(key, 3)[0], lanes))
+            return jax.vmap(env.reset)(jax.random.split(key, 2 + lanes)[2:])
 
         def step(t, state, action):
-            keys = jax.random.split(jax.random.fold_in(jax.random.split(key, 3)[1], t), lanes)
+            keys = jax.random.split(jax.random.fold_in(jax.random.split(key, 2 + lanes)[0], t), lanes)
             return jax.vmap(env.step)(keys, state, action)
 
         self.spec, self._lanes = env.spec, lanes

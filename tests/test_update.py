@@ -52,7 +52,9 @@ def linear(out: int | str, seed: int) -> MLP:
     return MLP(3, out, width=1, depth=0, activation="tanh", key=jax.random.key(seed))
 
 
-POLICY, V = linear(2, 0), linear("scalar", 1)
+POLICY = linear(2, 0)
+V = jax.tree.map(lambda x: 4 * x, linear("scalar", 1))
+"""Of the size of the returns: with a smaller one, mistakes with it would be small."""
 THETA = np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(POLICY)])
 
 
@@ -348,12 +350,13 @@ def test_padding_is_never_looked_at(name):
     assert miss(expected_gradient(case.algorithm, all_episodes(garbage=7.0)), case.exact()) < TOLERANCE
 
 
-# One batch against numpy, episode by episode and step by step; longer than a block of 32 steps.
+# One batch against numpy, episode by episode and step by step; on a CPU a block has 320 steps.
 
 LENGTHS = {
-    "a few blocks": ((1, 32, 33, 64, 70), 70),
-    "one of a few": ((3, 1, 7, 20, 2), 70),
-    "full blocks": ((64, 64, 10, 64, 64), 64),
+    "one block": ((1, 32, 33, 64, 70), 70),
+    "a few of its steps": ((3, 1, 7, 20, 2), 70),
+    "several, and episodes over three": ((300, 10, 640, 1, 330), 640),
+    "full blocks": ((320, 320, 160, 160, 320), 320),
 }
 """And what they are padded to."""
 
@@ -417,7 +420,8 @@ def test_one_update_step_by_step(lengths, padded_to):
     episodes = random_episodes(lengths, padded_to)
     algorithm_ = algorithm(G, VALUE, entropy_coefficient=BONUS)
     state = state_for(algorithm_)
-    new, row = quickly_compiled(lambda state: update(state, episodes, algorithm_, jnp.array(True)))(state)
+    one = quickly_compiled(lambda state, diagnose: update(state, episodes, algorithm_, diagnose))
+    new, row = one(state, jnp.array(True))
     old_episodes = [Naive.of(episodes, b, POLICY, V) for b in range(len(lengths))]
     gradients = np.array([one.gradient(BONUS) for one in old_episodes])
     gradient = gradients.mean(0)
@@ -444,6 +448,13 @@ def test_one_update_step_by_step(lengths, padded_to):
     signal = (gradient**2).sum() - variance / len(lengths)
     assert float(row["grad_variance"]) == pytest.approx(variance, rel=1e-4)
     assert float(row["grad_snr"]) == pytest.approx(signal / variance, rel=1e-3, abs=1e-5)
+
+    # to diagnose changes nothing else, not in the last bit
+    undiagnosed, other_row = one(state, jnp.array(False))
+    assert np.isnan(other_row["grad_variance"]) and np.isnan(other_row["grad_snr"])
+    same = {name: x for name, x in row.items() if name not in ("grad_variance", "grad_snr")}
+    for x, y in zip(jax.tree.leaves((new, same)), jax.tree.leaves((undiagnosed, {n: other_row[n] for n in same})), strict=True):
+        np.testing.assert_array_equal(x, y)
 
     taken = np.concatenate([np.asarray(episodes.action)[:length, b] for b, length in enumerate(lengths)])
     assert float(row["action_share"]) == pytest.approx(np.bincount(taken).max() / len(taken))

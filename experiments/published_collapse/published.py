@@ -165,7 +165,7 @@ class Minibatches(eqx.Module):
         share = share / share.shape[1]
         blocks = to_blocks((episodes.obs, episodes.action, share * (psi - value), share), episodes.mask)
 
-        def of_block(block):
+        def of_block(block, _):
             return eqx.filter_value_and_grad(_loss)(state.policy, *block, algorithm.entropy_coefficient), ()
 
         (loss, gradient), _ = fold(of_block, blocks)
@@ -195,7 +195,7 @@ def _loss(policy, obs, action, weight, share, entropy_coefficient) -> Float[Arra
 def _moved(before: PyTree, after: PyTree, episodes: Episodes) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """(entropy of `before`, KL(before ‖ after)), means over the steps of the batch."""
 
-    def of_block(block):
+    def of_block(block, _):
         obs, taken = block
         old, new = log_probabilities(before, obs), log_probabilities(after, obs)
         return jnp.stack([jnp.where(taken, x, 0.0).sum() for x in (entropy(old), kl(old, new))]), ()
