@@ -2,8 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from pgx.types import Episodes, Metrics
 
@@ -48,9 +47,9 @@ def of_episodes(episodes: Episodes, num_actions: int) -> Metrics:
     }
 
 
-def gradient_quality(gradient: PyTree, spread: Float[Array, ""], num_episodes: int) -> Metrics:
+def gradient_quality(norm: Float[Array, ""], spread: Float[Array, ""], num_episodes: int) -> Metrics:
     """tr Σ = Σ_b ‖g_b − ḡ‖² / (B − 1), of which `spread` is the sum, and the signal-to-noise ratio of one episode's
-    gradient; ḡ is the batch's."""
+    gradient. `norm` is that of the batch's gradient ḡ."""
     variance = spread / (num_episodes - 1)
-    signal = optax.tree.norm(gradient, squared=True) - variance / num_episodes
+    signal = norm**2 - variance / num_episodes
     return {"grad_variance": variance, "grad_snr": signal / variance}

@@ -70,7 +70,7 @@ def update(
         "explained_variance": algorithm.critic.explained_variance(target, value, episodes.mask),
         "kl": _mean_kl(log_probs, policy, episodes),
     }
-    quality = metrics.gradient_quality(gradient, spread, episodes.mask.shape[1])
+    quality = metrics.gradient_quality(row["grad_norm"], spread, episodes.mask.shape[1])
     row |= {name: jnp.where(diagnose, x, jnp.nan) for name, x in quality.items()}
     return new, row
 

@@ -53,8 +53,8 @@ def linear(out: int | str, seed: int) -> MLP:
 
 
 POLICY = linear(2, 0)
-V = jax.tree.map(lambda x: 4 * x, linear("scalar", 1))
-"""Of the size of the returns: with a smaller one, mistakes with it would be small."""
+V = jax.tree.unflatten(jax.tree.structure(linear("scalar", 1)), [jnp.array([[0.6, 1.0, -0.4]]), jnp.array([0.1])])
+"""About as large as the returns, or mistakes with it would be small, and closer to them than 0 is."""
 THETA = np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(POLICY)])
 
 
