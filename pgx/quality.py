@@ -209,14 +209,16 @@ def fit_value(episodes: Episodes, gamma: float | Float[Array, ""], key: PRNGKeyA
     bias = jax.random.normal(of_bias, (F,))
     empty = RidgeValue(centre, jnp.where(scale > 1e-6, scale, 1.0), weight, bias, jnp.zeros(1 + O + F))
 
-    def of_block(block, _):
-        obs, target, share = block
+    blocks = to_blocks((episodes.obs, target), episodes.mask)
+
+    def of_block(block, position):
+        obs, target = block
+        share = jnp.where(position < blocks.steps, 1 / blocks.steps, 0.0)
         features = empty.features(obs)
         weighted = features * share[None]
         return (weighted @ features.T, weighted @ target), ()
 
-    share = jnp.where(episodes.mask, 1 / episodes.mask.sum(dtype=jnp.float32), 0.0)
-    (square, product), _ = fold(of_block, to_blocks((episodes.obs, target, share), episodes.mask))
+    (square, product), _ = fold(of_block, blocks)
     ridge = RIDGE * jnp.eye(len(product)).at[0, 0].set(0.0)  # the mean of G is not shrunk
     coefficient = jnp.linalg.solve(square + ridge, product)
     return eqx.tree_at(lambda v: v.coefficient, empty, coefficient)

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -118,9 +119,10 @@ class Recording:
         self._status = "completed"
 
     def warm_up(self) -> None:
-        """Import what it takes to save and to draw: a second of Python, for when XLA is at work."""
+        """Start importing, in the background, what it takes to save and to draw: a second of Python, better spent while
+        XLA compiles."""
         self._checkpoints.warm_up()
-        curve.warm_up()
+        threading.Thread(target=curve.warm_up, daemon=True).start()
 
     compile_seconds: float | None = None
     """What the program took to compile, for the next line of timing.csv."""

@@ -72,7 +72,7 @@ def _train(recording: "Recording", interrupt: "Interrupt", watch: Watch | None) 
     )
     # XLA compiles without the interpreter's lock: what is in Python costs little beside it
     first = ThreadPoolExecutor(1).submit(recording.state)
-    threading.Thread(target=recording.warm_up, daemon=True).start()
+    recording.warm_up()
     compiling = time.perf_counter()
     runner.compile()
     recording.compile_seconds = time.perf_counter() - compiling

@@ -194,12 +194,12 @@ def _loss(policy, obs, action, weight, share, entropy_coefficient) -> Float[Arra
 
 def _moved(before: PyTree, after: PyTree, episodes: Episodes) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """(entropy of `before`, KL(before ‖ after)), means over the steps of the batch."""
+    blocks = to_blocks(episodes.obs, episodes.mask)
 
-    def of_block(block, _):
-        obs, taken = block
+    def of_block(obs, position):
         old, new = log_probabilities(before, obs), log_probabilities(after, obs)
-        return jnp.stack([jnp.where(taken, x, 0.0).sum() for x in (entropy(old), kl(old, new))]), ()
+        return jnp.stack([jnp.where(position < blocks.steps, x, 0.0).sum() for x in (entropy(old), kl(old, new))]), ()
 
-    sums, _ = fold(of_block, to_blocks((episodes.obs, episodes.mask), episodes.mask))
-    mean_entropy, mean_kl = sums / episodes.mask.sum(dtype=jnp.float32)
+    sums, _ = fold(of_block, blocks)
+    mean_entropy, mean_kl = sums / blocks.steps.astype(jnp.float32)
     return mean_entropy, mean_kl

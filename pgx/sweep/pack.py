@@ -90,6 +90,7 @@ class Pack:
         config = next(iter(going.values())).config
         sizes = {"num_episodes": config["episodes_per_update"], "max_updates": config["updates_per_chunk"]}
         runner = PackRunner(lanes, width=self._width, **sizes)
+        next(iter(going.values())).warm_up()  # what one imports serves all
         compiling = time.perf_counter()
         runner.compile()
         for recording in going.values():
