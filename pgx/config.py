@@ -217,6 +217,9 @@ def _check_together(config: dict[str, Any]) -> None:
         raise ConfigError("discount_power", "R(τ) has the factor γ^t already", hint="use it with estimator=reward_to_go")
     if config["critic"]["_target_"] == "pgx.critics.LeaveOneOut" and config["episodes_per_update"] < 2:
         raise ConfigError("episodes_per_update", "leave-one-out has no other episode", "a whole number ≥ 2")
+    lanes, episodes = config["env"].get("num_lanes", 1), config["episodes_per_update"]
+    if lanes > episodes:
+        raise ConfigError("env.num_lanes", f"{lanes} lanes have only {episodes} episodes an update", "at most one lane an episode")
     for where, optimiser in (("optimiser", config["optimiser"]), ("critic.optimiser", config["critic"].get("optimiser"))):
         if optimiser and optimiser["schedule"] != "constant" and optimiser["decay_updates"] is None:
             raise ConfigError(f"{where}.decay_updates", f"schedule {optimiser['schedule']} needs it", "a whole number ≥ 1")

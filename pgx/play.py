@@ -35,6 +35,7 @@ class Filmed:
 
     def __init__(self, env: "gymnasium.Env", spec: Any, progress: Any):
         self._env, self.spec, self._progress = env, spec, progress
+        self.num_lanes = 1
         self._first_action = int(env.action_space.start)
         self._steps_a_second = env.metadata.get("render_fps") or 30
         self._steps_a_frame = max(1, round(self._steps_a_second / FRAMES_PER_SECOND))

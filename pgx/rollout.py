@@ -83,30 +83,44 @@ def _random_numbers(key, shape):
 class HostRollout:
     """The other door: the environment steps on the host, the policy is one compiled call a step.
 
-    Buffers are padded to the time limit, so that no length of episode compiles anything.
+    With fewer lanes than episodes, a lane that is done begins the next one, until all have begun. All that begin are
+    played to their ends, so that short ones are not preferred, and lanes wait less for the longest.
     """
 
     def __init__(self, env: HostEnv, num_episodes: int, choose: Callable = sample):
         self.env, self.num_episodes, self.choose = env, num_episodes, choose
 
     def __call__(self, policy: Callable, key: PRNGKeyArray) -> Episodes:
-        """One whole episode in every lane; a lane that has ended waits, masked, for the longest."""
-        T, B = self.env.spec.max_steps, self.num_episodes
-        seed, uniform = jax.device_get(_random_numbers(key, (T, B)))
+        """Padded to the time limit, so that no length of episode compiles anything.
+
+        Raises RuntimeError if an episode goes on beyond its limit where another has to begin.
+        """
+        T, B, lanes = self.env.spec.max_steps, self.num_episodes, self.env.num_lanes
+        most = -(-B // lanes) * (T + 1) - 1  # to begin again takes a step
+        seed, uniform = jax.device_get(_random_numbers(key, (most, lanes)))
         obs = self.env.reset(int(seed))
-        seen = np.zeros((T, *obs.shape), np.float32)
-        actions, rewards = np.zeros((T, B), np.int32), np.zeros((T, B), np.float32)
-        length, terminated, last_obs = np.full(B, T), np.zeros(B, bool), obs.copy()
+        seen = np.zeros((most, *obs.shape), np.float32)
+        actions, rewards = np.zeros((most, lanes), np.int32), np.zeros((most, lanes), np.float32)
+        terminated, last_obs = np.zeros(B, bool), np.zeros((B, *obs.shape[1:]), np.float32)
+        lane, start, length = np.zeros((3, B), int)  # of each episode
+        episode, since = np.arange(lanes), np.zeros(lanes, int)  # what each lane plays
         leaves, structure = jax.tree.flatten(policy)  # once, and not at every step
-        for t in range(T):
-            seen[t] = obs
-            actions[t] = action = np.asarray(_act(structure, self.choose, leaves, obs, uniform[t]))
-            obs, rewards[t], ended, cut = self.env.step(action)
-            now = (ended | cut) & (length == T) if (t + 1 < T) else length == T
-            if now.any():
-                length[now], last_obs[now], terminated[now] = t + 1, obs[now], ended[now]
-                if (length < T).all():
+        for n in range(most):
+            seen[n] = obs
+            actions[n] = action = np.asarray(_act(structure, self.choose, leaves, obs, uniform[n]))
+            obs, rewards[n], ended, cut = self.env.step(action)
+            over = (ended | cut | (n + 1 - since == T)) & (episode < B)
+            if over.any():
+                done = episode[over]
+                lane[done], start[done], length[done] = np.flatnonzero(over), since[over], n + 1 - since[over]
+                terminated[done], last_obs[done] = ended[over], obs[over]
+                if length.all():
                     break
-        mask = np.arange(T)[:, None] < length
-        arrays = seen, actions, np.where(mask, rewards, 0), mask, terminated, last_obs
+                episode[over], since[over] = episode.max() + 1 + np.arange(len(done)), n + 2
+                if (over & (episode < B) & ~(ended | cut)).any():
+                    raise RuntimeError(f"{self.env.spec.id} goes on after its limit of {T} steps")
+        step = np.arange(T)[:, None]
+        mask = step < length
+        played = np.where(mask, start + step, 0), lane
+        arrays = seen[played], actions[played], np.where(mask, rewards[played], 0), mask, terminated, last_obs
         return Episodes(*jax.device_put(arrays))

@@ -56,6 +56,7 @@ MISTAKES = [
     ("+variant=reward_to_go bootstrap_truncated=true", "bootstrap_truncated: there is no V(s)", "critic=value_network"),
     ("+variant=baseline optimiser.schedule=linear", " optimiser.decay_updates: schedule linear needs it", "≥ 1"),
     ("+variant=baseline critic.optimiser.schedule=cosine", " critic.optimiser.decay_updates: schedule cosine", "≥ 1"),
+    ("+variant=baseline env=gymnasium_cartpole env.num_lanes=11", "env.num_lanes: 11 lanes have only 10", "at most"),
     ("+variant=leave_one_out episodes_per_update=1", "episodes_per_update: leave-one-out has no other", "≥ 2"),
     ("+variant=baseline env.id=CartPole-v2", "env.id: no compiled environment", "did you mean 'CartPole-v1'?"),
     ("+variant=baseline env=gymnasium", "env.id: Missing mandatory value", ""),

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from functools import cache, partial
+from typing import ClassVar
 
 import gymnasium
 import jax
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
-from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv, CartPoleVectorEnv
+from gymnasium.vector import AutoresetMode
 from program import ROOT
 
 from pgx.envs.gymnasium import GymnasiumEnv
@@ -171,6 +173,28 @@ def test_host_episodes_have_no_step_of_the_next_one():
     assert len(set(length.tolist())) > 4
     step = np.abs(np.diff(episodes.obs[..., 2], axis=0))  # a restarted pole would jump
     assert step[episodes.mask[1:]].max() < 0.1
+
+
+def test_an_environment_of_gymnasium_plays_one_episode_after_another():
+    """Four poles, forty falls, and nothing of the step in which a fallen one is put up again."""
+    env = GymnasiumEnv("CartPole-v1", 4)
+    episodes = jax.tree.map(np.asarray, HostRollout(env, 40)(policy_for(env.spec), jax.random.key(1)))
+    np.testing.assert_array_equal(episodes.reward.sum(0), episodes.mask.sum(0))
+    assert (np.abs(episodes.obs[0]) <= 0.05).all() and len(np.unique(episodes.obs[0, :, 2])) == 40
+    fallen = (np.abs(episodes.last_obs[:, 2]) > 12 * 2 * np.pi / 360) | (np.abs(episodes.last_obs[:, 0]) > 2.4)
+    assert episodes.terminated.all() and fallen.all()
+
+
+class AtOnce(CartPoleVectorEnv):
+    """A vector environment whose last observation is the next episode's first."""
+
+    metadata: ClassVar = CartPoleVectorEnv.metadata | {"autoreset_mode": AutoresetMode.SAME_STEP}
+
+
+def test_a_vector_environment_that_begins_again_in_another_way_is_not_used():
+    """Its last observation would be another episode's."""
+    gymnasium.register("AtOnce-v0", CartPoleEnv, vector_entry_point=AtOnce, max_episode_steps=9)
+    assert isinstance(GymnasiumEnv("AtOnce-v0", 2)._envs.unwrapped, gymnasium.vector.SyncVectorEnv)
 
 
 class Odd(gymnasium.Env):

@@ -1,13 +1,14 @@
 """Episodes: whole, honest about how they ended, drawn from the policy, the same through both doors."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mdp import ACTIONS, END, NEXT, REWARD, STEPS, TRAJECTORIES, TabularMDP, distribution
+from mdp import ACTIONS, END, NEXT, ONE_HOT, REWARD, START, STATES, STEPS, TRAJECTORIES, TabularMDP, distribution
 from quick import quickly_compiled
 from scipy import stats
 
@@ -143,7 +144,7 @@ class Scripted(HostEnv):
     """Lane b ends after `length[b]` steps as the script says; then it begins again, as Gymnasium's do."""
 
     length, terminates = np.array([1, 3, 5, 5, 2]), np.array([True, False, True, False, True])
-    spec = EnvSpec("Scripted-v0", 3, ACTIONS, 5, None)
+    spec, num_lanes = EnvSpec("Scripted-v0", 3, ACTIONS, 5, None), 5
 
     def reset(self, seed):
         self.t, self.taken, self.seed = 0, [], seed
@@ -193,6 +194,92 @@ def test_host_loop_ends_with_the_longest_episode():
     assert env.t == 3 and episodes.length.tolist() == env.length.tolist()
 
 
+class InTurn(HostEnv):
+    """Two lanes. Episode number c, in the order in which they begin, has `length[c]` steps and shows c and the step.
+    As in Gymnasium, it takes a step to begin again, and here that step has a reward."""
+
+    length = np.array([2, 5, 1, 3, 5])
+    spec, num_lanes = EnvSpec("InTurn-v0", 3, ACTIONS, 5, None), 2
+
+    def reset(self, seed):
+        self.steps, self.episode, self.t, self.over = 0, np.arange(2), np.zeros(2, int), np.zeros(2, bool)
+        return self._obs()
+
+    def _obs(self):
+        return np.stack([self.episode, self.t, np.ones(2)], 1).astype(np.float32)
+
+    def step(self, action):
+        self.steps += 1
+        for lane in np.flatnonzero(self.over):
+            self.episode[lane], self.t[lane] = self.episode.max() + 1, -1
+        self.t += 1
+        began, length = self.over, self.length[np.minimum(self.episode, len(self.length) - 1)]
+        self.over = ~began & (self.t == length)
+        return self._obs(), np.where(began, 99.0, 10.0 * self.episode + self.t), self.over & (length < 5), self.over
+
+
+def test_lanes_play_one_episode_after_another():
+    """Each is whole, in the order in which they began, with nothing of the step between them; no step is wasted."""
+    env = InTurn()
+    episodes = jax.tree.map(np.asarray, HostRollout(env, 5)(POLICY, jax.random.key(0)))
+    t, c = np.arange(5)[:, None], np.arange(5)
+    mask = t < env.length
+    np.testing.assert_array_equal(episodes.mask, mask)
+    np.testing.assert_array_equal(episodes.obs[..., 0][mask], np.broadcast_to(c, mask.shape)[mask])
+    np.testing.assert_array_equal(episodes.obs[..., 1][mask], np.broadcast_to(t, mask.shape)[mask])
+    np.testing.assert_array_equal(episodes.reward, np.where(mask, 10.0 * c + t + 1, 0))
+    np.testing.assert_array_equal(episodes.last_obs[:, :2], np.stack([c, env.length], 1))
+    np.testing.assert_array_equal(episodes.terminated, env.length < 5)
+    assert env.steps == 11, "lane 0: 2, 1, 3 steps, lane 1: 5 and 5, and one more wherever an episode follows"
+
+
+def test_an_episode_beyond_its_limit_is_not_taken_for_the_next_one():
+    """Only the environment can begin again."""
+    env = InTurn()
+    env.spec = env.spec._replace(max_steps=4)
+    with pytest.raises(RuntimeError, match="InTurn-v0 goes on after its limit of 4 steps"):
+        HostRollout(env, 5)(POLICY, jax.random.key(0))
+    assert HostRollout(env, 2)(POLICY, jax.random.key(0)).length.tolist() == [2, 4], "nothing follows: cut off"
+
+
+class TablesOnTheHost(HostEnv):
+    """TabularMDP in NumPy, two lanes of it."""
+
+    spec, num_lanes = TabularMDP.spec, 2
+
+    def reset(self, seed):
+        self.random, self.t = np.random.default_rng(seed), np.zeros(2, int)
+        self.state = self.random.choice(STATES, 2, p=START)
+        return self._obs()
+
+    def _obs(self):
+        return ONE_HOT[self.state].astype(np.float32)
+
+    def step(self, action):
+        over, before = (self.state == END) | (self.t == STEPS), self.state
+        self.t = np.where(over, 0, self.t + 1)
+        chances = [[*START, 0.0] if over[lane] else NEXT[before[lane], action[lane]] for lane in range(2)]
+        self.state = np.array([self.random.choice(STATES + 1, p=p) for p in chances])
+        reward = [0.0 if over[lane] else REWARD[before[lane], action[lane]] for lane in range(2)]
+        return self._obs(), np.array(reward), self.state == END, self.t == STEPS
+
+
+def test_whichever_lane_is_free_episodes_have_the_right_probabilities():
+    """Chi-square of whole trajectories, five at a time in two lanes: of all that began, whenever they ended."""
+    draw = HostRollout(TablesOnTheHost(), 5)
+    batches = [jax.device_get(draw(POLICY, jax.random.key(seed))) for seed in range(1000)]
+
+    def p_value(chosen):
+        along = {"obs": 1, "action": 1, "mask": 1, "last_obs": 0}
+        some = {x: [np.take(getattr(batch, x), chosen(batch), axis) for batch in batches] for x, axis in along.items()}
+        *found, unknown = counts(SimpleNamespace(**{x: np.concatenate(some[x], axis) for x, axis in along.items()}))
+        assert unknown == 0
+        return stats.chisquare(found, distribution(THETA) * sum(found)).pvalue
+
+    assert p_value(lambda batch: np.arange(5)) > 1e-3
+    assert p_value(lambda batch: batch.mask.sum(0).argsort()[:4]) < 1e-6, "without the longest of five"
+
+
 class OnTheHost(HostEnv):
     """A compiled environment behind the other door, with the transitions that `rollout` would draw."""
 
@@ -204,7 +291,7 @@ class OnTheHost(HostEnv):
             keys = jax.random.split(jax.random.fold_in(jax.random.split(key, 2 + lanes)[0], t), lanes)
             return jax.vmap(env.step)(keys, state, action)
 
-        self.spec, self._lanes = env.spec, lanes
+        self.spec, self.num_lanes = env.spec, lanes
         self._reset, self._step = quickly_compiled(reset), quickly_compiled(step)
 
     def reset(self, seed):
@@ -215,7 +302,7 @@ class OnTheHost(HostEnv):
     def step(self, action):
         self.state, obs, reward, ended = self._step(self.t, self.state, action)
         self.t += 1
-        return np.array(obs), np.array(reward), np.array(ended), np.full(self._lanes, self.t == self.spec.max_steps)
+        return np.array(obs), np.array(reward), np.array(ended), np.full(self.num_lanes, self.t == self.spec.max_steps)
 
 
 def test_both_doors_open_on_the_same_episodes():

@@ -281,6 +281,7 @@ def test_every_variant_runs_on_every_compiled_environment(variant, env, tmp_path
     "env",
     [
         "env=gymnasium_cartpole",
+        "env=gymnasium_cartpole env.num_lanes=1",
         "env=gymnasium_acrobot env.max_steps=20",
         "env=gymnasium env.id=FrozenLake-v1 +env.kwargs.is_slippery=false",  # discrete observations
         "env=gymnasium env.id=CliffWalking-v1 env.max_steps=10",  # declares no limit of its own

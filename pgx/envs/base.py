@@ -41,6 +41,7 @@ class HostEnv(abc.ABC):
     """B lanes of an environment that runs in Python, stepped together."""
 
     spec: EnvSpec
+    num_lanes: int
 
     @abc.abstractmethod
     def reset(self, seed: int) -> Float[np.ndarray, "B O"]:
@@ -50,4 +51,8 @@ class HostEnv(abc.ABC):
     def step(
         self, action: Int[np.ndarray, " B"]
     ) -> tuple[Float[np.ndarray, "B O"], Float[np.ndarray, " B"], Bool[np.ndarray, " B"], Bool[np.ndarray, " B"]]:
-        """(observation, reward, terminated, truncated); lanes that have ended may do anything."""
+        """(observation, reward, terminated, truncated).
+
+        In a lane that has ended, the next step begins a fresh episode whatever the action: the observation is its first,
+        and there is nothing to terminate. Where as many episodes are played as there are lanes, it may do anything.
+        """

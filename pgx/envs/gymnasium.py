@@ -1,14 +1,18 @@
 """Any discrete-action environment of Gymnasium, stepped on the host, vectorised by Gymnasium itself."""
 
+from functools import partial
+
 import gymnasium
 import numpy as np
+from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import FlattenObservation
 
 from pgx.envs.base import EnvSpec, HostEnv
 
 
 class GymnasiumEnv(HostEnv):
-    """`num_lanes` copies of the environment `id`, through its own vector entry point where it has one.
+    """`num_lanes` copies of the environment `id`, through its own vector entry point where it has one that begins
+    episodes again as Gymnasium's do, a step after their ends; stepped one by one where it has none.
 
     Observations are flattened as Gymnasium does it: a picture row by row, a Discrete, Tuple or Dict one-hot.
     `max_steps` and `reward_threshold` take precedence over what the environment declares.
@@ -24,10 +28,15 @@ class GymnasiumEnv(HostEnv):
     ):
         declared = gymnasium.spec(id.rpartition(":")[2])  # whose module, of `module:Name-v0`, the checks have imported
         limit = max_steps or declared.max_episode_steps
-        envs = gymnasium.make_vec(id, num_lanes, max_episode_steps=limit, **(kwargs or {}))
+        make = partial(gymnasium.make_vec, id, num_lanes, max_episode_steps=limit, **(kwargs or {}))
+        envs = make()
+        if envs.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
+            envs.close()
+            envs = make(vectorization_mode="sync")
         space = envs.single_observation_space
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
             envs = FlattenObservation(envs)
+        self.num_lanes = num_lanes
         self._envs, self._first_action = envs, int(envs.single_action_space.start)
         self.spec = EnvSpec(
             id=id,
