@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,13 +134,17 @@ class Speed(NamedTuple):
 
 
 def throughput(runner: Any, state: Any, chunks: int) -> Speed:
-    """Real env steps (padding not counted) a second of wall time. Every chunk trains on from `state` itself."""
+    """Every chunk trains on from `state` itself."""
     from pgx.train import Limits
 
+    return timed(runner(state, Limits(runner.max_updates, math.inf, math.inf)) for _ in range(chunks))
+
+
+def timed(chunks: Iterable[Any]) -> Speed:
+    """Real env steps (padding not counted) a second of wall time that the chunks take."""
     env_steps = episodes = 0
     start = time.perf_counter()
-    for _ in range(chunks):
-        chunk = runner(state, Limits(runner.max_updates, math.inf, math.inf))
+    for chunk in chunks:
         env_steps += int(chunk.rows["env_steps"].sum())
         episodes += int(chunk.rows["episodes"].sum())
     return Speed(env_steps / (time.perf_counter() - start), env_steps / episodes)

@@ -1,12 +1,27 @@
 """Training on Gymnasium's CartPole-v1, which steps on the host: HostRunner against A2C of Stable-Baselines3."""
 
 import importlib.util
+import math
 import time
+from collections.abc import Callable
 
-from experiments.speed.common import Figure, assemble, at_the_limit, interleave, quiet, ratios, skipped, throughput
+from experiments.speed.common import (
+    Figure,
+    Speed,
+    assemble,
+    at_the_limit,
+    interleave,
+    quiet,
+    ratios,
+    skipped,
+    throughput,
+    timed,
+)
 
 TARGET = 6.0
-UPDATES = {"at the limit": 20, "untrained": 40}
+HELD = ("pgx 2×32, at the limit", "pgx 2×32, a training run")
+SEVERAL = 8
+"""Episodes a lane where lanes are not to wait for the longest episode of all."""
 
 
 def run(repeat: int, seconds: float) -> list[Figure]:
@@ -28,7 +43,7 @@ def run(repeat: int, seconds: float) -> list[Figure]:
             continue
         best = max((name for name in named if name.startswith("SB3")), key=lambda name: named[name].median)
         for name in lengths:
-            target = TARGET if "2×32" in name else None
+            target = TARGET if name in HELD else None
             figures.append(
                 Figure(f"{envs} envs: {name} / {best}", "×", ratios(values[name], values[best]), at_least=target)
             )
@@ -37,22 +52,33 @@ def run(repeat: int, seconds: float) -> list[Figure]:
 
 def _ours(envs: int, width: int, lengths: dict[str, float]) -> dict:
     """Contenders; `lengths` is filled as they run."""
-    numbers = ["+variant=baseline", f"episodes_per_update={envs}", f"policy.width={width}", f"critic.width={width}"]
-    host = assemble(*numbers, "env=gymnasium_cartpole")
-    # the networks are the same whichever environment they act in, and the compiled one is done in seconds
-    states = {"at the limit": at_the_limit(*numbers).state, "untrained": host.untrained}
-    contenders = {}
-    for stage, state in states.items():
-        name = f"pgx 2×{width}, {stage}"
-        throughput(host.runner, state, 2)
+    from pgx.train import train
 
-        def measure(name=name, state=state, chunks=UPDATES[stage]):
-            speed = throughput(host.runner, state, chunks)
+    numbers = ("+variant=baseline", f"policy.width={width}", f"critic.width={width}")
+    on_host = (*numbers, "env=gymnasium_cartpole", f"env.num_lanes={envs}")
+    one, several = (assemble(*on_host, f"episodes_per_update={envs * each}") for each in (1, SEVERAL))
+    budget = {"num_env_steps": one.config["num_env_steps"], "num_updates": math.inf, "solved_at": math.inf}
+    # the networks are the same whichever environment they act in, and the compiled one is done in seconds
+    trained = at_the_limit(*numbers, f"episodes_per_update={envs}").state
+    throughput(one.runner, trained, 2)
+    throughput(several.runner, several.untrained, 2)
+    stages = {
+        "at the limit": lambda: throughput(one.runner, trained, 20),
+        "untrained": lambda: throughput(one.runner, one.untrained, 40),
+        f"untrained, {SEVERAL} episodes a lane": lambda: throughput(several.runner, several.untrained, 5),
+        "a training run": lambda: timed(train(one.runner, one.untrained, env_steps=0, **budget, pause_every=1)),
+    }
+
+    def contender(name: str, measure: Callable[[], Speed]) -> Callable[[], float]:
+        def steps_per_second() -> float:
+            speed = measure()
             lengths[name] = speed.mean_length
             return speed.steps_per_second
 
-        contenders[name] = measure
-    return contenders
+        return steps_per_second
+
+    named = {f"pgx 2×{width}, {stage}": measure for stage, measure in stages.items()}
+    return {name: contender(name, measure) for name, measure in named.items()}
 
 
 def _theirs(envs: int) -> dict:

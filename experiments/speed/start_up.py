@@ -1,10 +1,11 @@
 """Seconds from the start of the process to solved and exit, and to the message about bad input; where they go."""
 
+import importlib.util
 import statistics
 import tempfile
 from pathlib import Path
 
-from experiments.speed.common import Figure, child, interleave, traced_child
+from experiments.speed.common import Figure, child, interleave, ratios, skipped, traced_child
 from pgx.config import options
 
 SOLVE = ("+variant=baseline", "stop_when_solved=true")
@@ -14,6 +15,8 @@ BAD = {
     "env.id=Pendulum-v1": ("+variant=baseline", "env=gymnasium", "env.id=Pendulum-v1"),
 }
 TARGETS = {"cold": 6.0, "warm": 4.0, "bad input": 1.5}
+PEER, PEER_SECONDS = "SB3's PPO, solved", 14.0
+"""What it took on the machine that the targets are from: a ratio to it says on any machine whether they are met."""
 
 
 def run(repeat: int, seconds: float) -> list[Figure]:
@@ -49,14 +52,24 @@ def _run(repeat: int, scratch: Path) -> list[Figure]:
         for cache in ("cold", "warm"):
             name = f"solved, {cache} cache, tracker {tracker}"
             contenders[name], limits[name] = (lambda c=cache, t=tracker: solve(c, t)), TARGETS[cache]
+    peer = importlib.util.find_spec("stable_baselines3") is not None
+    if peer:
+        contenders[PEER] = lambda: child("-m", "experiments.speed.sb3_ppo").seconds
+        limits[PEER] = None
     for what, overrides in BAD.items():
         name = f"message: {what}"
         contenders[name] = lambda overrides=overrides: child("-m", "pgx.run", *overrides, exits_with=2).seconds
         limits[name] = TARGETS["bad input"]
     inside = {f"{c} {t}": (lambda c=c, t=t: look_inside(c, t)) for c, t in (("cold", "none"), ("warm", trackers[0]))}
     values = interleave(contenders | inside, repeat)
+    against = [
+        Figure(f"  against {PEER}: {name}", "×", ratios(values[name], values[PEER]), at_most=limits[name] / PEER_SECONDS)
+        for name in contenders
+        if peer and name.startswith("solved")
+    ]
     return [
         *(Figure(name, "s", values[name], at_most=limits[name]) for name in contenders),
+        *(against or [skipped(f"  against {PEER}", "stable-baselines3 (pip install '.[bench]')")]),
         *(
             Figure(f"  {cache} cache, tracker {tracker}: {phase}", "s", found)
             for (cache, tracker), spent in phases.items()
