@@ -1,14 +1,70 @@
-"""learning_curve.png: what a person looks at first."""
+"""learning_curve.png: what a person looks at first.
 
+Drawn from metrics.csv in a process of its own, `python -m pgx.curve`, as importing matplotlib takes half a second.
+Requests come in on stdin, one JSON object a line; answers go out on stdout: {"folder": …, "error": null}.
+"""
+
+import contextlib
+import csv
+import json
+import os
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pgx import child
 
-def warm_up() -> None:
-    """Import what `draw` needs: half a second, better spent while XLA compiles."""
+NAME = "learning_curve.png"
+
+
+class Artist:
+    """Who draws, for all runs of this process."""
+
+    _running: "Artist | None" = None
+
+    @classmethod
+    def running(cls) -> "Artist":
+        """Started, if there is none yet or it has died."""
+        if cls._running is None or cls._running._child.poll() is not None:
+            cls._running = cls()
+        return cls._running
+
+    def __init__(self):
+        self._child = child.start("pgx.curve")
+
+    def ask(self, folder: Path, title: str, threshold: float | None) -> None:
+        """Begin to draw what the folder's metrics.csv has now."""
+        request = {"folder": str(folder.absolute()), "title": title, "threshold": threshold}
+        with contextlib.suppress(OSError):  # it has died: `wait` says so
+            print(json.dumps(request), file=self._child.stdin, flush=True)
+
+    def wait(self, folder: Path) -> str | None:
+        """Until it is drawn; what went wrong."""
+        for line in self._child.stdout:
+            answer = json.loads(line)
+            if answer["folder"] == str(folder.absolute()):
+                return answer["error"]
+        return "the process that draws has ended"
+
+
+def main() -> None:
+    child.stay()
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever matplotlib prints is not an answer
     import matplotlib.backends.backend_agg
     import matplotlib.figure  # noqa: F401
+
+    for line in sys.stdin:
+        request, error = json.loads(line), None
+        folder = Path(request["folder"])
+        try:
+            with open(folder / "metrics.csv", newline="") as file:
+                rows = [{name: float(x) if x else None for name, x in row.items()} for row in csv.DictReader(file)]
+            draw(rows, request["title"], request["threshold"], folder / NAME)
+        except Exception as fault:
+            error = f"{type(fault).__name__}: {fault}"
+        print(json.dumps({"folder": request["folder"], "error": error}), file=answers, flush=True)
 
 
 def draw(rows: list[dict[str, Any]], title: str, threshold: float | None, path: Path) -> None:
@@ -46,3 +102,7 @@ def _figure(threshold: float | None) -> tuple:
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1))
     return figure, ax, band, mean, last
+
+
+if __name__ == "__main__":
+    main()

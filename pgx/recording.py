@@ -4,7 +4,6 @@ import contextlib
 import logging
 import math
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -79,6 +78,7 @@ class Recording:
 
     def _open(self, opened: contextlib.ExitStack) -> None:
         config, folder = self.config, self._folder
+        curve.Artist.running()  # gets ready while we import jax
         backend.prepare(config["xla_threads"])
         import jax
 
@@ -119,10 +119,8 @@ class Recording:
         self._status = "completed"
 
     def warm_up(self) -> None:
-        """Start importing, in the background, what it takes to save and to draw: a second of Python, better spent while
-        XLA compiles."""
+        """Start importing, in the background, what it takes to save: better done while XLA compiles."""
         self._checkpoints.warm_up()
-        threading.Thread(target=curve.warm_up, daemon=True).start()
 
     compile_seconds: float | None = None
     """What the program took to compile, for the next line of timing.csv."""
@@ -183,16 +181,17 @@ class Recording:
     def _end(self) -> None:
         import jax
 
+        config, env, history = self.config, self.env.spec, self.history
+        artist = curve.Artist.running()
+        artist.ask(self._folder, f"{config['variant']} on {env.id}, seed {config['seed']}", env.reward_threshold)
         self.save()
         self._checkpoints.close()
-        config, env, history = self.config, self.env.spec, self.history
         final, iqm = record.last_returns(jax.device_get(self.state().recent_returns))
         self.summary |= history.summary() | {"return_final": final, "return_final_iqm": iqm, "status": self._status}
-        picture = self._folder / "learning_curve.png"
-        curve.draw(
-            history.rows, f"{config['variant']} on {env.id}, seed {config['seed']}", env.reward_threshold, picture
-        )
-        self._tracker.image("learning_curve", picture)
+        if (error := artist.wait(self._folder)) is None:
+            self._tracker.image("learning_curve", self._folder / curve.NAME)
+        else:
+            log.warning(f"{curve.NAME} is not drawn: {error}")
         told = {key: x for key, x in self.summary.items() if key != "config"}
         self._tracker.finish(told, 0 if self._status == "completed" else 1)
 

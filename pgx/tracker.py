@@ -11,12 +11,11 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
-import pgx
+from pgx import child
 
 log = logging.getLogger("pgx")
 
@@ -97,17 +96,7 @@ class _Process:
         return cls._running
 
     def __init__(self):
-        package = str(Path(pgx.__file__).parents[1])
-        path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "pgx.wandb_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={"WANDB_SILENT": "true"} | os.environ | {"PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C is for the run, which then finishes its mirror
-        )
+        self._child = child.start("pgx.wandb_process", WANDB_SILENT="true")
         self._alive = True
         self._numbers = itertools.count()
         self._runs: dict[int, WandbTracker] = {}

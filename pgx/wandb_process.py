@@ -7,10 +7,11 @@ finished or when something went wrong; what is asked of it after that is ignored
 
 import json
 import os
-import signal
 import sys
 import tempfile
 from typing import Any, TextIO
+
+from pgx import child
 
 QUIET = {
     "silent": True,
@@ -32,6 +33,8 @@ def start(_: None, **init: Any) -> Any:
     run = wandb.init(**init, settings=wandb.Settings(**QUIET), reinit="create_new")
     run.define_metric("env_steps")
     run.define_metric("*", step_metric="env_steps")
+    import pandas  # noqa: F401  half a second: wandb does it with the first picture, when somebody waits
+
     return run
 
 
@@ -59,8 +62,7 @@ DO = {function.__name__: function for function in (start, log, image, finish)}
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever wandb prints is not an answer
-    for number in (signal.SIGTERM, signal.SIGUSR2):  # Slurm sends these to all of a job; wandb-core inherits it
-        signal.signal(number, signal.SIG_IGN)
+    child.stay()  # wandb-core inherits it
     # wandb leaves folders for temporary files to its exit handler, which would wait for a core that may be gone
     with tempfile.TemporaryDirectory(prefix="pgx-wandb-", ignore_cleanup_errors=True) as folder:
         os.environ["TMPDIR"] = tempfile.tempdir = folder

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from program import checked, environment, finish, pgx, rows, start, summary, tra
 from pgx.build import build, skeleton
 from pgx.checkpoint import Checkpoints
 from pgx.config import options
+from pgx.curve import NAME, Artist, draw
 from pgx.metrics import COLUMNS
 from pgx.train import Keys, Limits, chunk
 
@@ -195,13 +197,38 @@ def test_the_learning_curve_is_a_picture_with_something_on_it(folder):
 
 def test_a_learning_curve_has_nothing_of_the_one_before(folder, tmp_path):
     """One figure serves all runs of a process."""
-    from pgx import curve
-
     long = [{k: float(x) if x else None for k, x in row.items()} for row in rows(folder)]
     for name, some in (("first.png", long), ("other.png", long[: len(long) // 2]), ("again.png", long)):
-        curve.draw(some, "a run", 475.0, tmp_path / name)
+        draw(some, "a run", 475.0, tmp_path / name)
     first, other, again = ((tmp_path / name).read_bytes() for name in ("first.png", "other.png", "again.png"))
     assert first == again != other
+
+
+def test_a_run_does_not_need_its_picture(tmp_path, caplog, monkeypatch):
+    """The process that draws dies: the run says so and ends well, and the next one has a picture again."""
+    small = ("+variant=vanilla", "num_updates=2", "env=catch")
+    dead = Artist()
+    dead._child.kill()
+    dead._child.wait()
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(Artist, "running", lambda: dead)
+        assert train_here(*small, folder=tmp_path / "a")["status"] == "completed"
+    assert "learning_curve.png is not drawn: the process that draws has ended" in caplog.text
+    monkeypatch.setattr(Artist, "_running", dead)
+    train_here(*small, folder=tmp_path / "b")
+    assert not (tmp_path / "a" / NAME).exists() and (tmp_path / "b" / NAME).exists()
+
+
+def test_what_cannot_be_drawn_harms_no_other_picture(folder, tmp_path):
+    """And an answer that nobody waited for is not taken for another's."""
+    artist = Artist.running()
+    artist.ask(tmp_path, "a run without a table", None)
+    assert "FileNotFoundError" in artist.wait(tmp_path)
+    artist.ask(tmp_path, "a run that failed meanwhile", None)
+    (tmp_path / "other").mkdir()
+    shutil.copy(folder / "metrics.csv", tmp_path / "other")
+    artist.ask(tmp_path / "other", "another", 475.0)
+    assert artist.wait(tmp_path / "other") is None and (tmp_path / "other" / NAME).stat().st_size > 1000
 
 
 def test_the_newest_checkpoints_and_the_best_are_kept(runs):

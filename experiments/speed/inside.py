@@ -65,7 +65,7 @@ def main(report: Path, started: float) -> None:
         wrap(checkpoint.Checkpoints, "close", "checkpoints: last wait")
         wrap(record.Table, "append", "CSV")
         wrap(record.History, "extend", "rows")
-        wrap(curve, "draw", "learning curve")
+        wrap(curve.Artist, "wait", "learning curve")
         make_tracker = build.tracker
 
         def wrapped_tracker(config):
