@@ -76,6 +76,8 @@ PARTS = {
         f"num_updates={FULL['episodes']}",
         {
             "true reward-to-go": f"{POST} estimator=reward_to_go update.returns=episode update.broadcast=false",
+            "one step an episode": f"{POST} update.optimiser_steps=batch",
+            "correct": RIGHT,
         },
     ),
     "harness": Part(
