@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TextIO
 
 import pgx
 
@@ -27,7 +28,13 @@ def start(module: str, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def stay() -> None:
-    """In the child: Slurm sends these to all processes of a job. It ends when nobody is left to ask for anything."""
+def answers() -> TextIO:
+    """In the child, before anything else: where its answers go. Whatever a library prints is not one.
+
+    From here on the child ends when nobody is left to ask for anything: Slurm's signals go to all processes of a job.
+    """
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    stdout = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return stdout

@@ -219,7 +219,7 @@ def _check_together(config: dict[str, Any]) -> None:
         raise ConfigError("episodes_per_update", "leave-one-out has no other episode", "a whole number ≥ 2")
     lanes, episodes = config["env"].get("num_lanes", 1), config["episodes_per_update"]
     if lanes > episodes:
-        raise ConfigError("env.num_lanes", f"{lanes} lanes have only {episodes} episodes an update", "at most one lane an episode")
+        raise ConfigError("env.num_lanes", f"{lanes} lanes have only {episodes} episodes an update", "at most one an episode")
     for where, optimiser in (("optimiser", config["optimiser"]), ("critic.optimiser", config["critic"].get("optimiser"))):
         if optimiser and optimiser["schedule"] != "constant" and optimiser["decay_updates"] is None:
             raise ConfigError(f"{where}.decay_updates", f"schedule {optimiser['schedule']} needs it", "a whole number ≥ 1")

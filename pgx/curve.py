@@ -7,7 +7,6 @@ Requests come in on stdin, one JSON object a line; answers go out on stdout: {"f
 import contextlib
 import csv
 import json
-import os
 import sys
 from functools import cache
 from pathlib import Path
@@ -49,9 +48,7 @@ class Artist:
 
 
 def main() -> None:
-    child.stay()
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever matplotlib prints is not an answer
+    answers = child.answers()
     import matplotlib.backends.backend_agg
     import matplotlib.figure  # noqa: F401
 

@@ -60,9 +60,7 @@ DO = {function.__name__: function for function in (start, log, image, finish)}
 
 
 def main() -> None:
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever wandb prints is not an answer
-    child.stay()  # wandb-core inherits it
+    answers = child.answers()  # wandb-core inherits what it does with signals
     # wandb leaves folders for temporary files to its exit handler, which would wait for a core that may be gone
     with tempfile.TemporaryDirectory(prefix="pgx-wandb-", ignore_cleanup_errors=True) as folder:
         os.environ["TMPDIR"] = tempfile.tempdir = folder
