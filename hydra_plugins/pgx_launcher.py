@@ -62,7 +62,7 @@ class PgxLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from pgx.backend import accelerator
-        from pgx.config import ConfigError
+        from pgx.errors import ConfigError
         from pgx.sweep.launch import EXECUTORS, at_once, batches, dry_run, launch, missing
         from pgx.sweep.members import members
         from pgx.sweep.pool import cores

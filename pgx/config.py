@@ -3,51 +3,19 @@
 A value that breaks a rule gives one line: what is wrong, where, what is allowed, and a hint.
 """
 
-import contextlib
-import difflib
 import math
-import os
-import re
-import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
-from hydra.errors import HydraException, InstantiationException
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pgx.errors import ConfigError
+
 CONF = Path(__file__).resolve().parent.parent / "conf"
-
-
-class RunFailed(Exception):
-    """A run, or a member of a sweep, failed; the message is one line and says where the traceback is."""
-
-
-class ConfigError(Exception):
-    """One line for the person at the keyboard. `known` are the values that would do; the nearest to
-    `value` becomes the hint."""
-
-    def __init__(
-        self,
-        where: str,
-        problem: str,
-        allowed: str | None = None,
-        hint: str | None = None,
-        known: Iterable[str] | None = None,
-        value: object = None,
-    ):
-        if known is not None:
-            known = list(known)
-            near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else hint
-            allowed = allowed or (", ".join(known) if len(known) <= 20 else None)
-        parts = [f"{where}: {problem}", allowed and f"allowed: {allowed}", hint]
-        super().__init__("; ".join(" ".join(part.split()) for part in parts if part))
 
 
 class Rule(NamedTuple):
@@ -183,7 +151,7 @@ def check(config: DictConfig) -> dict[str, Any]:
     for path, node, key in _leaves(plain):
         rule = _rule(path)
         if rule is None:
-            raise _unknown_key(path)
+            raise unknown_key(path)
         try:
             node[key] = rule.read(node[key])
         except ValueError:
@@ -243,111 +211,10 @@ def _known_keys() -> list[str]:
     return [pattern for pattern in RULES if "*" not in pattern]
 
 
-def root(error: Exception) -> Exception:
-    """The error that Hydra's instantiate wrapped."""
-    return error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-@contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """A wrong configuration ends the program: one line on stderr, exit code 2."""
-    try:
-        yield
-    except ConfigError as error:
-        message = str(error)
-    except HydraException as error:
-        message = str(_of_hydra(error))
-    except OmegaConfBaseException as error:
-        message = f"{getattr(error, 'full_key', None) or 'config'}: {str(error).splitlines()[0]}"
-    else:
-        return
-    print(f"pgx: {message}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-def _of_hydra(error: HydraException) -> ConfigError:
-    """Hydra's message, in our form."""
-    text = f"{error}\n{error.__cause__ or ''}"
-    if found := re.search(r"Could not find '([\w/@.]+)/([^'/]*)'", text):
-        group, option = found.groups()
-        if option == "submitit_slurm":
-            missing = "hydra-submitit-launcher is not installed"
-            return ConfigError("hydra/launcher", missing, hint="pip install -e '.[slurm]'")
-        known = options(group.split("@")[0])
-        return ConfigError(group, f"there is no {option!r}", known=known, value=option)
-    if found := re.search(r"Could not override '([^']+)'", text):
-        key = found[1]
-        if (CONF / key).is_dir():
-            return ConfigError(key, "not chosen yet", f"+{key}={'|'.join(options(key))}", "put a + before it")
-        return _unknown_key(key)
-    hint = "several values are a multirun: add -m" if "Ambiguous value" in text else None
-    return ConfigError("command line", next(line for line in text.splitlines() if line.strip()), hint=hint)
-
-
-def _unknown_key(key: str) -> ConfigError:
+def unknown_key(key: str) -> ConfigError:
     if key in _known_keys():
         return ConfigError(key, f"the chosen {key.split('.')[0]} has no such key")
     return ConfigError(key, "unknown key", known=_known_keys(), value=key)
-
-
-class Gate(Callback):
-    """Stands before every run: Hydra calls it when the configuration is composed and no file is touched yet."""
-
-    def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        with one_line_errors():
-            check_overrides(config.hydra.overrides.task)
-            task = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-            checked = check(task)
-            if _is_set(config, "hydra.run.dir"):
-                self._locked = _enter(Path(config.hydra.run.dir), checked)
-            else:
-                with open_dict(config.hydra):
-                    config.hydra.run.dir = str(_claim(Path(config.hydra.run.dir)))
-
-    new_folder: ClassVar[Path | None] = None
-    """A sweep's, while nothing has run in it."""
-
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        with one_line_errors():
-            check_overrides(config.hydra.overrides.task)
-            existed = _is_set(config, "hydra.sweep.dir") and Path(config.hydra.sweep.dir).exists()
-            if not _is_set(config, "hydra.sweep.dir"):
-                folder = str(_claim(Path(config.hydra.sweep.dir)))
-                with open_dict(config.hydra):
-                    config.hydra.sweep.dir = folder
-                    # every member's configuration is composed anew, from these
-                    config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
-            Gate.new_folder = None if existed else Path(config.hydra.sweep.dir)
-
-    @classmethod
-    def take_back(cls) -> None:
-        """Remove the folder of a sweep that did not begin: Hydra has written to it before it looked at the members."""
-        folder = cls.new_folder
-        if folder is not None and folder.is_dir() and {path.name for path in folder.iterdir()} <= {"multirun.yaml"}:
-            shutil.rmtree(folder)
-            with contextlib.suppress(OSError):  # multirun/<date>, if that is empty now
-                folder.parent.rmdir()
-                folder.parent.parent.rmdir()
-
-    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        from pgx.sweep import ledger, members
-
-        sweep = Path(config.hydra.sweep.dir)
-        if (sweep / members.FILE).exists() and (code := ledger.show(sweep)):
-            raise SystemExit(code)
-
-    def on_job_start(self, **_: Any) -> None:
-        if hasattr(self, "_locked"):
-            self._locked.close()  # Hydra has written its files; the run locks the folder for itself
-
-
-def _is_set(config: DictConfig, key: str) -> bool:
-    """Whether the command line says what this key of Hydra's is."""
-    return any(override.lstrip("+").split("=")[0] == key for override in config.hydra.overrides.hydra)
 
 
 def check_overrides(overrides: Iterable[str]) -> None:
@@ -359,39 +226,4 @@ def check_overrides(overrides: Iterable[str]) -> None:
             raise ConfigError(key, "cannot be removed")
         free = key.startswith(("env.params.", "env.kwargs.")) or (CONF / key).is_dir()
         if override.startswith("+") and not free:
-            raise _unknown_key(key)
-
-
-def _claim(folder: Path) -> Path:
-    """Make a new folder of this name, or with -2, -3 … after it: two runs never share one."""
-    for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
-        claimed = folder.with_name(folder.name + suffix)
-        try:
-            claimed.parent.mkdir(parents=True, exist_ok=True)
-            claimed.mkdir()
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise ConfigError("hydra.run.dir", f"cannot make {claimed}: {error.strerror}", "a folder that can be written") from error
-        return claimed
-    raise ConfigError("hydra.run.dir", f"{folder} and 998 more exist")
-
-
-def _enter(folder: Path, config: dict[str, Any]) -> contextlib.ExitStack:
-    """Lock a folder the user named; close what is returned to unlock it. Ends the program if there is nothing
-    to do there. Raises ConfigError if it cannot be written, is in use or holds another configuration's run."""
-    from pgx import record
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(13, "permission denied")
-    except OSError as error:
-        raise ConfigError("hydra.run.dir", f"cannot write {folder}: {error.strerror}", "a folder that can be written") from error
-    before = record.earlier_run(folder, config)
-    if before is not None and not record.goes_on(before, config):
-        print(record.last_line(before | {"already": True}, folder))
-        raise SystemExit(record.exit_code(before))
-    locked = contextlib.ExitStack()
-    locked.enter_context(record.sole_use(folder))
-    return locked
+            raise unknown_key(key)

@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pgx.config import ConfigError, whole
+from pgx.config import whole
+from pgx.errors import ConfigError
 from pgx.record import write_atomically
 from pgx.restore import Arguments, read_as, read_run, short_errors
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from pgx.config import ConfigError, whole
+from pgx.config import whole
+from pgx.errors import ConfigError
 from pgx.restore import Arguments, read_as, read_run, short_errors, title, trained
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from pgx.config import BUDGET, ConfigError, identity
+from pgx.config import BUDGET, identity
+from pgx.errors import ConfigError
 
 PACKAGES = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "gymnax", "numpy", "orbax-checkpoint", "wandb")
 TIMING = ("update", "env_steps", "seconds", "env_steps_per_second", "compile_seconds")

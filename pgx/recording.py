@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgx import backend, curve, record
-from pgx.config import one_line, root
+from pgx.errors import one_line, root
 
 if TYPE_CHECKING:
     from pgx.train import Chunk

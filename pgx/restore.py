@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from pgx.config import ConfigError, Rule, one_line_errors
+from pgx.config import Rule
+from pgx.errors import ConfigError
+from pgx.gate import one_line_errors
 from pgx.record import read_summary
 
 

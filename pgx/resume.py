@@ -12,7 +12,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from pgx.config import ConfigError
+from pgx.errors import ConfigError
 from pgx.restore import Arguments, require_run, short_errors
 
 OVERRIDES, HYDRA = ".hydra/overrides.yaml", ".hydra/hydra.yaml"

@@ -21,7 +21,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from pgx.config import CONF, ConfigError, Gate, RunFailed, check, one_line, one_line_errors, root
+from pgx.config import CONF, check
+from pgx.errors import ConfigError, RunFailed, one_line, root
+from pgx.gate import Gate, one_line_errors
 
 if TYPE_CHECKING:
     from pgx.recording import Recording

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from pgx.config import CONF, Gate, check, one_line_errors
+from pgx.config import CONF, check
+from pgx.gate import Gate, one_line_errors
 
 ROOT = Path(__file__).resolve().parent.parent
 XLA_CACHE = Path(tempfile.gettempdir()) / f"pgx-tests-xla-{os.getuid()}"

@@ -23,8 +23,8 @@ from PIL import Image
 from pgx import evaluate, play, resume
 from pgx.build import build, initial_state
 from pgx.checkpoint import Checkpoints
-from pgx.config import ConfigError
 from pgx.envs.gymnax import GymnaxEnv
+from pgx.errors import ConfigError
 from pgx.restore import Trained, trained
 from pgx.rollout import mode, rollout, sample
 from pgx.train import Keys

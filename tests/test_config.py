@@ -10,7 +10,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from program import checked, finish, gate, pgx, start
 
-from pgx.config import CONF, ConfigError, _claim, check, identity, options
+from pgx.config import CONF, check, identity, options
+from pgx.errors import ConfigError
+from pgx.gate import _claim
 
 UNWRITABLE = "/proc/x"  # also for root
 

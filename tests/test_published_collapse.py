@@ -32,7 +32,7 @@ from program import ROOT, XLA_CACHE, checked, environment
 from experiments.published_collapse import literal
 from experiments.published_collapse.literal import POST_1, POST_2
 from pgx.build import build, initial_state
-from pgx.config import ConfigError
+from pgx.errors import ConfigError
 from pgx.networks import MLP
 from pgx.rollout import rollout
 from pgx.types import Episodes, TrainState

@@ -8,7 +8,7 @@ import pytest
 from program import checked
 
 from pgx import record
-from pgx.config import ConfigError
+from pgx.errors import ConfigError
 from pgx.record import History, Table
 
 COLUMNS = ("update", "x", "y")

@@ -20,7 +20,7 @@ from program import environment, finish, gate, pgx, start, summary, train_here
 
 from pgx.build import build, skeleton
 from pgx.checkpoint import CheckpointError, Checkpoints
-from pgx.config import ConfigError
+from pgx.errors import ConfigError
 
 # Many short chunks and checkpoints: moments to be killed at
 SHORT = ("episodes_per_update=4", "updates_per_chunk=1", "checkpoint_every=3", "diagnose_every=7")

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from pgx import metrics
 from pgx.blocks import fold, to_blocks
-from pgx.config import ConfigError
+from pgx.errors import ConfigError
 from pgx.losses import entropy, kl, log_probabilities, policy_loss
 from pgx.types import Episodes, Metrics, TrainState
 from pgx.update import Algorithm

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pgx.config import ConfigError
+from pgx.errors import ConfigError
 
 GYMNAX = {
     "CartPole-v1": ("classic_control.cartpole", "CartPole"),

@@ -11,9 +11,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from pgx.config import ConfigError
 from pgx.envs import GYMNAX
 from pgx.envs.base import EnvSpec, JittedEnv
+from pgx.errors import ConfigError
 
 
 class GymnaxEnv(JittedEnv):

@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from pgx.config import ConfigError, one_line_errors
+from pgx.errors import ConfigError
+from pgx.gate import one_line_errors
 from pgx.sweep import ledger, members
 
 

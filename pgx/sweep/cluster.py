@@ -24,7 +24,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from pgx import record
-from pgx.config import ConfigError
+from pgx.errors import ConfigError
 from pgx.sweep import ledger
 from pgx.sweep.compose import composes_fast
 from pgx.sweep.launch import at_once, batches, by_program, missing, progress_bar, returns, work

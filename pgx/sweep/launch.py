@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from pgx import record
 from pgx.backend import accelerator
-from pgx.config import RunFailed
 from pgx.envs import on_host
+from pgx.errors import RunFailed
 from pgx.run import Interrupt
 from pgx.sweep import ledger
 from pgx.sweep.members import Member, program, write
