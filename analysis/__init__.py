@@ -3,13 +3,12 @@
     load.py         run folders → tables `runs` and `metrics`; the ledger; one metric's `curves`
     read.py         … metrics.csv of them all in one go, and the Parquet cache
     align.py        curves on one grid of env steps; a run's final score and its area
-    reliability.py  DT, SRT, LRT, drawdown, DR, RR, DF, RF
+    reliability.py  DT, SRT, LRT, drawdown, DR, RR, DF, RF, with intervals over runs
     aggregates.py   IQM and company, performance profiles, probability of improvement, bootstrap, tolerance
-    events.py       drawdown episodes, collapses, dead runs, and what became of every run
+    events.py       drawdown episodes, collapses, dead runs, what became of every run, and how many collapsed
     survival.py     time to threshold: Kaplan–Meier, log-rank, restricted mean
     compare.py      differences between variants, permutation tests, families, effect sizes, how many seeds
     results.py      the row in which every one of these numbers ends up
-    summary.py      a variant's reliability with intervals over runs; shares of collapses
     diagnosis.py    what pgx.diagnose measured: estimators at the same policy, policies at frozen checkpoints
     study.py        all tables of a report, each computed when asked for; seed hygiene
     plots.py        the ten plots: tables and an `ax` in, the `ax` out

@@ -136,6 +136,42 @@ def adjust(results: pd.DataFrame, method: str = "holm") -> pd.DataFrame:
     return results.assign(p_adjusted=adjusted, p_method=f"{method} over {int(known.sum())}")
 
 
+def collapse_tests(shares: pd.DataFrame) -> pd.DataFrame:
+    """Fisher's exact test of every pair (scope `comparison`, extra columns a, b, p); `estimate`: a's share − b's.
+
+    The interval of the difference is Newcombe's, from the two Wilson intervals (Newcombe 1998, method 10).
+    """
+    rows = []
+    for env, of_env in shares.groupby("env"):
+        for (_, a), (_, b) in combinations(of_env.iterrows(), 2):
+            estimate = lo = hi = p = np.nan
+            if a["n_runs"] and b["n_runs"]:
+                counts = [[x["collapsed"], x["n_runs"] - x["collapsed"]] for x in (a, b)]
+                p = float(stats.fisher_exact(counts).pvalue)
+                estimate = a["estimate"] - b["estimate"]
+                lo = estimate - np.hypot(a["estimate"] - a["lo"], b["hi"] - b["estimate"])
+                hi = estimate + np.hypot(a["hi"] - a["estimate"], b["estimate"] - b["lo"])
+            rows.append(
+                row(
+                    "comparison",
+                    f"{a['variant']} − {b['variant']}",
+                    env,
+                    "difference of shares of runs that collapsed",
+                    estimate,
+                    lo,
+                    hi,
+                    level=a["level"],
+                    method="Newcombe; Fisher's exact test",
+                    n_runs=min(a["n_runs"], b["n_runs"]),
+                    warning=[a["warning"], b["warning"]],
+                    a=a["variant"],
+                    b=b["variant"],
+                    p=p,
+                )
+            )
+    return table(rows, "a", "b", "p")
+
+
 def effect_sizes(scores: pd.DataFrame, metric: str, spec: Comparison = Comparison()) -> pd.DataFrame:
     """Two rows for every pair of variants in every env (scope `comparison`, extra columns a, b); runs are not paired.
 

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from analysis.align import runs_of, smooth
 from analysis.reliability import drawdown
+from analysis.results import row, table
 
 COLUMNS = ("run_id", "kind", "start", "peak", "trough", "end", "depth", "recovered")
 """Steps are env steps: `start` the first one below, `peak` of the maximum before, `trough` of the minimum, `end` of the
@@ -143,6 +145,40 @@ def outcomes(
         )
     columns = ["run_id", "variant", "env", "seed", "outcome", "final", "collapses", "folder"]
     return pd.DataFrame(rows, columns=columns).astype({"seed": runs["seed"].dtype})
+
+
+def collapse_shares(outcomes: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """Share of a variant's runs that collapsed at least once, for good or not (extra column collapsed: how many).
+
+    Of the runs that left a curve; Wilson's interval (Wilson 1927).
+    """
+    rows = []
+    for (variant, env), group in outcomes.groupby(["variant", "env"]):
+        seen = group[group["final"].notna()]
+        n, k = len(seen), int((seen["collapses"] > 0).sum())
+        share, lo, hi = np.nan, np.nan, np.nan
+        if n:
+            share, ends = k / n, stats.binomtest(k, n).proportion_ci(level, method="wilson")
+            lo, hi = max(0.0, ends.low), min(1.0, ends.high)
+        missing = len(group) - n
+        doubts = [f"{missing} of {len(group)} runs have no curve" if missing else "", "" if n else "no curves"]
+        rows.append(
+            row(
+                "variant",
+                variant,
+                env,
+                "share of runs that collapsed",
+                share,
+                lo,
+                hi,
+                level=level,
+                method="Wilson",
+                n_runs=n,
+                warning=doubts,
+                collapsed=k,
+            )
+        )
+    return table(rows, "collapsed")
 
 
 def _of(threshold: Threshold, run_id: str) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.aggregates import Bootstrap, aggregate, doubts_about, interval
 from analysis.align import matrix, runs_of
 from analysis.results import row, table
 
@@ -120,28 +121,82 @@ def _scale(span: float, spec: Reliability) -> tuple[float, str]:
     return (span, "") if span > 0 else (np.nan, "P95(y) − y₀ is not positive: nothing to normalise by")
 
 
-def across_runs(aligned: pd.DataFrame, metric: str, spec: Reliability = Reliability()) -> pd.DataFrame:
-    """DR and RR: a results row a point each (scope `point`, extra column env_steps), of curves on one grid.
+def over_runs(within: pd.DataFrame, runs: pd.DataFrame, spec: Bootstrap = Bootstrap()) -> pd.DataFrame:
+    """DT, SRT, LRT and the maximal drawdown of every run (reliability.within_runs) → their IQM a variant."""
+    seeds = runs.set_index("run_id")["seed"]
+    parts = []
+    for metric, rows in within.groupby("metric", sort=False):
+        scores = rows[["run_id", "variant", "env"]].assign(
+            seed=rows["run_id"].map(seeds).to_numpy(), value=rows["estimate"]
+        )
+        found = aggregate(scores, metric, "iqm", spec)
+        method = "IQM over runs; " + found["method"]
+        parts.append(found.assign(metric=metric, method=method, params_json=rows["params_json"].iloc[0]))
+    return pd.concat(parts, ignore_index=True) if parts else table([])
 
-    Over the runs that have a value there; n_runs says how many. They are not detrended (Chan et al. 2020, section 3).
-    """
+
+def across_runs(
+    aligned: pd.DataFrame, metric: str, spec: Reliability = Reliability(), bootstrap: Bootstrap = Bootstrap()
+) -> pd.DataFrame:
+    """DR and RR averaged over the points that every run reached: a row a variant, whole runs resampled."""
+    measures: dict[str, Callable[..., Any]] = {
+        "DR": lambda y, axis: _spread(y, axis).mean(0),
+        "RR": lambda y, axis: _lower_tail(y, spec.alpha, axis).mean(0),
+    }
     rows = []
     for (variant, env), group in aligned.groupby(["variant", "env"]):
         y = matrix(group)
-        spans = np.array([span(curve) for curve in y])
-        scale, warning = _scale(float(np.nanmedian(spans)) if not np.isnan(spans).all() else np.nan, spec)
-        for step, values in zip(np.unique(group["env_steps"]), y.T, strict=True):
-            n = int((~np.isnan(values)).sum())
-            doubts = [warning, "" if n > 1 else "fewer than 2 runs"]
-            doubts.append("" if n == len(y) else f"{n} of {len(y)} runs got here")
-            measured = {"DR": iqr(values), "RR": cvar(values, spec.alpha)} if n > 1 else {"DR": np.nan, "RR": np.nan}
-            for name, x in measured.items():
-                method = f"{name} over runs{', divided by the median of P95(y) − y₀' if spec.normalise else ''}"
-                rows.append(
-                    row("point", variant, env, f"{name} of {metric}", x / scale, method=method, n_runs=n, params=spec,
-                        warning=doubts, env_steps=step)
+        some = y[~np.isnan(y).all(1)]
+        whole = some[:, ~np.isnan(some).any(0)]
+        spans = [span(curve) for curve in some]
+        scale = float(np.median(spans)) if spans and spec.normalise else 1.0
+        doubts = [*doubts_about(len(some), "", bootstrap.level)]
+        if len(some) < len(y):
+            doubts.append(f"{len(y) - len(some)} of {len(y)} runs have no curve and are left out")
+        if scale <= 0:
+            doubts.append("the median of P95(y) − y₀ is not positive: nothing to normalise by")
+        usable = len(some) > 1 and whole.shape[1] > 0 and scale > 0
+        if not usable:
+            doubts.append("fewer than 2 runs with a point in common")
+        for name, measure in measures.items():
+            estimate = lo = hi = np.nan
+            if usable and name == "RR" and len(some) * spec.alpha < 2:
+                doubts.append(f"the worst {spec.alpha:.0%} of {len(some)} runs is hardly more than one, and no "
+                              "resample is worse than the worst run: lo is too high")  # fmt: skip
+            if usable:
+                estimate = measure(whole, axis=0) / scale
+                lo, hi = (end / scale for end in interval([whole], measure, bootstrap))
+            rows.append(
+                row(
+                    "variant",
+                    variant,
+                    env,
+                    f"{name} of {metric}",
+                    estimate,
+                    lo,
+                    hi,
+                    level=bootstrap.level,
+                    method=f"averaged over {whole.shape[1]} points; percentile bootstrap of whole curves",
+                    n_runs=len(some),
+                    n_boot=bootstrap.n_boot,
+                    rng_seed=bootstrap.rng_seed,
+                    params=[spec, bootstrap],
+                    warning=doubts,
                 )
-    return table(rows, "env_steps")
+            )
+    return table(rows)
+
+
+def _spread(y: np.ndarray, axis: int) -> np.ndarray:
+    lower, upper = np.quantile(y, [0.25, 0.75], axis=axis)
+    return upper - lower
+
+
+def _lower_tail(y: np.ndarray, alpha: float, axis: int) -> np.ndarray:
+    """CVaR_α along an axis, as reliability.cvar, without NaN."""
+    tail = y <= np.quantile(y, alpha, axis=axis, keepdims=True)
+    return np.where(tail, y, 0.0).sum(axis) / tail.sum(axis)
+
 
 
 def across_rollouts(rollouts: pd.DataFrame, metric: str, spec: Reliability = Reliability()) -> pd.DataFrame:

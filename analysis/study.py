@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis import align, compare, diagnosis, events, reliability, summary, survival
+from analysis import align, compare, diagnosis, events, reliability, survival
 from analysis.aggregates import (
     Bootstrap,
     aggregate,
@@ -381,8 +381,8 @@ class Study:
     def reliability(self) -> pd.DataFrame:
         """DT, SRT, LRT, maximal drawdown (IQM over runs), DR and RR a variant, with intervals."""
         q = self.question
-        across = summary.across_runs(self.on_grid(self.measured, 25), q.metric, q.reliability, q.bootstrap)
-        parts = [part for part in (summary.over_runs(self.within, self.runs, q.bootstrap), across) if len(part)]
+        across = reliability.across_runs(self.on_grid(self.measured, 25), q.metric, q.reliability, q.bootstrap)
+        parts = [part for part in (reliability.over_runs(self.within, self.runs, q.bootstrap), across) if len(part)]
         return pd.concat(parts, ignore_index=True) if parts else table([])
 
     @cached_property
@@ -411,11 +411,11 @@ class Study:
 
     @cached_property
     def collapse_shares(self) -> pd.DataFrame:
-        return summary.collapse_shares(self.outcomes, self.question.bootstrap.level)
+        return events.collapse_shares(self.outcomes, self.question.bootstrap.level)
 
     @cached_property
     def collapse_tests(self) -> pd.DataFrame:
-        return compare.adjust(self._asked(summary.collapse_tests(self.collapse_shares)), self.question.adjust)
+        return compare.adjust(self._asked(compare.collapse_tests(self.collapse_shares)), self.question.adjust)
 
     @cached_property
     def worst(self) -> pd.DataFrame:
@@ -482,12 +482,12 @@ class Study:
             same = spec == q.collapse
             found = self.collapses if same else events.collapses(self.measured, self._thresholds, spec)
             counted = self.outcomes.assign(collapses=_count(found, self.outcomes["run_id"]))
-            parts.append(("collapse", f"below {fall:.0%} of the peak", summary.collapse_shares(counted)))
+            parts.append(("collapse", f"below {fall:.0%} of the peak", events.collapse_shares(counted)))
         for factor in (0.5, 1, 2):
             spec = dataclasses.replace(q.reliability, window=q.reliability.window * factor)
             within = self.within if factor == 1 else reliability.within_runs(self.measured, q.metric, spec)
             only = within[within["metric"].str.startswith("DT ")]
-            parts.append(("window", f"{spec.window:,.0f} env steps", summary.over_runs(only, self.runs, q.bootstrap)))
+            parts.append(("window", f"{spec.window:,.0f} env steps", reliability.over_runs(only, self.runs, q.bootstrap)))
         parts = [rows.assign(choice=choice, setting=setting) for choice, setting, rows in parts if len(rows)]
         return pd.concat(parts, ignore_index=True) if parts else table([], "choice", "setting")
 

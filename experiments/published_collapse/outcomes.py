@@ -11,9 +11,8 @@ import pandas as pd
 
 from analysis import align, load, reliability
 from analysis.aggregates import Bootstrap, aggregate
-from analysis.events import Collapse, collapses
+from analysis.events import Collapse, collapse_shares, collapses
 from analysis.load import InputError, curves
-from analysis.summary import collapse_shares
 
 POINT = 100
 """Episodes."""

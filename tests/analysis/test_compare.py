@@ -3,14 +3,17 @@
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
 from run_folders import made_scores
 from scipy import stats
+from statsmodels.stats.proportion import confint_proportions_2indep
 from statsmodels.stats.power import TTestIndPower
 
 from analysis.compare import (
     Comparison,
     adjust,
+    collapse_tests,
     differences,
     effect_sizes,
     hedges_g,
@@ -18,6 +21,7 @@ from analysis.compare import (
     seeds_by_rank,
     seeds_needed,
 )
+from analysis.events import collapse_shares
 from analysis.load import InputError
 
 QUICK = Comparison(n_boot=200, n_permutations=999)
@@ -133,3 +137,14 @@ def test_noethers_seeds_give_the_power_they_promise():
     x, y = rng.normal(shift, 1, (4000, n)), rng.normal(size=(4000, n))
     power = (stats.mannwhitneyu(x, y, axis=1).pvalue <= 0.05).mean()
     assert abs(power - 0.8) < 0.04, (n, power)
+
+
+def test_shares_of_collapses_are_compared_as_scipy_and_statsmodels_do():
+    counts = {"a": (1, 30), "b": (8, 30)}
+    groups = [pd.DataFrame({"variant": name, "env": "e", "final": 1.0, "collapses": [1] * k + [0] * (n - k)})
+              for name, (k, n) in counts.items()]  # fmt: skip
+    test = collapse_tests(collapse_shares(pd.concat(groups))).iloc[0]
+    np.testing.assert_allclose(test["p"], stats.fisher_exact([[1, 29], [8, 22]]).pvalue)
+    np.testing.assert_allclose((test["lo"], test["hi"]), confint_proportions_2indep(1, 30, 8, 30, method="newcomb"))
+    lost = collapse_shares(pd.concat(groups).assign(final=np.nan))
+    assert np.isnan(collapse_tests(lost)["p"].item())

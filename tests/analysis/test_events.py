@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from run_folders import made_curves
+from statsmodels.stats.proportion import proportion_confint
 
-from analysis.events import COLUMNS, Collapse, collapses, dead, drawdowns, outcomes
+from analysis.events import COLUMNS, Collapse, collapse_shares, collapses, dead, drawdowns, outcomes
 from analysis.load import RUNS
 
 PLAIN = Collapse(smoothing=1)
@@ -147,3 +148,14 @@ def test_outcomes_leave_no_run_out():
     table = outcomes(runs, curves, events, 475.0, PLAIN)
     assert table["outcome"].tolist() == [*y, "failed"]
     assert table["collapses"].tolist() == [0, 1, 1, 0, 0, 0, 0, 0] and table["final"].iloc[:2].tolist() == [500, 0]
+
+
+def test_shares_have_the_interval_of_statsmodels_and_runs_without_a_curve_do_not_count_as_safe():
+    seen = pd.DataFrame({"variant": "b", "env": "e", "collapses": [2] * 8 + [0] * 22, "final": 1.0})
+    row = collapse_shares(seen).iloc[0]
+    assert (row["collapsed"], row["n_runs"], row["estimate"], row["warning"]) == (8, 30, 8 / 30, "")
+    np.testing.assert_allclose(row[["lo", "hi"]].astype(float), proportion_confint(8, 30, method="wilson"))
+    lost = seen.assign(final=np.nan, collapses=0)
+    row = collapse_shares(pd.concat([seen, lost])).iloc[0]
+    assert (row["collapsed"], row["n_runs"], row["warning"]) == (8, 30, "30 of 60 runs have no curve")
+    assert np.isnan(collapse_shares(lost)["estimate"].item())

@@ -6,7 +6,8 @@ import pytest
 from run_folders import made_curves
 from scipy import stats
 
-from analysis.align import align, grid
+from analysis.aggregates import Bootstrap, iqm
+from analysis.align import align
 from analysis.reliability import (
     Reliability,
     across_rollouts,
@@ -15,11 +16,15 @@ from analysis.reliability import (
     differences,
     dispersion_across_time,
     drawdown,
+    iqr,
+    over_runs,
     span,
     within_runs,
 )
 
 RAW = Reliability(normalise=False, window=3000, min_points=2)
+WIDE = Reliability(normalise=False, window=3000)
+QUICK = Bootstrap(n_boot=100)
 
 
 def estimates(results: pd.DataFrame) -> dict[str, float]:
@@ -155,9 +160,11 @@ def test_published_dispersion_and_risk_across_runs():
     """testCorrectIqrAcrossRuns at 0 and 1; LowerCVaROnAcross of testCorrectCVaR at the times that both curves have."""
     curves = published_curves({"a/0": ([-1, 0, 1], [1, 1, 1]), "a/1": ([-1, 0, 1, 2], [2, 3, 4, 5])})
     spec = Reliability(normalise=False)
-    np.testing.assert_allclose(of_metric(across_runs(align(curves, np.array([0, 1])), "y", spec), "DR"), [1, 1.5])
+    at = [across_runs(align(curves, np.array([step])), "y", spec, QUICK) for step in (0, 1)]
+    assert [of_metric(found, "DR") for found in at] == [[1], [1.5]]
     both = align(published_curves(RISKY), np.array([1, 2]))
-    np.testing.assert_allclose(of_metric(across_runs(both, "y", Reliability(0.51, normalise=False)), "RR"), [0.1, -0.5])
+    found = across_runs(both, "y", Reliability(0.51, normalise=False), QUICK)
+    np.testing.assert_allclose(of_metric(found, "RR"), [np.mean([0.1, -0.5])])
 
 
 def test_published_dispersion_and_risk_across_rollouts():
@@ -180,22 +187,47 @@ def test_normaliser():
     assert within_runs(made_curves({"a/0": [np.nan]}), "y")["estimate"].isna().all()
 
 
-def test_across_runs(rng: np.random.Generator):
-    y = rng.normal(size=(8, 5)).cumsum(1)
-    curves = made_curves({f"a/{i}": list(row) for i, row in enumerate(y)})
-    aligned = align(curves, grid(curves, 5))
-    raw = across_runs(aligned, "y", RAW)
-    np.testing.assert_allclose(raw.loc[raw["metric"] == "DR of y", "estimate"], stats.iqr(y, axis=0))
-    worst = [np.mean([x for x in column if x <= np.quantile(column, 0.05)]) for column in y.T]
-    np.testing.assert_allclose(raw.loc[raw["metric"] == "RR of y", "estimate"], worst)
-    scaled = across_runs(aligned, "y", Reliability())
-    scale = np.median([np.quantile(row, 0.95) - row[0] for row in y])
-    np.testing.assert_allclose(scaled["estimate"], raw["estimate"] / scale)
-    assert raw["env_steps"].tolist() == sorted([1000, 2000, 3000, 4000, 5000] * 2)
-    short = across_runs(align(curves, np.array([5000, 6000])), "y", RAW)
-    assert short.loc[2:, "n_runs"].tolist() == [0, 0] and "0 of 8 runs got here" in short.loc[2, "warning"]
-    one = across_runs(aligned[aligned["run_id"] == "a/0"], "y", RAW)
-    assert one["estimate"].isna().all() and (one["warning"] == "fewer than 2 runs").all()
+@pytest.fixture
+def sweep() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    return made_curves(
+        {f"{v}/{i}": list(rng.normal(size=12).cumsum() + np.arange(12)) for v in "ab" for i in range(10)}
+    )
+
+
+def test_within_runs_over_runs(sweep: pd.DataFrame):
+    within = within_runs(sweep, "y", WIDE)
+    runs = sweep.drop_duplicates("run_id")
+    result = over_runs(within, runs, QUICK)
+    assert result["metric"].tolist() == [f"{m} of y" for m in ("DT", "SRT", "LRT", "max drawdown") for _ in "ab"]
+    one = within[(within["variant"] == "a") & (within["metric"] == "LRT of y")]["estimate"]
+    row = result[(result["variant"] == "a") & (result["metric"] == "LRT of y")].iloc[0]
+    assert row["estimate"] == iqm(one.to_numpy()) and row["lo"] <= row["estimate"] <= row["hi"] and row["n_runs"] == 10
+
+
+def test_across_runs_is_the_loop_over_points(sweep: pd.DataFrame):
+    for spec in (WIDE, Reliability()):
+        result = across_runs(sweep, "y", spec, QUICK).set_index(["variant", "metric"])
+        y = np.array([run["value"] for _, run in sweep[sweep["variant"] == "a"].groupby("run_id", sort=False)])
+        scale = np.median([span(run) for run in y]) if spec.normalise else 1
+        np.testing.assert_allclose(result.loc[("a", "DR of y"), "estimate"], np.mean([iqr(x) for x in y.T]) / scale)
+        np.testing.assert_allclose(
+            result.loc[("a", "RR of y"), "estimate"], np.mean([cvar(x, 0.05) for x in y.T]) / scale
+        )
+        picks = np.random.default_rng(0).integers(0, 10, size=(100, 10))
+        resampled = [np.mean([iqr(x) for x in y[pick].T]) / scale for pick in picks]
+        np.testing.assert_allclose(
+            result.loc[("a", "DR of y"), ["lo", "hi"]].astype(float), np.quantile(resampled, [0.025, 0.975])
+        )
+    assert "lo is too high" in result.loc[("a", "RR of y"), "warning"]
+    assert result.loc[("a", "DR of y"), "warning"] == ""
+
+
+def test_across_runs_that_cannot_be_normalised_or_are_alone(sweep: pd.DataFrame):
+    flat = across_runs(sweep.assign(value=1.0), "y", Reliability(), QUICK)
+    assert flat["estimate"].isna().all() and flat["warning"].str.contains("nothing to normalise by").all()
+    one = across_runs(sweep[sweep["run_id"] == "a/0"], "y", WIDE, QUICK)
+    assert one["estimate"].isna().all() and one["warning"].str.contains("fewer than 2 runs").all()
 
 
 def test_across_rollouts():

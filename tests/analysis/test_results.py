@@ -61,7 +61,7 @@ def everything(tables: Tables) -> dict[str, pd.DataFrame]:
     return {
         "ledger": ledger(tables.runs),
         "within": reliability.within_runs(mean, "y"),
-        "across": reliability.across_runs(aligned, "y"),
+        "across": reliability.across_runs(aligned, "y", bootstrap=BOOTSTRAP),
         "rollouts": reliability.across_rollouts(mean, "y"),
         "iqm": aggregates.aggregate(scores, "r", spec=BOOTSTRAP),
         "pooled": aggregates.aggregate(scores, "r", spec=BOOTSTRAP, pool_envs=True),
