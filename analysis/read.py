@@ -28,7 +28,9 @@ def read_metrics(sweep: Path, folders: list[Path], cache: Path) -> tuple[pa.Tabl
         cache.parent.mkdir(parents=True, exist_ok=True)
         about = json.dumps({"fingerprint": fingerprint, "notes": notes})
         temporary = cache.with_name(f".{cache.name}.{os.getpid()}")
-        pa.parquet.write_table(wide.replace_schema_metadata({"analysis": about}), temporary, use_dictionary=["run"])
+        temporary.unlink(missing_ok=True)
+        with open(temporary, "xb") as file:  # exclusively: through a link it would write elsewhere
+            pa.parquet.write_table(wide.replace_schema_metadata({"analysis": about}), file, use_dictionary=["run"])
         os.replace(temporary, cache)
     return wide, notes
 

@@ -97,6 +97,9 @@ def _study(tables, question: Question, said: list[str]) -> Study:
 
 
 def _make_room(output: Path) -> None:
+    """Raises InputError where the report cannot be written, or would be written through a link to somewhere else."""
+    if link := next((path for path in (output, *output.rglob("*")) if path.is_symlink()), None):
+        raise InputError(f"{link} is a link: what it leads to would be overwritten; choose another folder with --output")
     try:
         output.mkdir(parents=True, exist_ok=True)
         (output / "report.html").touch()

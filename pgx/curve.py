@@ -6,6 +6,7 @@ Requests come in on stdin, one JSON object a line; answers go out on stdout: {"f
 
 import contextlib
 import csv
+import io
 import json
 import sys
 from functools import cache
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pgx import child
+from pgx.files import write_atomically
 
 NAME = "learning_curve.png"
 
@@ -76,7 +78,9 @@ def draw(rows: list[dict[str, Any]], title: str, threshold: float | None, path: 
     margin = 0.05 * (max(shown) - min(shown)) or 1.0
     ax.set(xlim=(0, 1.02 * max(steps, default=1)), ylim=(min(shown) - margin, max(shown) + margin))
     ax.set_title(title, y=1.08)  # a place of its own: matplotlib would measure all else to find one
-    figure.savefig(path)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    write_atomically(path, picture.getvalue())
 
 
 @cache

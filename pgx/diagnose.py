@@ -25,7 +25,7 @@ import numpy as np
 
 from pgx.config import whole
 from pgx.errors import ConfigError
-from pgx.record import write_atomically
+from pgx.files import write_atomically
 from pgx.restore import Arguments, read_as, read_run, short_errors
 
 FILE = "diagnosis.csv"

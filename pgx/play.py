@@ -4,6 +4,7 @@ The pictures are Gymnasium's own, drawn without a display, and run at the enviro
 compiled environment is shown in the environment of the same name in Gymnasium, with the run's env.params.
 """
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 
 from pgx.config import whole
 from pgx.errors import ConfigError
+from pgx.files import write_atomically
 from pgx.restore import Arguments, read_as, read_run, short_errors, title, trained
 
 if TYPE_CHECKING:
@@ -134,15 +136,15 @@ def play(
 
 def save(film: Filmed, path: Path) -> None:
     """WebP or GIF by the suffix, in an endless loop; the old file stays until the new one is whole."""
-    frames, temporary = film.frames, path.with_name(f".{path.name}.tmp")
+    frames, content = film.frames, io.BytesIO()
     options = {"format": "WEBP", "quality": 75, "method": 4}
     if path.suffix.lower() == ".gif":
         # One palette for all frames: what does not move is then the same in all, and is stored once.
         # The octree keeps white white; the median cut makes it pink.
         palette = _side_by_side([frames[0], frames[len(frames) // 2], frames[-1]]).quantize(64, Image.Quantize.FASTOCTREE)
         frames, options = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames], {"format": "GIF"}
-    frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=film.durations, loop=0, **options)
-    os.replace(temporary, path)
+    frames[0].save(content, save_all=True, append_images=frames[1:], duration=film.durations, loop=0, **options)
+    write_atomically(path, content.getvalue())
 
 
 def _side_by_side(frames: list[Image.Image]) -> Image.Image:

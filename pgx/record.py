@@ -19,6 +19,7 @@ import numpy as np
 
 from pgx.config import BUDGET, identity
 from pgx.errors import ConfigError
+from pgx.files import write_atomically
 
 PACKAGES = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "gymnax", "numpy", "orbax-checkpoint", "wandb")
 TIMING = ("update", "env_steps", "seconds", "env_steps_per_second", "compile_seconds")
@@ -224,13 +225,6 @@ def exit_code(summary: dict[str, Any]) -> int:
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     write_atomically(folder / "run.json", json.dumps(summary, indent=2) + "\n")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Either the old file or the new one, whatever happens."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,12 @@
 """What became of a sweep's members: a table for people, ledger.csv for programs."""
 
 import csv
-import os
+import io
 from pathlib import Path
 from typing import Any
 
 from pgx import record
+from pgx.files import write_atomically
 from pgx.sweep import members
 
 COLUMNS = ("member", "overrides", "status", "env_steps", "return_final", "solved_at", "reason", "log")
@@ -42,13 +43,11 @@ def _row(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(sweep: Path, rows: list[dict[str, Any]]) -> None:
-    path = sweep / FILE
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, path)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(sweep / FILE, text.getvalue())
 
 
 def table(rows: list[dict[str, Any]], most: int = 60) -> str:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from pgx import record
 from pgx.config import BUDGET, OPERATIONAL, check
+from pgx.files import write_atomically
 
 FILE = "members.json"
 
@@ -70,7 +71,7 @@ def write(found: Sequence[Member]) -> None:
     for member in found:
         key = record.config_hash(member.config, without=BUDGET)
         entries[member.folder.name] = {"config_hash": key, "overrides": member.task_overrides}
-    record.write_atomically(sweep / FILE, json.dumps(entries, indent=1) + "\n")
+    write_atomically(sweep / FILE, json.dumps(entries, indent=1) + "\n")
 
 
 def read(sweep: Path) -> dict[str, dict[str, Any]]:
