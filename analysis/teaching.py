@@ -47,14 +47,14 @@ from analysis.notebook import Html, Markdown, Picture
 from pgx.critics import ValueNetwork
 from pgx.envs.gymnax import GymnaxEnv
 from pgx.estimators import reward_to_go, vanilla
-from pgx.losses import log_probabilities, policy_loss
-from pgx.networks import MLP
+from pgx.losses import policy_loss
 from pgx.optimiser import Optimiser
+from pgx.policies import MLPPolicy
 from pgx.rollout import rollout
 
 env = GymnaxEnv("CartPole-v1")
 policy_key, critic_key, fit_key, play_key = jax.random.split(jax.random.key(0), 4)
-policy = MLP(4, 2, width=32, depth=2, activation="relu", key=policy_key)
+policy = MLPPolicy(4, env.spec.actions, width=32, depth=2, activation="relu", key=policy_key)
 play = eqx.filter_jit(lambda key: rollout(env, policy, key, EPISODES))
 episodes, others = play(play_key), play(fit_key)
 T = int(jnp.maximum(episodes.length.max(), others.length.max()))
@@ -128,7 +128,7 @@ def gradients(advantage):
     """One row an episode: the gradient of J, flat."""
 
     def of_episode(obs, action, advantage):
-        loss = lambda policy: policy_loss(log_probabilities(policy, obs.T), action, advantage)
+        loss = lambda policy: policy_loss(policy(obs.T).log_prob(action), advantage)
         return -jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(jax.grad(loss)(policy))])
 
     return jax.vmap(of_episode, in_axes=1)(episodes.obs[:T], episodes.action[:T], advantage)

@@ -24,6 +24,12 @@ class Blocks(NamedTuple):
     steps: Int[Array, ""]
     """How many there are; after them come zeros."""
 
+    @property
+    def taken(self) -> Bool[Array, "blocks N"]:
+        """True where there is a step; of `to_blocks` only."""
+        blocks, N = jax.tree.leaves(self.arrays)[0].shape[-2:]
+        return jnp.arange(blocks * N).reshape(blocks, N) < self.steps
+
 
 def to_blocks(tree: PyTree[Array], mask: Bool[Array, "T B"]) -> Blocks:
     """[T, B, …] → [..., blocks, N]: one episode's steps after the other's, then zeros."""

@@ -1,5 +1,6 @@
 """From a checked configuration to the parts of a run."""
 
+import json
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -55,20 +56,22 @@ they would save a third of it, and make every step slower."""
 
 
 @cache
-def _init(policy: tuple[tuple[str, Any], ...], spec: EnvSpec) -> Callable[..., TrainState]:
-    return jax.jit(partial(init, policy=dict(policy), spec=spec), compiler_options=_ONCE)
+def _init(policy: str, spec: EnvSpec) -> Callable[..., TrainState]:
+    """`init` for the policy of this configuration, given as JSON."""
+    make_policy = instantiate(json.loads(policy), _convert_="all")
+    return jax.jit(partial(init, make_policy=make_policy, spec=spec), compiler_options=_ONCE)
 
 
 def initial_state(config: dict[str, Any], env: JittedEnv | HostEnv, algorithm: Algorithm) -> tuple[TrainState, Keys]:
     """The state before the first update, and the run's random streams."""
     keys = Keys.of_seed(config["seed"])
-    return _init(tuple(config["policy"].items()), env.spec)(algorithm, key=keys.init), keys
+    return _init(json.dumps(config["policy"]), env.spec)(algorithm, key=keys.init), keys
 
 
 def skeleton(config: dict[str, Any], env: JittedEnv | HostEnv, algorithm: Algorithm) -> TrainState:
     """A state of the right shapes, all zeros: enough to compile for, or to restore into, and nothing to compute."""
     key = jax.eval_shape(lambda: Keys.of_seed(0).init)
-    shapes = jax.eval_shape(_init(tuple(config["policy"].items()), env.spec), algorithm, key=key)
+    shapes = jax.eval_shape(_init(json.dumps(config["policy"]), env.spec), algorithm, key=key)
     return jax.device_put(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))  # jnp.zeros: a program a shape
 
 

@@ -18,13 +18,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from pgx.envs.base import JittedEnv
 from pgx.lanes import largest
-from pgx.losses import log_probabilities
-from pgx.networks import MLP
-from pgx.rollout import sample
+from pgx.rollout import act
 
 
 class States(NamedTuple):
@@ -50,16 +48,16 @@ Watch = Callable[[PyTree, States, Float[Array, " n"], Bool[Array, " n"], PRNGKey
 
 
 def go_on(
-    env: JittedEnv, policy: MLP, states: States, going: Bool[Array, " n"], key: PRNGKeyArray, watch: Watch, seen: PyTree
+    env: JittedEnv, policy: Callable, states: States, going: Bool[Array, " n"], key: PRNGKeyArray, watch: Watch, seen: PyTree
 ) -> tuple[PyTree, Float[Array, "n O"], Bool[Array, " n"]]:
     """The policy plays on until all have ended or are cut off: (what was seen, last observations, terminated)."""
-    T, n = env.spec.max_steps, len(going)
+    T = env.spec.max_steps
     of_actions, of_steps, of_watch = jax.random.split(key, 3)
-    uniform = jax.random.uniform(of_actions, (T * n,)).reshape(T, n)
+    noise = jax.eval_shape(policy, states.obs.T).noise(of_actions, T)
 
     def step(carry):
         i, states, alive, terminated, seen = carry
-        action = sample(policy(states.obs.T), uniform[i])
+        action = act(policy, states.obs.T, noise[i], greedy=False)
         new, reward, ended = take(env, states, action, jax.random.fold_in(of_steps, i))
         seen = watch(seen, states, reward, alive, jax.random.fold_in(of_watch, i))
         new = new._replace(obs=jax.vmap(jnp.where)(alive, new.obs, states.obs))
@@ -70,7 +68,7 @@ def go_on(
     return seen, last.obs, terminated
 
 
-def visited(env: JittedEnv, policy: MLP, key: PRNGKeyArray, num_states: int, num_episodes: int) -> States:
+def visited(env: JittedEnv, policy: Callable, key: PRNGKeyArray, num_states: int, num_episodes: int) -> States:
     """M draws from all steps of N fresh episodes, where every step counts alike: s ~ d(s) ∝ Σ_t P(s_t = s, t < L).
 
     By reservoirs, so that no state is kept for later: at each step, each draw becomes one of the c episodes that are
@@ -93,6 +91,11 @@ def visited(env: JittedEnv, policy: MLP, key: PRNGKeyArray, num_states: int, num
     return drawn
 
 
+def support(policy: Callable, obs: Float[Array, "n O"]) -> Shaped[Array, "A *A"]:
+    """Every action that the policy may take."""
+    return policy(obs[:1].T).support()
+
+
 class Continuations(NamedTuple):
     """K returns of every action in M states."""
 
@@ -109,13 +112,14 @@ class Continuations(NamedTuple):
 
 
 def continuations(
-    env: JittedEnv, policy: MLP, states: States, gamma: float | Float[Array, ""], key: PRNGKeyArray, num: int
+    env: JittedEnv, policy: Callable, states: States, gamma: float | Float[Array, ""], key: PRNGKeyArray, num: int
 ) -> Continuations:
     """After each action, taken `num` times in each state, the policy goes on."""
-    M, A = len(states.time), env.spec.num_actions
+    actions = support(policy, states.obs)
+    M, A = len(states.time), len(actions)
     of_first, of_rest = jax.random.split(key)
     each = jax.tree.map(lambda x: jnp.repeat(x, A * num, axis=0), states)
-    after, reward, ended = take(env, each, jnp.tile(jnp.repeat(jnp.arange(A), num), M), of_first)
+    after, reward, ended = take(env, each, jnp.tile(jnp.repeat(actions, num), M), of_first)
 
     def add(seen, _, reward, alive, key):
         total, discount = seen
@@ -127,11 +131,12 @@ def continuations(
     return Continuations(*(x.reshape(M, A, num, *x.shape[1:]) for x in found))
 
 
-def scores(policy: MLP, obs: Float[Array, "M O"]) -> tuple[Float[Array, "M A P"], Float[Array, "M A"]]:
+def scores(policy: Callable, obs: Float[Array, "M O"]) -> tuple[Float[Array, "M A P"], Float[Array, "M A"]]:
     """(∇ log π(a|s), π(a|s)) of every action."""
+    actions = support(policy, obs)
 
     def of_state(obs):
-        log_probs = lambda policy: log_probabilities(policy, obs[:, None])[:, 0]
+        log_probs = lambda policy: jax.vmap(lambda a: policy(obs[:, None]).log_prob(a[None])[0])(actions)
         gradient = jax.tree.leaves(jax.jacrev(log_probs)(policy))
         flat = [x.reshape(x.shape[0], -1) for x in gradient]
         return jnp.concatenate(flat, axis=1), jnp.exp(log_probs(policy))

@@ -33,13 +33,12 @@ def evaluate(
     import equinox as eqx
     import jax
 
-    from pgx.rollout import HostRollout, mode, rollout, sample
+    from pgx.rollout import HostRollout, rollout
 
-    choose = mode if greedy else sample
     if on_host:
-        play = HostRollout(env, lanes, choose)
+        play = HostRollout(env, lanes, greedy=greedy)
     else:
-        play = partial(eqx.filter_jit(rollout), env, num_episodes=lanes, choose=choose)
+        play = partial(eqx.filter_jit(rollout), env, num_episodes=lanes, greedy=greedy)
     returns = [play(policy, jax.random.fold_in(key, batch)).reward.sum(0) for batch in range(batches)]
     # whole lanes are left out, whatever became of them: to drop the episodes that end last would be a bias
     return update, np.concatenate(returns).astype(np.float64)[:episodes]

@@ -6,35 +6,12 @@ Whoever calls zeroes `weight` on padding; that is the only masking a loss needs.
 """
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 
-def log_probabilities(policy, obs: Float[Array, "O N"]) -> Float[Array, "A N"]:
-    """log π(·|s) of every step. Steps come last: on a CPU the long axis must be the contiguous one."""
-    return jax.nn.log_softmax(policy(obs), axis=0)
-
-
-def select(log_probs: Float[Array, "A N"], action: Int[Array, " N"]) -> Float[Array, " N"]:
-    """log π(a|s). A one-hot product: the gradient of a gather is a scatter, which is slow on a CPU."""
-    return (log_probs * jax.nn.one_hot(action, log_probs.shape[0], axis=0)).sum(0)
-
-
-def entropy(log_probs: Float[Array, "A N"]) -> Float[Array, " N"]:
-    """H(π(·|s)) = −Σ_a π log π, in nats."""
-    return -(jnp.exp(log_probs) * log_probs).sum(0)
-
-
-def kl(old: Float[Array, "A N"], new: Float[Array, "A N"]) -> Float[Array, " N"]:
-    """KL(old ‖ new) = Σ_a old (log old − log new), closed form, in nats."""
-    return (jnp.exp(old) * (old - new)).sum(0)
-
-
-def policy_loss(
-    log_probs: Float[Array, "A N"], action: Int[Array, " N"], advantage: Float[Array, " N"]
-) -> Float[Array, ""]:
+def policy_loss(log_prob: Float[Array, " N"], advantage: Float[Array, " N"]) -> Float[Array, ""]:
     """−Σ log π(a|s) · stop_gradient(A): its gradient is minus the policy gradient; its value means nothing."""
-    return -(select(log_probs, action) * jax.lax.stop_gradient(advantage)).sum()
+    return -(log_prob * jax.lax.stop_gradient(advantage)).sum()
 
 
 def value_loss(

@@ -1,6 +1,5 @@
 """What is measured at every update: the columns of metrics.csv."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -31,10 +30,9 @@ COLUMNS = {
 NO_GRADIENT_QUALITY: Metrics = {"grad_variance": jnp.nan, "grad_snr": jnp.nan}
 
 
-def of_episodes(episodes: Episodes, num_actions: int) -> Metrics:
-    """Returns, lengths and actions of the batch; `env_steps` and `episodes` are this update's own."""
+def of_episodes(episodes: Episodes) -> Metrics:
+    """Returns and lengths of the batch; `env_steps` and `episodes` are this update's own."""
     returns = episodes.reward.sum(0)
-    taken = jax.vmap(lambda a: (episodes.mask & (episodes.action == a)).sum())(jnp.arange(num_actions))
     return {
         "env_steps": episodes.length.sum(),
         "episodes": jnp.array(returns.shape[0]),
@@ -43,7 +41,6 @@ def of_episodes(episodes: Episodes, num_actions: int) -> Metrics:
         "return_min": returns.min(),
         "return_max": returns.max(),
         "length_mean": episodes.length.mean(),
-        "action_share": taken.max() / episodes.length.sum(),
     }
 
 

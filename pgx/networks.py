@@ -57,12 +57,17 @@ class MLP(eqx.Module):
         self.layers = tuple(Linear(block[:, :-1], block[:, -1]) for block in blocks)
 
     def __call__(self, obs: Float[Array, "O *N"], matmul: Callable = jnp.matmul) -> Float[Array, "..."]:
-        *hidden, last = self.layers
-        x = obs
-        for layer in hidden:
-            x = ACTIVATIONS[self.activation](layer(x, matmul))
-        x = last(x, matmul)
+        x = [obs, *self.hidden(obs, matmul)][-1]
+        x = self.layers[-1](x, matmul)
         return x[0] if self.scalar else x
+
+    def hidden(self, obs: Float[Array, "O *N"], matmul: Callable = jnp.matmul) -> list[Float[Array, "H *N"]]:
+        """The output of every hidden layer."""
+        outputs, x = [], obs
+        for layer in self.layers[:-1]:
+            x = ACTIVATIONS[self.activation](layer(x, matmul))
+            outputs.append(x)
+        return outputs
 
 
 def matmul_in_loop(weight: Float[Array, "J I"], x: Float[Array, "I N"]) -> Float[Array, "J N"]:

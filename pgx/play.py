@@ -123,13 +123,13 @@ def play(
     from tqdm import tqdm
 
     from pgx.envs.base import HostEnv
-    from pgx.rollout import HostRollout, mode, sample
+    from pgx.rollout import HostRollout
 
     HostEnv.register(Filmed)  # not its base class, which would import jax with this module
     bar = tqdm(total=env.spec.max_steps, unit="step", desc="playing", leave=False, dynamic_ncols=True, disable=None)
     with bar:
         film = Filmed(stage, env.spec, bar)
-        episode = HostRollout(film, 1, mode if greedy else sample)(policy, jax.random.fold_in(key, seed))
+        episode = HostRollout(film, 1, greedy=greedy)(policy, jax.random.fold_in(key, seed))
     stage.close()
     return update, float(episode.reward.sum()), film
 

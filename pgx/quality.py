@@ -22,8 +22,6 @@ from pgx.blocks import by_time, fold, from_blocks, to_blocks
 from pgx.decomposition import continuations, decompose, scores, visited
 from pgx.envs.base import JittedEnv
 from pgx.estimators import lambda_return, reward_to_go, vanilla
-from pgx.losses import log_probabilities, select
-from pgx.networks import ACTIVATIONS, MLP
 from pgx.types import Episodes, TrainState
 from pgx.update import Algorithm
 
@@ -105,7 +103,7 @@ def advantages(
 
 
 def estimates(
-    policy: MLP, episodes: Episodes, value: Value, own: Value | None, estimand: Estimand
+    policy: Callable, episodes: Episodes, value: Value, own: Value | None, estimand: Estimand
 ) -> Estimates:
     """`value` must not have been fitted to these episodes; `own` is the run's V, if it has one: nor was that."""
     found = advantages(episodes, *_values(value, episodes), estimand)
@@ -127,14 +125,14 @@ def _on_steps(
 
 
 def gradient_of_each(
-    policy: MLP, episodes: Episodes, weights: Float[Array, "E T N"]
+    policy: Callable, episodes: Episodes, weights: Float[Array, "E T N"]
 ) -> Float[Array, "E N P"]:
     """Σ_t ∇ log π(a_t|s_t) w_t of each episode, for E sets of weights at the price of one forward pass."""
     num_episodes = episodes.mask.shape[1]
     blocks = by_time((episodes.obs, episodes.action, jnp.moveaxis(weights, 0, -1)), episodes.mask)
 
     def of_episode(obs, action, weight):
-        _, pull_back = jax.vjp(lambda policy: select(log_probabilities(policy, obs), action), policy)
+        _, pull_back = jax.vjp(lambda policy: policy(obs).log_prob(action), policy)
         return jax.vmap(lambda w: pull_back(w)[0])(weight)
 
     def of_block(block, _):
@@ -241,15 +239,6 @@ def explained_variance(
 # The policy's hidden units
 
 
-def hidden(policy: MLP, obs: Float[Array, " O"]) -> list[Float[Array, " H"]]:
-    """The output of every hidden layer."""
-    x, found = obs, []
-    for layer in policy.layers[:-1]:
-        x = ACTIVATIONS[policy.activation](layer(x))
-        found.append(x)
-    return found
-
-
 def dead_units(activation: Float[Array, "n H"]) -> Float[Array, ""]:
     """The share of units whose output is the same in every state: nothing that they see changes anything."""
     return (jnp.ptp(activation, axis=0) <= 1e-6).mean()
@@ -289,7 +278,7 @@ STATES = 1024
 
 
 def measure(
-    policy: MLP,
+    policy: Callable,
     fitted: Episodes,
     far: Episodes,
     episodes: Episodes,
@@ -321,7 +310,8 @@ def measure(
         if name in found.advantage:
             spread = explained_variance(found.advantage[name], found.advantage["reward_to_go"], found.mask)
             rows[Row(name, "explained_variance", 0, num_episodes)] = spread
-    for i, activation in enumerate(jax.vmap(partial(hidden, policy))(some_states(episodes, STATES)), 1):
+    hidden = getattr(policy, "hidden", lambda obs: [])  # of a policy that says what its layers put out
+    for i, activation in enumerate(jax.vmap(hidden)(some_states(episodes, STATES)), 1):
         rows[Row(f"hidden {i}", "dead_units", 0, STATES)] = dead_units(activation)
         rows[Row(f"hidden {i}", "effective_rank", 0, STATES)] = effective_rank(activation)
     return rows, episodes.reward.sum(0), value
@@ -329,7 +319,7 @@ def measure(
 
 def decompositions(
     env: JittedEnv,
-    policy: MLP,
+    policy: Callable,
     value: Value,
     own: Value | None,
     estimand: Estimand,
@@ -354,7 +344,7 @@ def decompositions(
     return {Row(name, quantity, 0, num_states): x for name, parts in rows.items() for quantity, x in parts.items()}
 
 
-def updated(state: TrainState, algorithm: Algorithm, episodes: Episodes) -> tuple[MLP, Bool[Array, ""]]:
+def updated(state: TrainState, algorithm: Algorithm, episodes: Episodes) -> tuple[Callable, Bool[Array, ""]]:
     """(the policy after one update by the run's own algorithm and optimiser, whether all of it is finite)."""
     new, _ = algorithm.update(state, episodes, algorithm, jnp.array(False))
     finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(eqx.filter(new.policy, eqx.is_inexact_array))]
@@ -363,7 +353,7 @@ def updated(state: TrainState, algorithm: Algorithm, episodes: Episodes) -> tupl
 
 def post_update_returns(
     play: Callable[..., Episodes],
-    learn: Callable[..., tuple[MLP, Bool[Array, ""]]],
+    learn: Callable[..., tuple[Callable, Bool[Array, ""]]],
     state: TrainState,
     algorithm: Algorithm,
     key: PRNGKeyArray,

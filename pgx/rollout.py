@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 
 from pgx.envs.base import HostEnv, JittedEnv
 from pgx.lanes import largest
@@ -14,18 +14,12 @@ from pgx.networks import matmul_in_loop
 from pgx.types import Episodes
 
 
-def sample(logits: Float[Array, "A B"], uniform: Float[Array, " B"]) -> Int[Array, " B"]:
-    """a ~ softmax(logits) by inversion: one uniform number an action, drawn ahead of time.
-
-    NaN logits give action 0 without a word: non-finite parameters are detected at every update.
-    """
-    cumulative = jnp.cumsum(jax.nn.softmax(logits, axis=0), axis=0)
-    return (uniform[None, :] >= cumulative[:-1]).sum(0, dtype=jnp.int32)
-
-
-def mode(logits: Float[Array, "A B"], uniform: Float[Array, " B"]) -> Int[Array, " B"]:
-    """The most probable action, for evaluation."""
-    return logits.argmax(0).astype(jnp.int32)
+def act(
+    policy: Callable, obs: Float[Array, "O B"], noise: Float[Array, "*A B"], matmul: Callable = jnp.matmul, *, greedy: bool
+) -> Shaped[Array, "B *A"]:
+    """Actions in B lanes, drawn by `noise`, or the most probable ones."""
+    pi = policy(obs, matmul)
+    return jnp.moveaxis(pi.mode() if greedy else pi.sample(noise), -1, 0)
 
 
 def rollout(
@@ -33,21 +27,21 @@ def rollout(
     policy: Callable,
     key: PRNGKeyArray,
     num_episodes: int,
-    choose: Callable = sample,
+    greedy: bool = False,
     going: bool | Bool[Array, ""] = True,
 ) -> Episodes:
     """`num_episodes` whole episodes side by side, in a loop that ends with the longest of them.
 
-    Under vmap that is the longest of all lanes. A lane that is not `going` has episodes of no steps.
-    `policy(obs, matmul)` gives the logits [A, B], and may multiply by `matmul`: see `matmul_in_loop`.
+    Under vmap that is the longest of all lanes. With `going=False` all episodes are empty. `greedy` takes the most
+    probable action everywhere.
     """
     T, B = env.spec.max_steps, num_episodes
     keys = jax.random.split(key, 2 + B)
     step_key, action_key, reset_keys = keys[0], keys[1], keys[2:]
     env_state, obs = jax.vmap(env.reset, out_axes=(0, -1))(reset_keys)
-    # all at once: a call of the generator inside the loop costs more than the numbers
-    uniform = jax.random.uniform(action_key, (T * B,)).reshape(T, B)
-    record = (obs.T, jnp.zeros(B, jnp.int32), jnp.zeros(B), jnp.zeros(B, bool))
+    noise = jax.eval_shape(policy, obs).noise(action_key, T)
+    action = jax.eval_shape(partial(act, policy, greedy=greedy), obs, noise[0])
+    record = (obs.T, action, jnp.zeros(B), jnp.zeros(B, bool))
     buffers = jax.tree.map(lambda x: jnp.zeros((T, *x.shape), x.dtype), record)
 
     def running(carry):
@@ -56,7 +50,8 @@ def rollout(
 
     def step(carry):
         t, env_state, obs, alive, terminated, buffers = carry
-        action = choose(policy(obs, matmul_in_loop), jax.lax.dynamic_index_in_dim(uniform, t, keepdims=False))
+        now = jax.lax.dynamic_index_in_dim(noise, t, keepdims=False)
+        action = act(policy, obs, now, matmul_in_loop, greedy=greedy)
         keys = jax.random.split(jax.random.fold_in(step_key, t), B)
         env_state, next_obs, reward, ended = jax.vmap(env.step, out_axes=(0, -1, 0, 0))(keys, env_state, action)
         taken = (obs.T, action, jnp.where(alive, reward, 0.0), alive)
@@ -69,15 +64,17 @@ def rollout(
     return Episodes(*buffers, terminated=terminated, last_obs=obs.T)
 
 
-@partial(jax.jit, static_argnames=("structure", "choose"))
-def _act(structure, choose, leaves, obs, uniform):
-    return choose(jax.tree.unflatten(structure, leaves)(obs.T), uniform)
+@partial(jax.jit, static_argnames=("structure", "greedy"))
+def _act(structure, greedy, leaves, obs, noise):
+    return act(jax.tree.unflatten(structure, leaves), obs.T, noise, greedy=greedy)
 
 
-@partial(jax.jit, static_argnames="shape")
-def _random_numbers(key, shape):
+@partial(jax.jit, static_argnames=("structure", "times"))
+def _random_numbers(structure, times, leaves, obs, key):
+    """The seed of the environment's resets, and the noise of `times` steps."""
     reset_key, action_key = jax.random.split(key)
-    return jax.random.bits(reset_key, dtype=jnp.uint32), jax.random.uniform(action_key, shape)
+    pi = jax.eval_shape(jax.tree.unflatten(structure, leaves), obs.T)
+    return jax.random.bits(reset_key, dtype=jnp.uint32), pi.noise(action_key, times)
 
 
 class HostRollout:
@@ -87,8 +84,8 @@ class HostRollout:
     played to their ends, so that short ones are not preferred, and lanes wait less for the longest.
     """
 
-    def __init__(self, env: HostEnv, num_episodes: int, choose: Callable = sample):
-        self.env, self.num_episodes, self.choose = env, num_episodes, choose
+    def __init__(self, env: HostEnv, num_episodes: int, *, greedy: bool = False):
+        self.env, self.num_episodes, self.greedy = env, num_episodes, greedy
 
     def __call__(self, policy: Callable, key: PRNGKeyArray) -> Episodes:
         """Padded to the time limit, so that no length of episode compiles anything.
@@ -97,17 +94,19 @@ class HostRollout:
         """
         T, B, lanes = self.env.spec.max_steps, self.num_episodes, self.env.num_lanes
         most = -(-B // lanes) * (T + 1) - 1  # to begin again takes a step
-        seed, uniform = jax.device_get(_random_numbers(key, (most, lanes)))
+        leaves, structure = jax.tree.flatten(policy)  # once, and not at every step
+        like = np.zeros((lanes, self.env.spec.obs_size), np.float32)
+        seed, noise = jax.device_get(_random_numbers(structure, most, leaves, like, key))
+        action = jax.eval_shape(partial(_act, structure, self.greedy), leaves, like, noise[0])
         obs = self.env.reset(int(seed))
-        seen = np.zeros((most, *obs.shape), np.float32)
-        actions, rewards = np.zeros((most, lanes), np.int32), np.zeros((most, lanes), np.float32)
+        seen, actions = np.zeros((most, *obs.shape), np.float32), np.zeros((most, *action.shape), action.dtype)
+        rewards = np.zeros((most, lanes), np.float32)
         terminated, last_obs = np.zeros(B, bool), np.zeros((B, *obs.shape[1:]), np.float32)
         lane, start, length = np.zeros((3, B), int)  # of each episode
         episode, since = np.arange(lanes), np.zeros(lanes, int)  # what each lane plays
-        leaves, structure = jax.tree.flatten(policy)  # once, and not at every step
         for n in range(most):
             seen[n] = obs
-            actions[n] = action = np.asarray(_act(structure, self.choose, leaves, obs, uniform[n]))
+            actions[n] = action = np.asarray(_act(structure, self.greedy, leaves, obs, noise[n]))
             obs, rewards[n], ended, cut = self.env.step(action)
             over = (ended | cut | (n + 1 - since == T)) & (episode < B)
             if over.any():

@@ -17,7 +17,6 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Shaped
 from pgx.envs.base import EnvSpec, HostEnv, JittedEnv
 from pgx.lanes import largest
 from pgx.metrics import NO_GRADIENT_QUALITY
-from pgx.networks import MLP
 from pgx.rollout import HostRollout, rollout
 from pgx.types import Episodes, Metrics, TrainState
 from pgx.update import Algorithm
@@ -66,13 +65,13 @@ class Keys(NamedTuple):
         return cls(*map(key, range(3)))
 
 
-def init(algorithm: Algorithm, policy: dict, spec: EnvSpec, key: PRNGKeyArray) -> TrainState:
-    """Fresh networks and optimiser states; `policy` is width, depth and activation."""
+def init(algorithm: Algorithm, make_policy: Callable, spec: EnvSpec, key: PRNGKeyArray) -> TrainState:
+    """Fresh networks and optimiser states; `make_policy(obs_size, actions, key=key)` is what conf/policy/ names."""
     policy_key, critic_key = jax.random.split(key)
-    network = MLP(spec.obs_size, spec.num_actions, **policy, key=policy_key)
+    policy = make_policy(spec.obs_size, spec.actions, key=policy_key)
     return TrainState(
-        policy=network,
-        policy_opt_state=algorithm.optimiser.init(network),
+        policy=policy,
+        policy_opt_state=algorithm.optimiser.init(policy),
         critic=algorithm.critic.init(spec.obs_size, critic_key),
         recent_returns=jnp.full(100, jnp.nan, jnp.float32),
         update=jnp.zeros((), jnp.int32),

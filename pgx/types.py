@@ -1,13 +1,14 @@
 """The data that flows through a run, and the letters used everywhere.
 
-S runs (lanes of a sweep), B episodes, T time steps, N steps of any episodes, A actions, O observation.
+S runs (lanes of a sweep), B episodes, T time steps, N steps of any episodes, A numbers a policy puts out, O observation.
+Features come first and steps last, but for Episodes.
 """
 
 from collections.abc import Callable
 
 import equinox as eqx
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 
 class Episodes(eqx.Module):
@@ -17,7 +18,8 @@ class Episodes(eqx.Module):
     """
 
     obs: Float[Array, "T B O"]
-    action: Int[Array, "T B"]
+    action: Shaped[Array, "T B *A"]
+    """As the policy gave it; what the environment makes of it is the environment's affair."""
     reward: Float[Array, "T B"]
     """0 where `mask` is False."""
     mask: Bool[Array, "T B"]

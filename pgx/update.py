@@ -16,7 +16,7 @@ from pgx import metrics
 from pgx.blocks import Blocks, fold, segments, to_blocks
 from pgx.critics import Critic
 from pgx.estimators import reward_to_go
-from pgx.losses import entropy, kl, log_probabilities, policy_loss
+from pgx.losses import policy_loss
 from pgx.optimiser import Optimiser
 from pgx.types import Episodes, Estimator, Metrics, TrainState
 
@@ -55,20 +55,21 @@ def update(
     psi = _each(algorithm.estimator, episodes, value, bootstrap)
     advantage = weights(psi - value, episodes.mask, algorithm)
 
-    found, log_probs, spread = _policy_gradient(state.policy, episodes, advantage, algorithm, diagnose)
+    blocks = to_blocks((episodes.obs, episodes.action, advantage), episodes.mask)
+    found, old, spread = _policy_gradient(state.policy, blocks, episodes.mask, algorithm, diagnose)
     loss, entropy_of_episode, gradient = found
     policy, policy_opt_state = algorithm.optimiser.step(state.policy, gradient, state.policy_opt_state)
 
     recent = jnp.concatenate([state.recent_returns, episodes.reward.sum(0)])[-len(state.recent_returns) :]
     new = TrainState(policy, policy_opt_state, critic, recent, state.update + 1)
-    row = metrics.of_episodes(episodes, num_actions=len(log_probs)) | {
+    row = metrics.of_episodes(episodes) | old.columns(blocks.arrays[1], blocks.taken) | {
         "return_recent": recent.mean(),
         "policy_loss": loss,
         "value_loss": value_loss,
         "entropy": entropy_of_episode / episodes.length.mean(),
         "grad_norm": optax.global_norm(gradient),
         "explained_variance": algorithm.critic.explained_variance(target, value, episodes.mask),
-        "kl": _mean_kl(log_probs, policy, episodes),
+        "kl": _mean_kl(old, policy, blocks),
     }
     quality = metrics.gradient_quality(row["grad_norm"], spread, episodes.mask.shape[1])
     row |= {name: jnp.where(diagnose, x, jnp.nan) for name, x in quality.items()}
@@ -96,57 +97,56 @@ def _each(estimator, episodes: Episodes, value, bootstrap, **numbers) -> Float[A
 def _block_loss(policy, block, entropy_coefficient):
     """Loss of a block of N steps; `share` is 1/B on steps that were taken and 0 on padding."""
     obs, action, advantage, share = block
-    log_probs = log_probabilities(policy, obs)
-    mean_entropy = (share * entropy(log_probs)).sum()
-    loss = policy_loss(log_probs, action, share * advantage) - entropy_coefficient * mean_entropy
-    return loss, (mean_entropy, log_probs)
+    pi = policy(obs)
+    mean_entropy = (share * pi.entropy()).sum()
+    loss = policy_loss(pi.log_prob(action), share * advantage) - entropy_coefficient * mean_entropy
+    return loss, (mean_entropy, pi)
 
 
-def _policy_gradient(policy, episodes, advantage, algorithm, diagnose):
-    """((loss, entropy, gradient), log π of every step (A, blocks, N), Σ_b ‖g_b − ḡ‖²): sums over steps, means over
-    episodes. g_b is the gradient that episode b alone would give, and ḡ their mean; without `diagnose` the sum is 0.
+def _policy_gradient(policy, blocks, mask, algorithm, diagnose):
+    """((loss, entropy, gradient), π(·|s) of every step, Σ_b ‖g_b − ḡ‖²): sums over steps, means over episodes. g_b is
+    the gradient that episode b alone would give, and ḡ their mean; without `diagnose` the sum is 0.
 
     The same loop goes through the batch and then, to diagnose, through each of its episodes: one of its own for them
     would take as long to compile again.
     """
-    num_episodes = episodes.mask.shape[1]
-    blocks = to_blocks((episodes.obs, episodes.action, advantage), episodes.mask)
+    num_episodes = mask.shape[1]
     # segment 0 is the batch, segment 1 + b is episode b
-    first, last = (jnp.append(x, of_each) for x, of_each in zip((0, blocks.steps), segments(episodes.mask), strict=True))
+    first, last = (jnp.append(x, of_each) for x, of_each in zip((0, blocks.steps), segments(mask), strict=True))
     share = jnp.append(1 / num_episodes, jnp.ones(num_episodes))
     value_and_gradient = eqx.filter_value_and_grad(_block_loss, has_aux=True)
     of_steps = jax.jit(lambda *block: value_and_gradient(policy, block, algorithm.entropy_coefficient))
 
-    def of_segment(k, log_probs):
+    def of_segment(k, pi):
         def of_block(block, position):
             inside = (first[k] <= position) & (position < last[k])
-            (loss, (entropy, log_probs)), gradient = of_steps(*block, jnp.where(inside, share[k], 0.0))
-            return (loss, entropy, gradient), log_probs
+            (loss, (entropy, pi)), gradient = of_steps(*block, jnp.where(inside, share[k], 0.0))
+            return (loss, entropy, gradient), pi
 
-        return fold(of_block, blocks, (first[k], last[k]), log_probs)
+        return fold(of_block, blocks, (first[k], last[k]), pi)
 
     def one_more(k, carry):
-        batch, log_probs, spread = carry
-        found, log_probs = of_segment(k, log_probs)  # of an episode: what they were
+        batch, pi, spread = carry
+        found, pi = of_segment(k, pi)  # of an episode: what they were
         found, _ = ravel_pytree(found)
         batch = jnp.where(k == 0, found, batch)
         off = (found - batch)[2:]  # after the loss and the entropy
-        return batch, log_probs, spread + (off**2).sum()
+        return batch, pi, spread + (off**2).sum()
 
     shapes = jax.eval_shape(of_segment, 0, None)
-    nothing, log_probs = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    nothing, pi = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     nothing, unravel = ravel_pytree(nothing)
     count = jnp.where(diagnose, 1 + num_episodes, 1)
-    batch, log_probs, spread = jax.lax.fori_loop(0, count, one_more, (nothing, log_probs, jnp.zeros(())))
-    return unravel(batch), log_probs, spread
+    batch, pi, spread = jax.lax.fori_loop(0, count, one_more, (nothing, pi, jnp.zeros(())))
+    return unravel(batch), pi, spread
 
 
-def _mean_kl(log_probs, policy, episodes) -> Float[Array, ""]:
+def _mean_kl(old, policy, blocks) -> Float[Array, ""]:
     """KL(old ‖ new) a step, over the steps of this batch."""
-    obs, steps = to_blocks(episodes.obs, episodes.mask)
 
     def of_block(block, position):
         obs, old = block
-        return jnp.where(position < steps, kl(old, log_probabilities(policy, obs)), 0.0).sum(), ()
+        return jnp.where(position < blocks.steps, old.kl(policy(obs)), 0.0).sum(), ()
 
-    return fold(of_block, Blocks((obs, log_probs), steps))[0] / steps.astype(jnp.float32)
+    obs, _, _ = blocks.arrays
+    return fold(of_block, Blocks((obs, old), blocks.steps))[0] / blocks.steps.astype(jnp.float32)

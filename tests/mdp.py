@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from pgx.envs.base import EnvSpec, JittedEnv
+from pgx.policies import MLPPolicy
+from pgx.spaces import Discrete
 from pgx.types import Episodes
 
 STATES, ACTIONS, STEPS, END = 3, 2, 4, 3
@@ -29,7 +31,7 @@ ONE_HOT = np.eye(STATES + 1, STATES)  # the end is all zeros
 class TabularMDP(JittedEnv):
     """The same tables as an environment of pgx."""
 
-    spec: EnvSpec = EnvSpec("Tabular-v0", STATES, ACTIONS, STEPS, None)
+    spec: EnvSpec = EnvSpec("Tabular-v0", STATES, Discrete(ACTIONS), STEPS, None)
 
     def reset(self, key):
         state = jax.random.choice(key, STATES, p=jnp.asarray(START, jnp.float32))
@@ -150,6 +152,11 @@ def all_episodes(garbage: float = 0.0) -> Episodes:
         terminated=jnp.asarray([tau.terminated for tau in TRAJECTORIES]),
         last_obs=jnp.asarray(np.array([ONE_HOT[tau.states[-1]] for tau in TRAJECTORIES], np.float32)),
     )
+
+
+def linear_policy(seed: int = 0) -> MLPPolicy:
+    """The softmax policy that is linear in the observation, which Theta has the parameters of."""
+    return MLPPolicy(STATES, Discrete(ACTIONS), width=1, depth=0, activation="tanh", key=jax.random.key(seed))
 
 
 def choose(episodes: Episodes, index: Int[Array, " B"]) -> Episodes:

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import equinox as eqx
@@ -26,7 +25,7 @@ from pgx.checkpoint import Checkpoints
 from pgx.envs.gymnax import GymnaxEnv
 from pgx.errors import ConfigError
 from pgx.restore import Trained, trained
-from pgx.rollout import mode, rollout, sample
+from pgx.rollout import rollout
 from pgx.train import Keys
 from pgx.types import Episodes
 
@@ -75,8 +74,8 @@ def learnt(run) -> Trained:
     return trained(run, config(run), best=False)
 
 
-def episodes_of(learnt: Trained, key: jax.Array, choose: Callable) -> Episodes:
-    return eqx.filter_jit(rollout)(learnt.env, learnt.policy, key, num_episodes=EPISODES, choose=choose)
+def episodes_of(learnt: Trained, key: jax.Array, greedy: bool) -> Episodes:
+    return eqx.filter_jit(rollout)(learnt.env, learnt.policy, key, num_episodes=EPISODES, greedy=greedy)
 
 
 def config(folder: Path) -> dict:
@@ -120,13 +119,13 @@ def test_no_episode_of_an_evaluation_is_one_of_training(learnt, monkeypatch):
     monkeypatch.setattr(evaluate, "trained", lambda *_, **__: learnt)
     _, fresh = evaluate.evaluate(Path(), {"env": {}}, episodes=EPISODES)
     for stream, is_it in zip(Keys.of_seed(0), (False, False, True), strict=True):
-        episodes = episodes_of(learnt, jax.random.fold_in(stream, 0), sample)
+        episodes = episodes_of(learnt, jax.random.fold_in(stream, 0), greedy=False)
         assert np.array_equal(fresh, episodes.reward.sum(0)) == is_it
 
 
 def test_greedy_takes_the_most_probable_action_whatever_the_random_numbers(learnt, monkeypatch):
-    episodes = episodes_of(learnt, jax.random.fold_in(learnt.key, 0), mode)
-    logits = jax.jit(jax.vmap(jax.vmap(learnt.policy)))(episodes.obs)
+    episodes = episodes_of(learnt, jax.random.fold_in(learnt.key, 0), greedy=True)
+    logits = jax.jit(jax.vmap(lambda obs: learnt.policy(obs.T).logits.T))(episodes.obs)
     mask = np.asarray(episodes.mask)
     np.testing.assert_array_equal(np.asarray(episodes.action)[mask], np.asarray(logits).argmax(-1)[mask])
     monkeypatch.setattr(evaluate, "trained", lambda *_, **__: learnt)

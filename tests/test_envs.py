@@ -17,7 +17,7 @@ from program import ROOT
 
 from pgx.envs.gymnasium import GymnasiumEnv
 from pgx.envs.gymnax import GymnaxEnv
-from pgx.networks import MLP
+from pgx.policies import MLPPolicy
 from pgx.rollout import HostRollout, rollout
 
 FIELDS = {
@@ -71,7 +71,7 @@ def test_gymnax_steps_beside_gymnasium(id, seed):
     env, reset, _ = compiled(id)
     state, obs = reset(jax.random.key(seed))
     assert obs.shape == (env.spec.obs_size,)
-    actions = np.random.default_rng(seed).integers(0, env.spec.num_actions, 25)
+    actions = np.random.default_rng(seed).integers(0, env.spec.actions.n, 25)
     same(*beside_gymnasium(id, state, actions))
 
 
@@ -82,7 +82,7 @@ def test_gymnax_ends_where_gymnasium_does(id, start):
     state, _ = reset(jax.random.key(0))
     numbers = dict(zip(FIELDS[id], STARTS[id][start], strict=True))
     state = replace(state, **{name: jnp.asarray(x, jnp.float32) for name, x in numbers.items()})
-    ours, theirs = beside_gymnasium(id, state, [env.spec.num_actions - 1] * 12)
+    ours, theirs = beside_gymnasium(id, state, [env.spec.actions.n - 1] * 12)
     same(ours, theirs)
     assert ours[-1][1] == (start not in GO_ON)
 
@@ -110,11 +110,11 @@ def test_thresholds_and_limits_are_those_of_gymnasium(option, id):
     assert host.reward_threshold == declared.reward_threshold
     for spec in (compiled(id)[0].spec, host):
         assert spec.max_steps == declared.max_episode_steps
-        assert (spec.obs_size, spec.num_actions) == (math.prod(peer.observation_space.shape), peer.action_space.n)
+        assert (spec.obs_size, spec.actions.n) == (math.prod(peer.observation_space.shape), peer.action_space.n)
 
 
-def policy_for(spec) -> MLP:
-    return MLP(spec.obs_size, spec.num_actions, width=1, depth=0, activation="tanh", key=jax.random.key(0))
+def policy_for(spec) -> MLPPolicy:
+    return MLPPolicy(spec.obs_size, spec.actions, width=1, depth=0, activation="tanh", key=jax.random.key(0))
 
 
 def test_a_limit_cuts_and_does_not_end():
@@ -215,7 +215,7 @@ def test_spaces_of_another_shape():
     """Discrete observations come one-hot, and the policy's first action is the environment's first."""
     gymnasium.register("OddSpaces-v0", Odd, max_episode_steps=4)
     env = GymnasiumEnv("OddSpaces-v0", 2)
-    assert env.spec.obs_size == 3 and env.spec.num_actions == 2
+    assert env.spec.obs_size == 3 and env.spec.actions.n == 2
     np.testing.assert_array_equal(env.reset(0), [[0, 0, 1], [0, 0, 1]])
     obs, reward, _, _ = env.step(np.array([0, 1]))
     np.testing.assert_array_equal(obs, [[0, 1, 0], [0, 1, 0]])

@@ -26,6 +26,7 @@ from mdp import (
     distribution,
     gradient_of_expectation,
     gradient_step_by_step,
+    linear_policy,
 )
 from program import ROOT, XLA_CACHE, checked, environment
 
@@ -33,7 +34,6 @@ from experiments.published_collapse import literal
 from experiments.published_collapse.literal import POST_1, POST_2
 from pgx.build import build, initial_state
 from pgx.errors import ConfigError
-from pgx.networks import MLP
 from pgx.rollout import rollout
 from pgx.types import Episodes, TrainState
 
@@ -228,7 +228,7 @@ DEFECTS = {
         lambda tau, t: np.mean(to_go(tau.rewards)),
     ),
 }
-POLICY = MLP(3, 2, width=1, depth=0, activation="tanh", key=jax.random.key(0))
+POLICY = linear_policy()
 THETA = np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(POLICY)])
 
 
@@ -287,13 +287,13 @@ def test_a_stale_gradient_pulls_back(steps):
         obs=jnp.zeros((2, 4, 3)), action=jnp.asarray(pairs.T, jnp.int32), reward=ones, mask=ones > 0,
         terminated=jnp.ones(4, bool), last_obs=jnp.zeros((4, 3)),
     )  # fmt: skip
-    bias = np.asarray(POLICY.layers[0].bias, np.float64)
+    bias = np.asarray(POLICY.network.layers[0].bias, np.float64)
     softmax = lambda x: np.exp(x) / np.exp(x).sum()
     pi = softmax(bias)
 
     def moved(i):
         new, _ = algorithm.update(fresh(algorithm), choose(episodes, i[None]), algorithm, jnp.array(False))
-        return new.policy.layers[0].bias - POLICY.layers[0].bias
+        return new.policy.network.layers[0].bias - POLICY.network.layers[0].bias
 
     chance = pi[pairs[:, 0]] * pi[pairs[:, 1]]
     expected = chance @ np.asarray(jax.vmap(moved)(jnp.arange(4)), np.float64)

@@ -18,8 +18,10 @@ from pgx import quality
 from pgx.critics import LeaveOneOut
 from pgx.estimators import lambda_return
 from pgx.networks import MLP
+from pgx.policies import MLPPolicy
 from pgx.quality import Estimand, batches, dead_units, effective_rank, estimates, fit_value, some_states, statistics
 from pgx.rollout import rollout
+from pgx.spaces import Discrete
 from pgx.types import Episodes
 from pgx.update import update
 
@@ -331,11 +333,11 @@ def test_dead_units_and_effective_rank():
 
 
 def test_hidden_layers_end_in_the_logits():
-    policy = MLP(3, 2, width=5, depth=2, activation="tanh", key=jax.random.key(0))
+    policy = MLPPolicy(3, Discrete(2), width=5, depth=2, activation="tanh", key=jax.random.key(0))
     obs = jnp.array([0.3, -1.0, 2.0])
-    layers = quality.hidden(policy, obs)
+    layers = policy.hidden(obs)
     assert [x.shape for x in layers] == [(5,), (5,)]
-    np.testing.assert_allclose(policy.layers[-1](layers[-1]), policy(obs), rtol=1e-6)
+    np.testing.assert_allclose(policy.network.layers[-1](layers[-1]), policy(obs[:, None]).logits[:, 0], rtol=1e-6)
 
 
 def test_states_are_taken_evenly_and_never_from_padding(every):

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mdp import ACTIONS, END, NEXT, ONE_HOT, REWARD, START, STATES, STEPS, TRAJECTORIES, TabularMDP, distribution
+from mdp import (
+    ACTIONS, END, NEXT, ONE_HOT, REWARD, START, STATES, STEPS, TRAJECTORIES, TabularMDP, distribution, linear_policy,
+)  # fmt: skip
 from quick import quickly_compiled
 from scipy import stats
 
@@ -18,14 +20,15 @@ from pgx.envs.base import EnvSpec, HostEnv, JittedEnv
 from pgx.envs.gymnasium import GymnasiumEnv
 from pgx.envs.gymnax import GymnaxEnv
 from pgx.estimators import reward_to_go
-from pgx.networks import MLP
 from pgx.optimiser import Optimiser
-from pgx.rollout import HostRollout, mode, rollout, sample
+from pgx.policies import Categorical, MLPPolicy
+from pgx.rollout import HostRollout, rollout
+from pgx.spaces import Discrete
 from pgx.train import Limits, init, make_runner
 from pgx.types import Episodes
 from pgx.update import Algorithm
 
-POLICY = MLP(3, ACTIONS, width=1, depth=0, activation="tanh", key=jax.random.key(0))
+POLICY = linear_policy()
 THETA = np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(POLICY)])
 MANY = 20_000
 
@@ -98,13 +101,13 @@ def test_actions_are_drawn_from_the_policy():
         logits = jnp.asarray(np.log(probabilities), jnp.float32)
     uniform = np.random.default_rng(1).random(MANY, np.float32)
     uniform[:2] = 0.0, 1 - 2**-24  # the edges
-    action = np.asarray(jax.jit(sample)(jnp.broadcast_to(logits[:, None], (4, MANY)), uniform))
+    action = np.asarray(jax.jit(Categorical.sample)(Categorical(jnp.broadcast_to(logits[:, None], (4, MANY))), uniform))
     assert action[:2].tolist() == [0, 3]
     found = np.bincount(action, minlength=4)
     assert found[1] == 0
     assert stats.chisquare(found[[0, 2, 3]], probabilities[[0, 2, 3]] * MANY).pvalue > 1e-3
     forbidden_first = jnp.array([[-jnp.inf], [0.0]], jnp.float32)
-    assert sample(forbidden_first, jnp.zeros(1)).tolist() == [1]
+    assert Categorical(forbidden_first).sample(jnp.zeros(1)).tolist() == [1]
 
 
 def test_rounding_makes_no_action_that_does_not_exist():
@@ -112,16 +115,16 @@ def test_rounding_makes_no_action_that_does_not_exist():
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(9, 1000)), jnp.float32)
     uniform = jnp.full(1000, 1 - 2**-24, jnp.float32)
     assert (jnp.cumsum(jax.nn.softmax(logits, axis=0), axis=0)[-1] < uniform).any()
-    assert int(sample(logits, uniform).max()) == 8
+    assert int(Categorical(logits).sample(uniform).max()) == 8
 
 
 def test_greedy_takes_the_most_probable_action():
-    """Evaluation's other way to choose looks at no random number."""
+    """Evaluation's other way to act looks at no random number."""
     logits = jnp.array([[0.0, 3.0], [1.0, 2.0], [0.5, 2.5]])
-    assert mode(logits, jnp.array([0.0, 0.999])).tolist() == [1, 0]
-    greedy = partial(rollout, TabularMDP(), POLICY, num_episodes=50, choose=mode)
+    assert Categorical(logits).mode().tolist() == [1, 0]
+    greedy = partial(rollout, TabularMDP(), POLICY, num_episodes=50, greedy=True)
     drawn = jax.tree.map(np.asarray, quickly_compiled(greedy)(key=jax.random.key(0)))
-    best = np.array([POLICY(jnp.eye(3)[s]).argmax() for s in range(3)])
+    best = np.array([POLICY(jnp.eye(3)[s][:, None]).logits.argmax() for s in range(3)])
     np.testing.assert_array_equal(drawn.action[drawn.mask], best[drawn.obs.argmax(-1)][drawn.mask])
 
 
@@ -144,7 +147,7 @@ class Scripted(HostEnv):
     """Lane b ends after `length[b]` steps as the script says; then it begins again, as Gymnasium's do."""
 
     length, terminates = np.array([1, 3, 5, 5, 2]), np.array([True, False, True, False, True])
-    spec, num_lanes = EnvSpec("Scripted-v0", 3, ACTIONS, 5, None), 5
+    spec, num_lanes = EnvSpec("Scripted-v0", 3, Discrete(ACTIONS), 5, None), 5
 
     def reset(self, seed):
         self.t, self.taken, self.seed = 0, [], seed
@@ -199,7 +202,7 @@ class InTurn(HostEnv):
     As in Gymnasium, it takes a step to begin again, and here that step has a reward."""
 
     length = np.array([2, 5, 1, 3, 5])
-    spec, num_lanes = EnvSpec("InTurn-v0", 3, ACTIONS, 5, None), 2
+    spec, num_lanes = EnvSpec("InTurn-v0", 3, Discrete(ACTIONS), 5, None), 2
 
     def reset(self, seed):
         self.steps, self.episode, self.t, self.over = 0, np.arange(2), np.zeros(2, int), np.zeros(2, bool)
@@ -309,9 +312,9 @@ def test_both_doors_open_on_the_same_episodes():
     """An environment gives the same steps compiled and on the host, bit by bit. Actions depend on the observation
     alone, since the doors draw theirs in different ways; transitions are random, and so are lengths."""
     env, key, lanes = TabularMDP(), jax.random.key(3), 64
-    policy = jax.tree_util.Partial(lambda obs, *_: jnp.stack([1 - obs[2], obs[2]]))
-    compiled = quickly_compiled(partial(rollout, env, policy, num_episodes=lanes, choose=mode))(key=key)
-    stepped = HostRollout(OnTheHost(env, key, lanes), lanes, mode)(policy, key)
+    policy = jax.tree_util.Partial(lambda obs, *_: Categorical(jnp.stack([1 - obs[2], obs[2]])))
+    compiled = quickly_compiled(partial(rollout, env, policy, num_episodes=lanes, greedy=True))(key=key)
+    stepped = HostRollout(OnTheHost(env, key, lanes), lanes, greedy=True)(policy, key)
     for name in ("mask", "reward", "terminated", "last_obs"):
         np.testing.assert_array_equal(getattr(stepped, name), getattr(compiled, name), err_msg=name)
     mask = np.asarray(compiled.mask)
@@ -327,7 +330,7 @@ def test_both_doors_open_on_the_same_episodes():
 class Survival(JittedEnv):
     """Every step is the last with probability 0.05."""
 
-    spec: EnvSpec = EnvSpec("Survival-v0", 1, 2, 100, None)
+    spec: EnvSpec = EnvSpec("Survival-v0", 1, Discrete(2), 100, None)
 
     def reset(self, key):
         return jnp.zeros(()), jnp.ones(1)
@@ -360,8 +363,8 @@ def test_nothing_compiles_after_the_first_update(make_env, compilations):
     estimator = jax.tree_util.Partial(reward_to_go, gamma=0.9)
     switches = {"entropy_coefficient": 0.01, "whiten": False, "bootstrap_truncated": True, "discount_power": False}
     algorithm = traced(Algorithm(estimator, critic, Optimiser("adam", 0.01), 0.9, **switches))
-    network = {"width": 4, "depth": 1, "activation": "tanh"}
-    state = jax.jit(partial(init, policy=network, spec=env.spec))(algorithm, key=jax.random.key(0))
+    make_policy = partial(MLPPolicy, width=4, depth=1, activation="tanh")
+    state = jax.jit(partial(init, make_policy=make_policy, spec=env.spec))(algorithm, key=jax.random.key(0))
     runner = make_runner(state, algorithm, env, jax.random.key(1), num_episodes=2, diagnose_every=3, max_updates=2)
     runner.compile()
     state = runner(state, Limits(2, 10**6, float("inf"))).state
@@ -384,7 +387,7 @@ def test_nothing_compiles_after_the_first_update(make_env, compilations):
 def test_the_loop_is_one_kernel(env):
     """A loop that went from kernel to kernel would be right, and take three times as long. A product in the policy or
     a scatter in the environment is enough for that."""
-    policy = MLP(GymnaxEnv(env).spec.obs_size, ACTIONS, width=32, depth=2, activation="tanh", key=jax.random.key(0))
+    policy = MLPPolicy(GymnaxEnv(env).spec.obs_size, Discrete(ACTIONS), width=32, depth=2, activation="tanh", key=jax.random.key(0))
 
     def loops(policy):
         program = eqx.filter_jit(rollout).lower(GymnaxEnv(env), policy, jax.random.key(0), 10).compile().compiled
@@ -393,4 +396,4 @@ def test_the_loop_is_one_kernel(env):
 
     whole, in_one = loops(policy)
     assert not whole and in_one
-    assert loops(lambda obs, _: policy(obs))[0] == 1
+    assert loops(lambda obs, *_: policy(obs))[0] == 1

@@ -26,6 +26,7 @@ from mdp import (
     finite_difference,
     gradient_of_expectation,
     gradient_step_by_step,
+    linear_policy,
 )
 from quick import quickly_compiled
 
@@ -34,6 +35,7 @@ from pgx.critics import LeaveOneOut, NoCritic, ValueNetwork
 from pgx.estimators import lambda_return, reward_to_go, vanilla
 from pgx.networks import MLP
 from pgx.optimiser import Optimiser
+from pgx.policies import Categorical, MLPPolicy
 from pgx.rollout import rollout
 from pgx.train import Limits, advance, chunk
 from pgx.types import Episodes, TrainState
@@ -52,7 +54,7 @@ def linear(out: int | str, seed: int) -> MLP:
     return MLP(3, out, width=1, depth=0, activation="tanh", key=jax.random.key(seed))
 
 
-POLICY = linear(2, 0)
+POLICY = linear_policy()
 V = jax.tree.unflatten(jax.tree.structure(linear("scalar", 1)), [jnp.array([[0.6, 1.0, -0.4]]), jnp.array([0.1])])
 """About as large as the returns, or mistakes with it would be small, and closer to them than 0 is."""
 THETA = np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(POLICY)])
@@ -63,7 +65,7 @@ def algorithm(estimator, critic=NoCritic(), gamma: float = GAMMA, **switches) ->
     return Algorithm(estimator, critic, ONE_STEP, gamma, **(off | switches))
 
 
-def state_for(algorithm: Algorithm, policy: MLP = POLICY, critic: MLP = V) -> TrainState:
+def state_for(algorithm: Algorithm, policy: MLPPolicy = POLICY, critic: MLP = V) -> TrainState:
     learns = isinstance(algorithm.critic, ValueNetwork)
     return TrainState(
         policy=policy,
@@ -254,8 +256,8 @@ def mean_over_all_steps(algorithm, episodes, monkeypatch):
 def broadcast(algorithm, episodes, monkeypatch):
     """log π as (n,1) times A as (n,): every action gets the sum of all advantages."""
 
-    def outer(log_probs, action, advantage):
-        return -(losses.select(log_probs, action)[:, None] * advantage[None, :]).mean(0).sum()
+    def outer(log_prob, advantage):
+        return -(log_prob[:, None] * advantage[None, :]).mean(0).sum()
 
     monkeypatch.setattr("pgx.update.policy_loss", outer)
     return algorithm, episodes
@@ -531,7 +533,7 @@ def steps():
 
 def loss_of_logits(logits, action, advantage):
     """As the update calls it: actions first."""
-    return losses.policy_loss(jax.nn.log_softmax(logits.T, axis=0), action, advantage)
+    return losses.policy_loss(Categorical(logits.T).log_prob(action), advantage)
 
 
 def test_policy_loss_is_rlaxs(steps):
@@ -560,7 +562,7 @@ def test_losses_against_finite_differences(steps):
     single = jnp.asarray(logits, jnp.float32)
     ours = jax.grad(loss_of_logits)(single, jnp.asarray(action, jnp.int32), jnp.asarray(advantage, jnp.float32))
     np.testing.assert_allclose(ours.ravel(), finite_difference(policy_loss, logits.ravel()), rtol=1e-4, atol=1e-6)
-    ours = jax.grad(lambda x: losses.entropy(jax.nn.log_softmax(x.T, axis=0)).sum())(single)
+    ours = jax.grad(lambda x: Categorical(x.T).entropy().sum())(single)
     np.testing.assert_allclose(ours.ravel(), finite_difference(entropy, logits.ravel()), rtol=1e-4, atol=1e-6)
 
     target, weight = np.linspace(-1, 2, 9), np.linspace(0, 1, 9)
@@ -580,7 +582,7 @@ def test_no_gradient_flows_through_what_is_given(steps):
 def test_shapes_that_would_broadcast_are_refused():
     """(n,1) · (n,) is an error in tests, twice: by annotation and by jax itself."""
     with pytest.raises(Exception, match="type-check|Type-check"):
-        losses.policy_loss(jnp.zeros((2, 5)), jnp.zeros(5, jnp.int32), jnp.zeros((5, 1)))
+        losses.policy_loss(jnp.zeros(5), jnp.zeros((5, 1)))
     with pytest.raises(ValueError, match="rank_promotion"):
         jnp.zeros((5, 1)) * jnp.zeros(5)
 

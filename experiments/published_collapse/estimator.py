@@ -21,7 +21,6 @@ from experiments.published_collapse.interventions import POST, RIGHT, TO_GO
 from pgx.build import build, initial_state
 from pgx.checkpoint import Checkpoints
 from pgx.config import CONF, check
-from pgx.losses import log_probabilities, select
 from pgx.rollout import rollout
 
 FORMS = {
@@ -103,7 +102,7 @@ def _sums(policy, episodes, algorithms):
     parameters, unravel = ravel_pytree(policy)  # an MLP: arrays and a function
 
     def score(obs, action):
-        log_prob = lambda theta: select(log_probabilities(unravel(theta), obs[:, None]), action[None])[0]
+        log_prob = lambda theta: unravel(theta)(obs[:, None]).log_prob(action[None])[0]
         return jax.grad(log_prob)(parameters)
 
     def of_episode(episode):

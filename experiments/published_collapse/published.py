@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from pgx import metrics
 from pgx.blocks import fold, to_blocks
 from pgx.errors import ConfigError
-from pgx.losses import entropy, kl, log_probabilities, policy_loss
+from pgx.losses import policy_loss
 from pgx.types import Episodes, Metrics, TrainState
 from pgx.update import Algorithm
 
@@ -69,9 +69,8 @@ class Minibatches(eqx.Module):
         )
         recent = jnp.concatenate([state.recent_returns, episodes.reward.sum(0)])[-len(state.recent_returns) :]
         new = TrainState(policy, policy_opt_state, critic, recent, state.update + 1)
-        mean_entropy, mean_kl = _moved(state.policy, policy, episodes)
-        num_actions = jax.eval_shape(state.policy, episodes.last_obs[0]).size
-        row = metrics.of_episodes(episodes, num_actions) | {
+        mean_entropy, mean_kl, of_actions = _moved(state.policy, policy, episodes)
+        row = metrics.of_episodes(episodes) | of_actions | {
             "return_recent": recent.mean(),
             "policy_loss": loss,
             "value_loss": value_loss,
@@ -188,18 +187,18 @@ def _alone(
 
 def _loss(policy, obs, action, weight, share, entropy_coefficient) -> Float[Array, ""]:
     """−Σ log π(a|s) · weight − c Σ share · H over N steps."""
-    log_probs = log_probabilities(policy, obs)
-    return policy_loss(log_probs, action, weight) - entropy_coefficient * (share * entropy(log_probs)).sum()
+    pi = policy(obs)
+    return policy_loss(pi.log_prob(action), weight) - entropy_coefficient * (share * pi.entropy()).sum()
 
 
-def _moved(before: PyTree, after: PyTree, episodes: Episodes) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(entropy of `before`, KL(before ‖ after)), means over the steps of the batch."""
-    blocks = to_blocks(episodes.obs, episodes.mask)
+def _moved(before: PyTree, after: PyTree, episodes: Episodes) -> tuple[Float[Array, ""], Float[Array, ""], Metrics]:
+    """(entropy of `before`, KL(before ‖ after), means over the steps of the batch; columns of the actions)."""
+    blocks = to_blocks((episodes.obs, episodes.action), episodes.mask)
 
-    def of_block(obs, position):
-        old, new = log_probabilities(before, obs), log_probabilities(after, obs)
-        return jnp.stack([jnp.where(position < blocks.steps, x, 0.0).sum() for x in (entropy(old), kl(old, new))]), ()
+    def of_block(block, position):
+        old, new = before(block[0]), after(block[0])
+        return jnp.stack([jnp.where(position < blocks.steps, x, 0.0).sum() for x in (old.entropy(), old.kl(new))]), old
 
-    sums, _ = fold(of_block, blocks)
+    sums, old = fold(of_block, blocks)
     mean_entropy, mean_kl = sums / blocks.steps.astype(jnp.float32)
-    return mean_entropy, mean_kl
+    return mean_entropy, mean_kl, old.columns(blocks.arrays[1], blocks.taken)

@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, Shaped
+
+from pgx.spaces import Space
 
 
 class EnvSpec(NamedTuple):
@@ -14,7 +16,7 @@ class EnvSpec(NamedTuple):
     id: str
     obs_size: int
     """Observations are flat: no network here looks for anything in a picture."""
-    num_actions: int
+    actions: Space
     max_steps: int
     """The time limit T: an episode still running after T steps is truncated."""
     reward_threshold: float | None
@@ -32,7 +34,7 @@ class JittedEnv(eqx.Module):
 
     @abc.abstractmethod
     def step(
-        self, key: PRNGKeyArray, state: PyTree, action: Int[Array, ""]
+        self, key: PRNGKeyArray, state: PyTree, action: Shaped[Array, "*A"]
     ) -> tuple[PyTree, Float[Array, " O"], Float[Array, ""], Bool[Array, ""]]:
         """(state, observation, reward, terminated); after termination anything may follow."""
 
@@ -49,7 +51,7 @@ class HostEnv(abc.ABC):
 
     @abc.abstractmethod
     def step(
-        self, action: Int[np.ndarray, " B"]
+        self, action: Shaped[np.ndarray, "B *A"]
     ) -> tuple[Float[np.ndarray, "B O"], Float[np.ndarray, " B"], Bool[np.ndarray, " B"], Bool[np.ndarray, " B"]]:
         """(observation, reward, terminated, truncated).
 

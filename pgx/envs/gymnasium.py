@@ -8,6 +8,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import FlattenObservation
 
 from pgx.envs.base import EnvSpec, HostEnv
+from pgx.spaces import Discrete
 
 
 class GymnasiumEnv(HostEnv):
@@ -41,7 +42,7 @@ class GymnasiumEnv(HostEnv):
         self.spec = EnvSpec(
             id=id,
             obs_size=envs.single_observation_space.shape[0],
-            num_actions=int(envs.single_action_space.n),
+            actions=Discrete(int(envs.single_action_space.n)),
             max_steps=limit,
             reward_threshold=declared.reward_threshold if reward_threshold is None else reward_threshold,
         )

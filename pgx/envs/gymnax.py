@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from pgx.envs import GYMNAX
 from pgx.envs.base import EnvSpec, JittedEnv
+from pgx.spaces import Discrete
 from pgx.errors import ConfigError
 
 
@@ -35,7 +36,7 @@ class GymnaxEnv(JittedEnv):
         self.spec = EnvSpec(
             id=id,
             obs_size=jax.eval_shape(lambda: self.env.reset_env(jax.random.key(0), self.params))[0].size,
-            num_actions=int(self.env.num_actions),
+            actions=Discrete(int(self.env.num_actions)),
             max_steps=int(self.params.max_steps_in_episode),
             reward_threshold=reward_threshold,
         )

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pgx.envs.base import EnvSpec, JittedEnv
+from pgx.spaces import Discrete
 
 
 class Tables(NamedTuple):
@@ -42,7 +43,7 @@ class Probe(JittedEnv):
     observation: Float[Array, "T 2"]
     reward: Float[Array, "T 2 2"]
     length: Int[Array, ""]
-    spec: EnvSpec = EnvSpec("Probe-v0", 1, 2, 2, None)
+    spec: EnvSpec = EnvSpec("Probe-v0", 1, Discrete(2), 2, None)
 
     def __init__(self, name: str):
         tables = PROBES[name]
