@@ -12,6 +12,7 @@ from pgx.critics import ValueNetwork
 from pgx.envs.probe import PROBES, Probe
 from pgx.estimators import reward_to_go
 from pgx.optimiser import Optimiser
+from pgx.policies import MLPPolicy
 from pgx.train import Limits, chunk, init
 from pgx.update import Algorithm
 
@@ -44,7 +45,7 @@ def program():
     """One for all probes: most of the time goes into compiling."""
 
     def run(env, key):
-        policy = {"width": 8, "depth": 1, "activation": "tanh"}
+        policy = partial(MLPPolicy, width=8, depth=1, activation="tanh")
         state = init(ALGORITHM, policy, env.spec, jax.random.key(0))
         limits = Limits(jnp.array(UPDATES), jnp.array(10**6), jnp.array(jnp.inf))
         return chunk(state, ALGORITHM, env, key, limits, jnp.array(10**6), num_episodes=32, max_updates=UPDATES)
@@ -61,6 +62,6 @@ def test_what_is_learned_is_what_is_known(name):
     for obs, expected in values.items():
         assert float(state.critic[0](jnp.array([obs]))) == pytest.approx(expected, abs=0.1)
     for obs, right in actions.items():
-        assert jax.nn.softmax(state.policy(jnp.array([obs])))[right] > 0.95
+        assert jax.nn.softmax(state.policy(jnp.array([[obs]])).logits[:, 0])[right] > 0.95
     if actions:
         assert np.mean(rows["return_mean"][:5]) < 0.5 < 0.9 < np.mean(rows["return_mean"][-20:])

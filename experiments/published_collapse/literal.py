@@ -98,7 +98,7 @@ def reward_to_go(reward: np.ndarray, gamma: float) -> np.ndarray:
 @eqx.filter_jit
 def policy_gradient(policy, obs, action, psi, critic, program):
     def objective(policy):
-        log_probs = jax.nn.log_softmax(jax.vmap(policy)(obs))  # [n, A]
+        log_probs = jax.nn.log_softmax(jax.vmap(policy.network)(obs))  # [n, A]
         chosen = jnp.take_along_axis(log_probs, action[:, None], axis=1)  # [n, 1], not [n]
         advantage = psi if critic is None else psi - jax.vmap(critic)(obs)[:, None]  # [n], or [n,n] from [n] − [n,1]
         if not program.broadcast:

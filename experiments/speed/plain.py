@@ -43,7 +43,7 @@ def plain(parts: Any, episodes: int) -> Callable[[], float]:
         updates, opt_state = optimiser.update(gradient, opt_state)
         return (eqx.apply_updates(policy, updates), opt_state), alive.sum()
 
-    policy = parts.state.policy
+    policy = parts.state.policy.network
     run = jax.jit(lambda carry, key: jax.lax.scan(update, carry, jax.random.split(key, UPDATES)))
     arguments = (policy, optimiser.init(policy)), jax.random.key(0)
     jax.block_until_ready(run(*arguments))
