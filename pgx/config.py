@@ -4,6 +4,7 @@ A value that breaks a rule gives one line: what is wrong, where, what is allowed
 """
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from functools import cache
@@ -14,8 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pgx.errors import ConfigError
+from pgx.hints import hint_for
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+_LARGEST = 3.4e38
+"""A run computes in 32 bits, where more is infinite."""
 
 
 class Rule(NamedTuple):
@@ -25,17 +31,19 @@ class Rule(NamedTuple):
     read: Callable[[Any], Any]
 
 
-def whole(low: int, high: int | None = None, *, or_null: bool = False) -> Rule:
+def whole(low: int, high: int = 2**31 - 1, *, or_null: bool = False) -> Rule:
     def read(x):
         if or_null and x is None:
             return None
+        if isinstance(x, str) and (short := re.fullmatch(r"(\d+(?:\.\d+)?)([kM])", x)):
+            x = float(short[1]) * {"k": 1e3, "M": 1e6}[short[2]]
         if isinstance(x, float) and x.is_integer():
             x = int(x)  # 1e6 on the command line is a float
-        if type(x) is not int or x < low or (high is not None and x > high):
+        if type(x) is not int or not low <= x <= high:
             raise ValueError
         return x
 
-    span = f"a whole number ≥ {low}" if high is None else f"a whole number from {low} to {high}"
+    span = f"a whole number ≥ {low} and < 2³¹" if high == 2**31 - 1 else f"a whole number from {low} to {high}"
     return Rule(span + (" or null" if or_null else ""), read)
 
 
@@ -43,7 +51,7 @@ def number(low: float = -math.inf, high: float = math.inf, *, above: bool = Fals
     def read(x):
         if or_null and x is None:
             return None
-        if type(x) not in (int, float) or not (low < x if above else low <= x) or not x <= high or math.isinf(x):
+        if type(x) not in (int, float) or not (low < x if above else low <= x) or not x <= high or abs(x) > _LARGEST:
             raise ValueError
         return float(x)
 
@@ -80,7 +88,7 @@ def _text(x):
 YES_OR_NO = Rule("true or false", _yes_or_no)
 TEXT = Rule("a name", _text)
 ANYTHING = Rule("anything", lambda x: x)
-_NETWORK = {"width": whole(1), "depth": whole(0), "activation": one_of("relu", "tanh", "gelu", "silu", "elu")}
+_NETWORK = {"width": whole(1, 65536), "depth": whole(0, 100), "activation": one_of("relu", "tanh", "gelu", "silu", "elu")}
 _OPTIMISER = {
     "method": one_of("adam", "adamw", "sgd", "rmsprop"),
     "learning_rate": number(0, above=True),
@@ -101,7 +109,7 @@ RULES: dict[str, Rule] = {
     "seed": whole(0, 2**32 - 1),
     "gamma": number(0, 1),
     "episodes_per_update": whole(1),
-    "num_env_steps": whole(1, or_null=True),
+    "num_env_steps": whole(1, 2**53, or_null=True),
     "num_updates": whole(1, or_null=True),
     "stop_when_solved": YES_OR_NO,
     "whiten": YES_OR_NO,
@@ -111,8 +119,8 @@ RULES: dict[str, Rule] = {
     "diagnose_every": whole(1),
     "checkpoint_every": whole(1),
     "checkpoints_kept": whole(1),
-    "updates_per_chunk": whole(1),
-    "xla_threads": whole(1),
+    "updates_per_chunk": whole(1, 100_000),
+    "xla_threads": whole(1, 1024),
     "*_target_": TEXT,
     "*_partial_": YES_OR_NO,
     "estimator.gamma": number(0, 1),
@@ -128,7 +136,11 @@ RULES: dict[str, Rule] = {
     "env.num_lanes": whole(1),
     "env.max_steps": whole(1, or_null=True),
     "env.kwargs.*": ANYTHING,
-    "tracker.*": ANYTHING,
+    "tracker.mode": one_of("offline", "online"),
+    "tracker.project": TEXT,
+    "tracker.entity": Rule("a name or null", lambda x: x if x is None else _text(x)),
+    "tracker.patience": number(0),
+    "tracker.*": ANYTHING,  # of a tracker that is not ours
     "update.*": ANYTHING,  # Hydra refuses unknown names; a study's own update checks its values when it is made
 }
 """Every key there is. A pattern may stand for several."""
@@ -140,6 +152,18 @@ BUDGET = ("num_env_steps", "num_updates", "stop_when_solved")
 """Keys that only say when a run ends: an interrupted run may be continued with a larger budget."""
 
 
+REQUIRED = {
+    "env": ("_target_", "id", "reward_threshold"),
+    "estimator": ("_target_",),
+    "critic": ("_target_",),
+    "policy": tuple(_NETWORK),
+    "optimiser": ("_target_",),
+    "update": ("_target_",),
+    "tracker": ("_target_",),
+}
+"""Groups of which something has to be chosen, and what every choice says."""
+
+
 def check(config: DictConfig) -> dict[str, Any]:
     """The configuration as plain data, every value of the type its rule says. Raises ConfigError."""
     if "variant" not in config or OmegaConf.is_missing(config, "variant"):
@@ -147,7 +171,13 @@ def check(config: DictConfig) -> dict[str, Any]:
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(getattr(error, "full_key", None) or "config", str(error).splitlines()[0]) from error
+        raise _unreadable(config) or ConfigError("config", str(error).splitlines()[0]) from error
+    for group, keys in REQUIRED.items():
+        if not isinstance(plain.get(group), dict):
+            raise ConfigError(group, "none chosen", f"{group}={'|'.join(options(group))}")
+        for key in keys:
+            if key not in plain[group]:
+                raise ConfigError(f"{group}.{key}", f"the chosen {group} does not say it")
     for path, node, key in _leaves(plain):
         rule = _rule(path)
         if rule is None:
@@ -155,9 +185,34 @@ def check(config: DictConfig) -> dict[str, Any]:
         try:
             node[key] = rule.read(node[key])
         except ValueError:
-            raise ConfigError(path, f"{node[key]!r} is not allowed", rule.allowed) from None
+            hint = f"{path}='\"${{oc.decode:${{oc.env:NAME}}}}\"' reads a number" if _is_number(rule, node[key]) else None
+            raise ConfigError(path, f"{node[key]!r} is not allowed", rule.allowed, hint) from None
     _check_together(plain)
     return plain
+
+
+def _unreadable(config: DictConfig, prefix: str = "") -> ConfigError | None:
+    """The error for the first key that has no value, or one that refers to what there is not."""
+    for key in config:
+        path = f"{prefix}{key}"
+        try:
+            if OmegaConf.is_missing(config, key):
+                example = "env.id=CartPole-v1, for example" if path == "env.id" else f"{path}=…"
+                return ConfigError(path, "not chosen yet", hint=example)
+            if isinstance(config[key], DictConfig) and (below := _unreadable(config[key], f"{path}.")):
+                return below
+        except OmegaConfBaseException as error:
+            return ConfigError(path, str(error).splitlines()[0])
+    return None
+
+
+def _is_number(rule: Rule, value: Any) -> bool:
+    """Whether it is text that would be allowed as a number."""
+    try:
+        rule.read(float(value) if isinstance(value, str) else value)
+    except ValueError:
+        return False
+    return True
 
 
 @cache  # a sweep asks for the same keys again and again
@@ -189,7 +244,7 @@ def _check_together(config: dict[str, Any]) -> None:
     if lanes > episodes:
         raise ConfigError("env.num_lanes", f"{lanes} lanes have only {episodes} episodes an update", "at most one an episode")
     for where, optimiser in (("optimiser", config["optimiser"]), ("critic.optimiser", config["critic"].get("optimiser"))):
-        if optimiser and optimiser["schedule"] != "constant" and optimiser["decay_updates"] is None:
+        if optimiser and optimiser.get("schedule", "constant") != "constant" and optimiser.get("decay_updates") is None:
             raise ConfigError(f"{where}.decay_updates", f"schedule {optimiser['schedule']} needs it", "a whole number ≥ 1")
     from pgx.envs import check as check_env  # imports gymnasium where the environment needs it
 
@@ -208,13 +263,39 @@ def _leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict,
 
 
 def _known_keys() -> list[str]:
-    return [pattern for pattern in RULES if "*" not in pattern]
+    """All that can be chosen or set, whatever else is chosen."""
+    groups = (str(path.relative_to(CONF)) for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
+    return [*groups, *(pattern for pattern in RULES if "*" not in pattern)]
 
 
 def unknown_key(key: str) -> ConfigError:
-    if key in _known_keys():
-        return ConfigError(key, f"the chosen {key.split('.')[0]} has no such key")
-    return ConfigError(key, "unknown key", known=_known_keys(), value=key)
+    """The error for a key that the configuration does not have."""
+    group, _, name = key.partition(".")
+    if key in _FREE or key.startswith(tuple(f"{free}." for free in _FREE)):
+        if key in _FREE:
+            return ConfigError(key, "is set key by key", hint=f"+{key}.NAME=…")
+        return ConfigError(key, "not set yet", hint="put a + before it")
+    if key in RULES:
+        having = [option for option in options(group) if name.split(".")[0] in _keys_of(group, option)]
+        return ConfigError(key, f"the chosen {group} has no such key", hint=having and f"{group}={'|'.join(having)} has it")
+    allowed = [known for known in RULES if known.startswith(f"{group}.") and known.count(".") == 1 and "*" not in known]
+    return ConfigError(key, "unknown key", ", ".join(allowed), hint_for(key, _known_keys()))
+
+
+def hint_for_option(name: str) -> str:
+    """For `--seed 3`."""
+    return hint_for(name, _known_keys()) or ""
+
+
+def _keys_of(group: str, option: str) -> set[str]:
+    """The keys at the top of an option's file, and those that its defaults put there."""
+    content = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{option}.yaml"), resolve=False)
+    defaults = [key for entry in content.get("defaults", []) if isinstance(entry, dict) for key in entry]
+    return {*content, *(key.partition("@")[2] for key in defaults)}
+
+
+_FREE = ("env.params", "env.kwargs")
+"""Dictionaries that a `+` adds to."""
 
 
 def check_overrides(overrides: Iterable[str]) -> None:
@@ -224,6 +305,6 @@ def check_overrides(overrides: Iterable[str]) -> None:
         key = override.lstrip("+~").split("=")[0].split("@")[0]
         if override.startswith("~"):
             raise ConfigError(key, "cannot be removed")
-        free = key.startswith(("env.params.", "env.kwargs.")) or (CONF / key).is_dir()
+        free = key in _FREE or key.startswith(tuple(f"{free}." for free in _FREE)) or (CONF / key).is_dir()
         if override.startswith("+") and not free:
             raise unknown_key(key)

@@ -25,7 +25,7 @@ class ConfigError(Exception):
     ):
         if known is not None:
             known = list(known)
-            near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(str(value), known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else hint
             allowed = allowed or (", ".join(known) if len(known) <= 20 else None)
         parts = [f"{where}: {problem}", allowed and f"allowed: {allowed}", hint]

@@ -8,23 +8,33 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from pgx import record
-from pgx.config import CONF, check, check_overrides, options, unknown_key
-from pgx.errors import ConfigError
+from pgx.config import CONF, check, check_overrides, hint_for_option, options, unknown_key
+from pgx.errors import ConfigError, one_line
+
+WITH_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
+"""Whether the person wants tracebacks. Asked at import: `pgx.run` sets the variable for Hydra."""
 
 
 @contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """A wrong configuration ends the program: one line on stderr, exit code 2."""
+def one_line_errors(*, whatever: bool = False) -> Iterator[None]:
+    """A wrong configuration ends the program: one line on stderr, exit code 2. `whatever`: so does an error that
+    nobody foresaw."""
     try:
         yield
     except ConfigError as error:
@@ -33,10 +43,72 @@ def one_line_errors() -> Iterator[None]:
         message = str(_of_hydra(error))
     except OmegaConfBaseException as error:
         message = f"{getattr(error, 'full_key', None) or 'config'}: {str(error).splitlines()[0]}"
+    except Exception as error:
+        if not whatever:
+            raise
+        if WITH_TRACEBACK:
+            traceback.print_exc()
+        message = f"command line: {one_line(error)}; HYDRA_FULL_ERROR=1 shows the traceback"
     else:
         return
     print(f"pgx: {message}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def of_words(words: Sequence[str]) -> list[str]:
+    """The command line as Hydra can read it: overrides may stand on both sides of an option such as -m.
+
+    Raises ConfigError for what Hydra would answer with its own usage, or with an error that does not name the key.
+    """
+    parser = get_args_parser()
+    parser.error = refuse
+    known, rest = parser.parse_known_args(words)
+    if wrong := [word for word in rest if word.startswith("-")]:
+        name = wrong[0].lstrip("-").split("=")[0]
+        raise ConfigError(wrong[0], "there is no such option", hint=f"settings are written key=value; {hint_for_option(name)}".rstrip("; "))
+    for override in map(_parsed, known.overrides + rest):
+        if override is not None:
+            _check_override(override)
+    overrides, options, left = [], [], Counter(known.overrides + rest)
+    for word in words:
+        (overrides if left[word] > 0 else options).append(word)
+        left[word] -= 1
+    return [*overrides, *options]
+
+
+def _check_override(override: Override) -> None:
+    """Raises ConfigError for what would take the gate away, and for a group that is given anything but names."""
+    key, value = override.key_or_group, override.value()
+    if key.startswith("hydra.callbacks.gate") or (key == "hydra.callbacks" and (override.is_delete() or value is None)):
+        raise ConfigError(key, "cannot be removed or changed")
+    if not (CONF / key).is_dir() or override.is_delete() or isinstance(value, dict):
+        return
+    chosen = value.list if isinstance(value, ChoiceSweep) else value if isinstance(value, list) else [value]
+    for option in chosen:
+        if not isinstance(option, str | QuotedString | Glob):
+            named = "null" if option is None else _short(str(option))
+            raise ConfigError(key, f"there is no {named!r}", ", ".join(options(key)))
+
+
+def refuse(message: str) -> NoReturn:
+    """argparse's complaint, as a ConfigError."""
+    where, problem = re.fullmatch(r"(?:argument ([^:]+): )?(.*)", message, re.DOTALL).groups()
+    raise ConfigError(where or "command line", problem, hint="--help tells more")
+
+
+def _parsed(word: str) -> Override | None:
+    """None for what is not in Hydra's grammar, of which Hydra says so itself."""
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException:
+        return None
+    except Exception as error:  # say, a number of 5,000 digits
+        key, _, value = word.partition("=")
+        raise ConfigError(key.lstrip("+~"), f"{_short(value)} cannot be read: {error}") from error
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:50]}… ({len(text):,} characters)"
 
 
 def _of_hydra(error: HydraException) -> ConfigError:
@@ -47,10 +119,10 @@ def _of_hydra(error: HydraException) -> ConfigError:
         if option == "submitit_slurm":
             missing = "hydra-submitit-launcher is not installed"
             return ConfigError("hydra/launcher", missing, hint="pip install -e '.[slurm]'")
-        known = options(group.split("@")[0])
-        return ConfigError(group, f"there is no {option!r}", known=known, value=option)
+        return ConfigError(group, f"there is no {option!r}", known=_options(group.split("@")[0]), value=option)
     if found := re.search(r"Could not override '([^']+)'", text):
-        key = found[1]
+        inside = re.search(r"full_key: ([\w.]+)", text)  # of `policy={wide: 4}`
+        key = max(found[1], inside[1] if inside else "", key=len)
         if (CONF / key).is_dir():
             return ConfigError(key, "not chosen yet", f"+{key}={'|'.join(options(key))}", "put a + before it")
         return unknown_key(key)
@@ -58,12 +130,25 @@ def _of_hydra(error: HydraException) -> ConfigError:
     return ConfigError("command line", next(line for line in text.splitlines() if line.strip()), hint=hint)
 
 
+def _options(group: str) -> list[str]:
+    """Of one of Hydra's groups: with those of its plugins."""
+    if not group.startswith("hydra/"):
+        return options(group)
+    plugins = (name.removesuffix(".yaml") for name in ConfigStore.instance().list(group))
+    return sorted({*options(group), *plugins})
+
+
 class Gate(Callback):
     """Stands before every run: Hydra calls it when the configuration is composed and no file is touched yet."""
 
+    passed: ClassVar[bool] = False
+    """Whether a run or a multirun has come through."""
+
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        with one_line_errors():
-            check_overrides(config.hydra.overrides.task)
+        with one_line_errors(whatever=True):
+            if config.hydra.sweeper.get("params") and OmegaConf.is_missing(config, "variant"):
+                raise ConfigError("variant", "none chosen", hint="what was chosen is a sweep: add -m")
+            check_overrides(OmegaConf.to_container(config.hydra.overrides.task, resolve=False))
             task = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
             checked = check(task)
             if _is_set(config, "hydra.run.dir"):
@@ -71,13 +156,14 @@ class Gate(Callback):
             else:
                 with open_dict(config.hydra):
                     config.hydra.run.dir = str(_claim(Path(config.hydra.run.dir)))
+        Gate.passed = True
 
     new_folder: ClassVar[Path | None] = None
     """A sweep's, while nothing has run in it."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        with one_line_errors():
-            check_overrides(config.hydra.overrides.task)
+        with one_line_errors(whatever=True):
+            check_overrides(OmegaConf.to_container(config.hydra.overrides.task, resolve=False))
             existed = _is_set(config, "hydra.sweep.dir") and Path(config.hydra.sweep.dir).exists()
             if not _is_set(config, "hydra.sweep.dir"):
                 folder = str(_claim(Path(config.hydra.sweep.dir)))
@@ -100,9 +186,10 @@ class Gate(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         from pgx.sweep import ledger, members
 
-        sweep = Path(config.hydra.sweep.dir)
-        if (sweep / members.FILE).exists() and (code := ledger.show(sweep)):
-            raise SystemExit(code)
+        with one_line_errors(whatever=True):
+            sweep = Path(config.hydra.sweep.dir)
+            if (sweep / members.FILE).exists() and (code := ledger.show(sweep)):
+                raise SystemExit(code)
 
     def on_job_start(self, **_: Any) -> None:
         if hasattr(self, "_locked"):

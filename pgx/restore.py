@@ -6,7 +6,6 @@ jax is imported by `trained` alone, so that a wrong command line is answered at 
 import argparse
 import contextlib
 import logging
-import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,12 +13,20 @@ from typing import Any, NamedTuple, NoReturn
 
 from pgx.config import Rule
 from pgx.errors import ConfigError
-from pgx.gate import one_line_errors
+from pgx.gate import one_line_errors, refuse
 from pgx.record import read_summary
+from pgx.streams import tolerant_streams
 
 
-class Arguments(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """argparse whose complaints are ConfigErrors: one line, as everywhere else."""
+
+    def error(self, message: str) -> NoReturn:
+        refuse(message)
+
+
+class Arguments(Parser):
+    """The command line of what works on a run's folder."""
 
     def __init__(self, command: str, description: str, *, many: bool = False):
         form = argparse.RawDescriptionHelpFormatter
@@ -33,10 +40,6 @@ class Arguments(argparse.ArgumentParser):
         """Add what decides how, and from which checkpoint, a trained policy acts."""
         self.add_argument("--greedy", action="store_true", help="always the most probable action, instead of sampling")
         self.add_argument("--best", action="store_true", help="the best checkpoint that was kept, instead of the newest")
-
-    def error(self, message: str) -> NoReturn:
-        where, problem = re.fullmatch(r"(?:argument ([^:]+): )?(.*)", message, re.DOTALL).groups()
-        raise ConfigError(where or "command line", problem, hint="--help tells more")
 
 
 def read_as(rule: Rule) -> Callable[[str], Any]:
@@ -56,7 +59,7 @@ def short_errors() -> Iterator[None]:
     """An error ends the program with one line on stderr: exit code 2 if the command line is wrong, 1 if the
     checkpoints are, 130 after Ctrl-C. Warnings (a checkpoint that was passed over) go to stderr as well."""
     logging.basicConfig(format="%(message)s")
-    with one_line_errors():
+    with tolerant_streams(), one_line_errors():
         try:
             yield
         except ConfigError:
@@ -67,7 +70,8 @@ def short_errors() -> Iterator[None]:
             from pgx.checkpoint import CheckpointError  # imports jax
 
             if isinstance(error, CheckpointError):
-                sys.exit(f"pgx: {error}")
+                print(f"pgx: {error}", file=sys.stderr)
+                sys.exit(1)
             raise
 
 

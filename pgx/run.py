@@ -23,7 +23,8 @@ from omegaconf import DictConfig
 
 from pgx.config import CONF, check
 from pgx.errors import ConfigError, RunFailed, one_line, root
-from pgx.gate import Gate, one_line_errors
+from pgx.gate import Gate, of_words, one_line_errors
+from pgx.streams import tolerant_streams
 
 if TYPE_CHECKING:
     from pgx.recording import Recording
@@ -160,7 +161,9 @@ def job() -> Iterator[tuple[Path, str | None]]:
                 log.warning(error)
             raise error from None
         log.debug("the run failed", exc_info=True)
-        raise RunFailed(f"{one_line(error)}; the traceback is in {folder / settings.job.name}.log") from None
+        file = folder / f"{settings.job.name}.log"
+        where = f"; the traceback is in {file}" if file.exists() else ""  # hydra/job_logging may keep none
+        raise RunFailed(one_line(error) + where) from None
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -170,6 +173,8 @@ def task(config: DictConfig) -> float:
     from pgx import record
 
     many = HydraConfig.get().mode.name == "MULTIRUN"
+    if not (many or Gate.passed):
+        raise ConfigError("hydra.callbacks.gate", "cannot be removed")
     with contextlib.nullcontext() if many else _in_one_line(), job() as (folder, group):
         summary = run(check(config), folder, group=group)
     print(record.last_line(summary, folder))
@@ -179,35 +184,33 @@ def task(config: DictConfig) -> float:
 
 
 @contextlib.contextmanager
-def _in_one_line(*, traceback: bool = False) -> Iterator[None]:
-    """An error ends the program with one line on stderr; `traceback`: unless nobody foresaw it."""
-    try:
-        with one_line_errors():
+def _in_one_line() -> Iterator[None]:
+    """An error ends the program with one line on stderr."""
+    with one_line_errors(whatever=True):
+        try:
             yield
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except RunFailed as error:
-        sys.exit(f"pgx: {error}")
-    except Exception as error:  # Hydra's own, as for `policy=[1]`
-        if traceback:
-            raise
-        print(f"pgx: command line: {one_line(error)}; HYDRA_FULL_ERROR=1 shows the traceback", file=sys.stderr)
-        raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except RunFailed as error:
+            print(f"pgx: {error}", file=sys.stderr)
+            sys.exit(1)
 
 
 def main() -> None:
-    wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and we say it in one line
     gc.disable()  # until all is imported and compiled: 0.5 s
-    try:
-        with _in_one_line(traceback=wanted):
-            task()
-    finally:
-        Gate.take_back()
+    with tolerant_streams():
+        try:
+            with _in_one_line():
+                sys.argv[1:] = of_words(sys.argv[1:])
+                task()
+        finally:
+            Gate.take_back()
 
 
 if __name__ == "__main__":
     main()
     atexit._run_exitfuncs()
-    sys.stdout.flush()
+    with tolerant_streams():
+        sys.stdout.flush()
     os._exit(0)  # taking jax apart object by object would take 0.5 s

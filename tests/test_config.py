@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.callbacks import Callbacks
 from omegaconf import OmegaConf
-from program import checked, finish, gate, pgx, start
+from program import checked, composed, finish, gate, pgx, start
 
+import pgx.gate as the_gate
 from pgx.config import CONF, check, identity, options
 from pgx.errors import ConfigError
-from pgx.gate import _claim
+from pgx.gate import _claim, of_words, one_line_errors
 
 UNWRITABLE = "/proc/x"  # also for root
 
@@ -50,18 +52,51 @@ MISTAKES = [
     ("+variant=baseline episodes_per_update=0", "episodes_per_update: 0 is not allowed", "≥ 1"),
     ("+variant=baseline episodes_per_update=true", "episodes_per_update: True is not allowed", "a whole number"),
     ("+variant=baseline num_updates=0", "num_updates: 0 is not allowed", "or null"),
+    # numbers that no run can have, or that 32 bits cannot hold
+    ("+variant=baseline policy.width=1e12", "policy.width: 1000000000000.0 is not allowed", "from 1 to 65536"),
+    ("+variant=baseline diagnose_every=1e12", "diagnose_every: 1000000000000.0 is not allowed", "< 2³¹"),
+    ("+variant=baseline optimiser.learning_rate=1e300", "optimiser.learning_rate: 1e+300 is not allowed", "> 0"),
+    (f"+variant=baseline gamma={10**400}", "gamma: 1000", "is not allowed"),
+    ("+variant=baseline num_env_steps=1.5G", "num_env_steps: '1.5G' is not allowed", "a whole number"),
+    # the tracker's keys have rules as all others have
+    ("+variant=baseline tracker=wandb tracker.mode=onlin", "tracker.mode: 'onlin' is not allowed", "offline | online"),
+    ("+variant=baseline tracker=wandb tracker.patience=long", "tracker.patience: 'long' is not allowed", "≥ 0"),
+    ("+variant=baseline tracker=wandb tracker.patience=-1", "tracker.patience: -1 is not allowed", "≥ 0"),
+    ("+variant=baseline tracker=wandb tracker.project=[1]", "tracker.project: [1] is not allowed", "a name"),
+    # interpolations
+    ("+variant=baseline gamma=${gamma}", "gamma: Recursive interpolation", ""),
+    ("+variant=baseline gamma=${gama}", "gamma: Interpolation key 'gama' not found", ""),
+    ("+variant=baseline seed=${oc.env:NOT_SET_ANYWHERE}", "seed: KeyError", "NOT_SET_ANYWHERE"),
+    ("+variant=baseline seed='5'", "seed: '5' is not allowed", "${oc.decode:${oc.env:NAME}}"),
+    # other programs' names, other choices' keys, and what leads nowhere
+    ("+variant=baseline optimizer=sgd", "optimizer: unknown key", "did you mean 'optimiser'?"),
+    ("+variant=baseline optimiser.lr=0.1", "optimiser.lr: unknown", "did you mean 'optimiser.learning_rate'?"),
+    ("+variant=baseline critic.optimizer.lr=0.1", "critic.optimizer.lr", "did you mean 'critic.optimiser.learning_rate'?"),
+    ("+variant=baseline learning_rte=0.1", "learning_rte: unknown", "did you mean 'optimiser.learning_rate'?"),
+    ("+variant=baseline batch_size=20", "batch_size: unknown key", "did you mean 'episodes_per_update'?"),
+    ("+variant=baseline policy={wide:4}", "policy.wide: unknown key; allowed: policy.width", "'policy.width'?"),
+    ("+variant=baseline estimator.lamda=1", "estimator.lamda: unknown key", "did you mean 'estimator.lam'?"),
+    ("+variant=vanilla critic.depth=3", "critic.depth: the chosen critic", "critic=value_network has it"),
+    ("+variant=vanilla critic.optimiser.b1=0", "critic.optimiser.b1: the chosen", "critic=value_network has it"),
+    ("+variant=baseline optimiser.momentum=0", "optimiser.momentum: the chosen", "optimiser=sgd has it"),
+    ("+variant=baseline env.params.gravity=5", "env.params.gravity: not set yet", "put a + before it"),
+    ("+variant=baseline env.params={gravity:5}", "env.params.gravity: not set yet", "put a + before it"),
+    ("+variant=baseline env.kwargs=5", "env.kwargs", "+env.kwargs.NAME=…"),
+    ("+variant=baseline device=gpu", "device: unknown key", "JAX_PLATFORMS=cpu"),
+    ("+variant=baseline hydra/launcher=joblib", "hydra/launcher: there is no 'joblib'", "basic, pgx, slurm"),
+    ("+experiment=variant_stability", "variant: none chosen", "add -m"),
     ("+variant=baseline num_env_steps=0", "num_env_steps: 0 is not allowed", "or null"),
     ("+variant=baseline num_env_steps=null", "num_env_steps and num_updates are both null", ""),
     ("+variant=baseline whiten=2", "whiten: 2 is not allowed", "true or false"),
     ("+variant=baseline policy.activation=relo", "policy.activation: 'relo' is not allowed", "relu | tanh"),
-    ("+variant=baseline policy.width=null", "policy.width: None is not allowed", "≥ 1"),
+    ("+variant=baseline policy.width=null", "policy.width: None is not allowed", "from 1 to"),
     ("+variant=reward_to_go bootstrap_truncated=true", "bootstrap_truncated: there is no V(s)", "critic=value_network"),
     ("+variant=baseline optimiser.schedule=linear", " optimiser.decay_updates: schedule linear needs it", "≥ 1"),
     ("+variant=baseline critic.optimiser.schedule=cosine", " critic.optimiser.decay_updates: schedule cosine", "≥ 1"),
     ("+variant=baseline env=gymnasium_cartpole env.num_lanes=11", "env.num_lanes: 11 lanes have only 10", "at most"),
     ("+variant=leave_one_out episodes_per_update=1", "episodes_per_update: leave-one-out has no other", "≥ 2"),
     ("+variant=baseline env.id=CartPole-v2", "env.id: no compiled environment", "did you mean 'CartPole-v1'?"),
-    ("+variant=baseline env=gymnasium", "env.id: Missing mandatory value", ""),
+    ("+variant=baseline env=gymnasium", "env.id: not chosen yet", "env.id=CartPole-v1"),
     ("+variant=baseline env=gymnasium env.id=Pendulum-v1", "env.id: Pendulum-v1 has the actions Box", "discrete"),
     ("+variant=baseline env=gymnasium env.id=CartPol-v1", "env.id: no Gymnasium", "did you mean 'CartPole-v1'?"),
     ("+variant=baseline env=gymnasium env.id=CartPole", "env.id: no Gymnasium", "did you mean 'CartPole-v1'?"),
@@ -108,6 +143,75 @@ def test_a_mistake_ends_the_real_program_quickly(overrides, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+WORDS = [
+    (["--junk"], "--junk: there is no such option", "key=value"),
+    (["+variant=baseline", "--seed", "3"], "--seed: there is no such option", "'seed'?"),
+    (["+variant=baseline", "--learning-rate=3"], "--learning-rate=3: there is no such option", "'optimiser.learning_rate'?"),
+    (["--cfg", "jb"], "--cfg/-c: invalid choice", "--help"),
+    (["+variant=baseline", "policy=5"], "policy: there is no '5'", "mlp"),
+    (["+variant=baseline", "policy=[1]"], "policy: there is no '1'", "mlp"),
+    (["-m", "+variant=baseline", "env=1,2"], "env: there is no '1'", "cartpole"),
+    (["+variant=baseline", "env=null"], "env: there is no 'null'", "cartpole"),
+    (["+variant=baseline", "seed=" + "9" * 5000], "seed: 999", "(5,000 characters) cannot be read"),
+    (["+variant=baseline", "hydra.callbacks.gate=null"], "hydra.callbacks.gate: cannot be removed", ""),
+    (["+variant=baseline", "~hydra.callbacks"], "hydra.callbacks: cannot be removed", ""),
+]
+
+
+@pytest.mark.parametrize(("words", "says", "helps"), WORDS, ids=[" ".join(case[0])[:60] for case in WORDS])
+def test_words_that_hydra_would_answer_with_its_usage_give_one_line(words, says, helps, capsys):
+    """Eight lines of argparse about somebody else's options do not say what to type, and an error deep in Hydra does
+    not say which key it is about."""
+    with pytest.raises(SystemExit) as end, one_line_errors():
+        of_words(words)
+    err = capsys.readouterr().err
+    assert end.value.code == 2 and err.startswith("pgx: ") and err.count("\n") == 1 and len(err) < 400
+    assert says in err and helps in err
+
+
+def test_overrides_may_stand_on_both_sides_of_an_option():
+    """`… hydra/launcher=basic -m seed=1` is what one gets by appending to the last command."""
+    assert of_words(["a=1", "-m", "b=2"]) == ["a=1", "b=2", "-m"]
+    assert of_words(["-m", "a=1", "-cn", "x", "a=1"]) == ["a=1", "a=1", "-m", "-cn", "x"]
+    assert of_words(["--config-dir", "a", "b=1"]) == ["b=1", "--config-dir", "a"]
+
+
+def test_the_gate_cannot_fail_open(tmp_path, monkeypatch, capsys):
+    """Hydra only warns of what a callback raises: the run would go on without lock and check."""
+    for broken, on in ((the_gate, "check"), (the_gate, "check_overrides")):
+        with monkeypatch.context() as patch, composed("+variant=baseline", f"hydra.run.dir={tmp_path}/r") as config:
+            patch.setattr(broken, on, lambda *_: {}["status"])
+            callbacks = Callbacks(config)
+            with pytest.raises(SystemExit) as end:
+                callbacks.on_run_start(config)
+        assert end.value.code == 2
+        assert capsys.readouterr().err == "pgx: command line: KeyError: 'status'; HYDRA_FULL_ERROR=1 shows the traceback\n"
+    with monkeypatch.context() as patch, composed("hydra.sweep.dir=s") as config:
+        patch.setattr(the_gate, "check_overrides", lambda *_: {}["status"])
+        with pytest.raises(SystemExit):
+            Callbacks(config).on_multirun_start(config)
+    assert "KeyError: 'status'" in capsys.readouterr().err
+
+
+def test_a_group_or_key_that_a_file_takes_away_is_named():
+    """A KeyError deep in the program would not say which file is to blame."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        whole = compose("config", ["tracker=none", "+variant=baseline"])
+    for path, says in {
+        "policy": "policy: none chosen; allowed: policy=mlp",
+        "critic": "critic: none chosen",
+        "env.id": "env.id: the chosen env does not say it",
+        "policy.depth": "policy.depth: the chosen policy does not say it",
+        "optimiser._target_": "optimiser._target_: the chosen optimiser",
+    }.items():
+        config = OmegaConf.create(OmegaConf.to_container(whole))
+        group, _, key = path.rpartition(".")
+        del (OmegaConf.select(config, group) if group else config)[key]
+        with pytest.raises(ConfigError) as error:
+            check(config)
+        assert says in str(error.value)
+
+
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
     """`env.id=LunarLander-v3` fails deep in Gymnasium without Box2D; people should not have to guess its pip name."""
     import builtins
@@ -147,6 +251,7 @@ def test_a_mistake_in_a_config_file_is_found_like_one_on_the_command_line(tmp_pa
 def test_numbers_are_read_as_their_rule_says():
     """1e6 on the command line is a float and `gamma=1` an int: the program must see the type it is written for."""
     config = checked("+variant=gae", "num_env_steps=1e6", "gamma=1", "seed=4294967295", "+env.params.gravity=9")
+    assert checked("+variant=gae", "num_env_steps=1.5M", "num_updates=2k")["num_env_steps"] == 1_500_000
     assert config["num_env_steps"] == 1_000_000 and type(config["num_env_steps"]) is int
     assert type(config["gamma"]) is float and config["estimator"]["gamma"] == 1.0
     assert config["seed"] == 2**32 - 1

@@ -1,21 +1,22 @@
 """What became of a sweep: `python -m pgx.sweep status SWEEP_DIR`. Exit code 1 if any member failed."""
 
-import argparse
 import sys
 from pathlib import Path
 
 from pgx.errors import ConfigError
 from pgx.gate import one_line_errors
+from pgx.restore import Parser
+from pgx.streams import tolerant_streams
 from pgx.sweep import ledger, members
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m pgx.sweep", description=__doc__)
+    parser = Parser(prog="python -m pgx.sweep", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     status = commands.add_parser("status", help="the table of a sweep's members; writes SWEEP_DIR/ledger.csv")
     status.add_argument("folder", metavar="SWEEP_DIR", type=Path)
-    folder = parser.parse_args().folder
-    with one_line_errors():
+    with tolerant_streams(), one_line_errors():
+        folder = parser.parse_args().folder
         if not (folder / members.FILE).is_file():
             what = f"{folder} holds no sweep (no {members.FILE})" if folder.is_dir() else f"there is no folder {folder}"
             raise ConfigError("SWEEP_DIR", what)
