@@ -156,7 +156,7 @@ REQUIRED = {
     "env": ("_target_", "id", "reward_threshold"),
     "estimator": ("_target_",),
     "critic": ("_target_",),
-    "policy": tuple(_NETWORK),
+    "policy": ("_target_",),
     "optimiser": ("_target_",),
     "update": ("_target_",),
     "tracker": ("_target_",),
@@ -246,9 +246,9 @@ def _check_together(config: dict[str, Any]) -> None:
     for where, optimiser in (("optimiser", config["optimiser"]), ("critic.optimiser", config["critic"].get("optimiser"))):
         if optimiser and optimiser.get("schedule", "constant") != "constant" and optimiser.get("decay_updates") is None:
             raise ConfigError(f"{where}.decay_updates", f"schedule {optimiser['schedule']} needs it", "a whole number ≥ 1")
-    from pgx.envs import check as check_env  # imports gymnasium where the environment needs it
+    from pgx import envs  # imports gymnasium where the environment needs it
 
-    threshold = check_env(config["env"])
+    threshold = envs.check(config["env"])
     if config["stop_when_solved"] and threshold is None:
         raise ConfigError("stop_when_solved", f"{config['env']['id']} has no reward threshold", hint="set env.reward_threshold")
 

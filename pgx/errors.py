@@ -37,5 +37,7 @@ def root(error: Exception) -> Exception:
     return error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
 
 
-def one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+def one_line(error: Exception, most: int = 500) -> str:
+    """Its kind and its message, of which at most so many characters."""
+    text = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+    return text if len(text) <= most else f"{text[:most]}…"

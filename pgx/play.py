@@ -6,6 +6,7 @@ compiled environment is shown in the environment of the same name in Gymnasium, 
 
 import io
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from pgx.config import whole
-from pgx.errors import ConfigError
+from pgx.errors import ConfigError, one_line
 from pgx.files import write_atomically
 from pgx.restore import Arguments, read_as, read_run, short_errors, title, trained
 
@@ -85,31 +86,31 @@ def make(config: dict[str, Any]) -> "gymnasium.Env":
     if id not in gymnasium.registry and ":" not in id:
         raise ConfigError("env.id", f"{id} has no renderer: Gymnasium does not know it", hint="pgx.evaluate needs none")
     try:
-        env = gymnasium.make(
-            id,
-            render_mode="rgb_array",
-            max_episode_steps=limit and int(limit),
-            disable_env_checker=True,
-            **config.get("kwargs", {}),
-        )
+        with warnings.catch_warnings(action="ignore"):  # of a missing render mode: the line below says it
+            env = gymnasium.make(
+                id,
+                render_mode="rgb_array",
+                max_episode_steps=limit and int(limit),
+                disable_env_checker=True,
+                **config.get("kwargs", {}),
+            )
         env.reset(seed=0)
         picture = env.render()
     except Exception as error:  # an environment's own code may raise anything
-        raise ConfigError("env.id", f"{id} cannot be drawn: {error}") from error
+        raise ConfigError("env.id", f"{id} cannot be drawn: {one_line(error)}") from error
     if getattr(picture, "ndim", None) != 3:
         raise ConfigError("env.id", f"{id} cannot be drawn: it has no render mode rgb_array")
-    for name, value in params.items():
-        _set(env.unwrapped, name, value)
+    set_parameters(env.unwrapped, params)
     return gymnasium.wrappers.FlattenObservation(env)  # as GymnasiumEnv does
 
 
-def _set(env: "gymnasium.Env", name: str, value: float) -> None:
-    """gymnax names its numbers as Gymnasium does, but for capitals."""
-    for attribute in (name, name.upper()):
-        if hasattr(env, attribute):
-            setattr(env, attribute, value)
-            return
-    raise ConfigError(f"env.params.{name}", "Gymnasium's environment has no such number: it would show another policy")
+def set_parameters(env: "gymnasium.Env", params: dict[str, float]) -> None:
+    """The run's env.params: gymnax names its numbers as Gymnasium does, but for capitals. Raises ConfigError."""
+    for name, value in params.items():
+        attribute = next((attribute for attribute in (name, name.upper()) if hasattr(env, attribute)), None)
+        if attribute is None:
+            raise ConfigError(f"env.params.{name}", "Gymnasium's environment has no such number: it would show another policy")
+        setattr(env, attribute, value)
 
 
 def play(

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import ClassVar
 
+import equinox as eqx
 import gymnasium
 import jax
 import jax.numpy as jnp
@@ -13,10 +14,14 @@ import pytest
 import yaml
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv, CartPoleVectorEnv
 from gymnasium.vector import AutoresetMode
-from program import ROOT
+from program import ROOT, checked
 
+from pgx.build import traced
+from pgx.envs import GYMNAX, check, complete, parameters
 from pgx.envs.gymnasium import GymnasiumEnv
 from pgx.envs.gymnax import GymnaxEnv
+from pgx.errors import ConfigError
+from pgx.play import make, set_parameters
 from pgx.policies import MLPPolicy
 from pgx.rollout import HostRollout, rollout
 
@@ -113,6 +118,88 @@ def test_thresholds_and_limits_are_those_of_gymnasium(option, id):
         assert (spec.obs_size, spec.actions.n) == (math.prod(peer.observation_space.shape), peer.action_space.n)
 
 
+# Parameters: a value, and a start near which it matters.
+PARAMETERS = {
+    "CartPole-v1": {
+        "gravity": 5, "masscart": 3, "masspole": 0.5, "length": 1, "total_mass": 2, "polemass_length": 0.2,
+        "force_mag": 20, "tau": 0.05, "theta_threshold_radians": 0.12, "x_threshold": 0.53,
+    },
+    "Acrobot-v1": {
+        "dt": 0.1, "link_length_1": 2, "link_mass_1": 2, "link_mass_2": 2, "link_com_pos_1": 0.3, "link_com_pos_2": 0.3,
+        "link_moi": 2, "max_vel_1": 0.5, "max_vel_2": 0.5,
+    },
+    "MountainCar-v0": {
+        "min_position": 0.4, "max_position": 0.47, "max_speed": 0.001, "goal_position": 0.46, "goal_velocity": 0.05,
+        "force": 0.01, "gravity": 0.01,
+    },
+}  # fmt: skip
+NEAR = {"CartPole-v1": (0.5, 0.3, -0.1, -0.4), "Acrobot-v1": (1.5, 0.2, 2.0, 1.0), "MountainCar-v0": (0.45, 0.03)}
+NEAR_THE_WALL = {"min_position": (0.41, -0.03)}
+
+
+@eqx.filter_jit
+def one_step(env, key, state, action):
+    return env.step(key, state, action)
+
+
+def stepped(id: str, params: dict, start) -> list:
+    """Eight steps with these parameters, as the program makes the environment of a checked configuration."""
+    section = {"_target_": "pgx.envs.gymnax.GymnaxEnv", "id": id, "reward_threshold": None, "params": {name: float(x) for name, x in params.items()}}
+    check(section)
+    env = traced(GymnaxEnv(id, params=section["params"]))
+    state, _ = env.reset(jax.random.key(0))
+    state = state.replace(**{name: jnp.float32(x) for name, x in zip(FIELDS[id], start, strict=True)})
+    seen = []
+    for action in (0, 1, 1, 0, 1, 0, 0, 0):
+        state, obs, reward, ended = one_step(env, jax.random.key(1), state, jnp.int32(action))
+        seen.append([np.append(np.float64(obs), np.float64(reward)), bool(ended)])
+        if ended:
+            break
+    return seen
+
+
+@pytest.mark.parametrize("id", PARAMETERS)
+def test_every_parameter_does_what_it_does_in_gymnasium(id):
+    """gymnax's CartPole reads `total_mass`, a parameter of its own, where Gymnasium adds up two masses: a sweep over
+    `masscart` found perfect robustness, because nothing changed. And `pgx.play` must show the same physics."""
+    known = {*parameters(id)} - {"max_steps_in_episode", "torque_noise_max"}
+    assert known == {*PARAMETERS[id]}
+    for name, value in PARAMETERS[id].items():
+        start = NEAR_THE_WALL.get(name, NEAR[id])
+        ours = stepped(id, {name: value}, start)
+        plain = stepped(id, {}, start)
+        assert len(ours) != len(plain) or any(np.abs(x - y).max() > 1e-4 for (x, _), (y, _) in zip(ours, plain, strict=True)), name
+        peer = gymnasium.make(id).unwrapped
+        peer.reset(seed=0)
+        set_parameters(peer, complete(id, {name: value}))
+        peer.state = np.array(start, np.float64)
+        theirs = []
+        for action in (0, 1, 1, 0, 1, 0, 0, 0)[: len(ours)]:
+            obs, reward, terminated, _, _ = peer.step(action)
+            theirs.append([np.append(obs, reward), terminated])
+        same(ours, theirs)
+
+
+def test_noise_on_the_torque_and_a_shorter_limit_act():
+    """The two parameters that no step shows beside Gymnasium's."""
+    quiet, noisy = (stepped("Acrobot-v1", params, NEAR["Acrobot-v1"]) for params in ({}, {"torque_noise_max": 1.0}))
+    assert np.abs(quiet[-1][0] - noisy[-1][0]).max() > 1e-3
+    for id in GYMNAX:
+        assert GymnaxEnv(id, params={"max_steps_in_episode": 5}).spec.max_steps == 5
+
+
+def test_what_follows_from_a_parameter_is_in_the_configuration_too():
+    """So that run.json says with what a run was made, and a run of the old physics is not gone on with."""
+    config = checked("+variant=vanilla", "+env.params.masscart=50")
+    assert config["env"]["params"] == {"masscart": 50.0, "total_mass": pytest.approx(50.1)}
+    both = checked("+variant=vanilla", "+env.params={masspole:0.2,length:1}")["env"]["params"]
+    assert both["total_mass"] == pytest.approx(1.2) and both["polemass_length"] == pytest.approx(0.2)
+    # said by a person, they stay
+    own = checked("+variant=vanilla", "+env.params={masspole:0.2,total_mass:2,polemass_length:0.3}")["env"]["params"]
+    assert own["total_mass"] == 2 and own["polemass_length"] == pytest.approx(0.3)
+    assert checked("+variant=vanilla")["env"]["params"] == {}
+
+
 def policy_for(spec) -> MLPPolicy:
     return MLPPolicy(spec.obs_size, spec.actions, width=1, depth=0, activation="tanh", key=jax.random.key(0))
 
@@ -197,6 +284,19 @@ def test_a_vector_environment_that_begins_again_in_another_way_is_not_used():
     assert isinstance(GymnasiumEnv("AtOnce-v0", 2)._envs.unwrapped, gymnasium.vector.SyncVectorEnv)
 
 
+def test_a_vector_environment_that_does_not_take_what_the_environment_takes_is_not_used():
+    """The check makes one environment, and passed: then the run failed on an unexpected keyword argument."""
+
+    class Narrow(CartPoleVectorEnv):
+        def __init__(self, num_envs):
+            super().__init__(num_envs)
+
+    gymnasium.register("NoLimit-v0", CartPoleEnv, vector_entry_point=Narrow)
+    gymnasium.register("Limit-v0", CartPoleEnv, vector_entry_point=Narrow, max_episode_steps=9)
+    for env in (GymnasiumEnv("NoLimit-v0", 2, max_steps=9), GymnasiumEnv("Limit-v0", 2)):
+        assert isinstance(env._envs.unwrapped, gymnasium.vector.SyncVectorEnv) and env.spec.max_steps == 9
+
+
 class Odd(gymnasium.Env):
     """Actions 5 and 6, observations that are no vector; the reward is the action."""
 
@@ -220,3 +320,23 @@ def test_spaces_of_another_shape():
     obs, reward, _, _ = env.step(np.array([0, 1]))
     np.testing.assert_array_equal(obs, [[0, 1, 0], [0, 1, 0]])
     assert reward.tolist() == [5.0, 6.0]
+
+
+def test_observations_that_have_no_one_size_are_refused_like_continuous_actions():
+    """A Sequence passes `gymnasium.make` and fails when lanes are stacked, with a TypeError about None."""
+
+    class Growing(Odd):
+        observation_space = gymnasium.spaces.Dict({"seen": gymnasium.spaces.Sequence(gymnasium.spaces.Discrete(3))})
+
+    gymnasium.register("Growing-v0", Growing, max_episode_steps=4)
+    section = {"_target_": "pgx.envs.gymnasium.GymnasiumEnv", "id": "Growing-v0", "max_steps": None, "kwargs": {}}
+    with pytest.raises(ConfigError, match=r"env.id: Growing-v0 has the observations Dict.*one size"):
+        check(section | {"reward_threshold": None})
+
+
+def test_an_environment_without_pictures_is_refused_with_a_reason(recwarn):
+    """It said "cannot be drawn: " and nothing after the colon, below a yellow warning of Gymnasium's."""
+    gymnasium.register("Unseen-v0", Odd, max_episode_steps=4)
+    with pytest.raises(ConfigError, match="env.id: Unseen-v0 cannot be drawn: NotImplementedError"):
+        make({"id": "Unseen-v0"})
+    assert not recwarn.list

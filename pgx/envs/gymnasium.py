@@ -1,9 +1,12 @@
 """Any discrete-action environment of Gymnasium, stepped on the host, vectorised by Gymnasium itself."""
 
+from collections.abc import Callable
 from functools import partial
+from inspect import signature
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import FlattenObservation
 
@@ -13,7 +16,7 @@ from pgx.spaces import Discrete
 
 class GymnasiumEnv(HostEnv):
     """`num_lanes` copies of the environment `id`, through its own vector entry point where it has one that begins
-    episodes again as Gymnasium's do, a step after their ends; stepped one by one where it has none.
+    episodes again as Gymnasium's do, a step after their ends, and takes the limit and `kwargs`; else stepped one by one.
 
     Observations are flattened as Gymnasium does it: a picture row by row, a Discrete, Tuple or Dict one-hot.
     `max_steps` and `reward_threshold` take precedence over what the environment declares.
@@ -30,7 +33,7 @@ class GymnasiumEnv(HostEnv):
         declared = gymnasium.spec(id.rpartition(":")[2])  # whose module, of `module:Name-v0`, the checks have imported
         limit = max_steps or declared.max_episode_steps
         make = partial(gymnasium.make_vec, id, num_lanes, max_episode_steps=limit, **(kwargs or {}))
-        envs = make()
+        envs = make(vectorization_mode=None if _takes(declared.vector_entry_point, limit, kwargs or {}) else "sync")
         if envs.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
             envs.close()
             envs = make(vectorization_mode="sync")
@@ -53,3 +56,15 @@ class GymnasiumEnv(HostEnv):
     def step(self, action):
         obs, reward, terminated, truncated, _ = self._envs.step(action + self._first_action)
         return np.asarray(obs, np.float32), reward, terminated, truncated
+
+
+def _takes(entry_point: str | Callable | None, limit: int, kwargs: dict) -> bool:
+    """Whether a vector entry point can be called with what the environment itself is made with."""
+    if entry_point is None:
+        return False
+    create = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    try:
+        signature(create).bind(num_envs=1, max_episode_steps=limit, **kwargs)
+    except TypeError:
+        return False
+    return True

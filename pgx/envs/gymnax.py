@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from pgx.envs import GYMNAX
+from pgx.envs import GYMNAX, complete
 from pgx.envs.base import EnvSpec, JittedEnv
 from pgx.spaces import Discrete
 from pgx.errors import ConfigError
@@ -28,7 +28,7 @@ class GymnaxEnv(JittedEnv):
         self.env = _load(id)
         # the time limit is a shape, the rest are numbers
         try:
-            self.params = replace(self.env.default_params, **(params or {}))
+            self.params = replace(self.env.default_params, **complete(id, params or {}))
         except TypeError:
             known = [field.name for field in fields(self.env.default_params)]
             unknown = next(name for name in params if name not in known)
