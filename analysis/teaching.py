@@ -44,6 +44,7 @@ import pandas as pd
 
 from analysis import plots
 from analysis.notebook import Html, Markdown, Picture
+from pgx.blocks import to_blocks
 from pgx.critics import ValueNetwork
 from pgx.envs.gymnax import GymnaxEnv
 from pgx.estimators import reward_to_go, vanilla
@@ -51,6 +52,7 @@ from pgx.losses import policy_loss
 from pgx.optimiser import Optimiser
 from pgx.policies import MLPPolicy
 from pgx.rollout import rollout
+from pgx.types import Steps
 
 env = GymnaxEnv("CartPole-v1")
 policy_key, critic_key, fit_key, play_key = jax.random.split(jax.random.key(0), 4)
@@ -74,9 +76,11 @@ togo = partial(reward_to_go, gamma=1.0)
 
 @eqx.filter_jit
 def fit(state):
+    returns = of_each(togo, others)
+    steps = to_blocks(Steps(others.obs, others.action, returns, returns), others.mask)
+
     def step(state, _):
-        state, _, loss = critic.learn(state, others, of_each(togo, others))
-        return state, loss
+        return critic.fit(state, steps, fit_key)
 
     return jax.lax.scan(step, state, length=300)
 

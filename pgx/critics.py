@@ -1,7 +1,7 @@
-"""b(s_t): what is subtracted from Ψ_t. A critic sees a whole batch of episodes.
+"""b(s_t): what is subtracted from Ψ_t, and how it is learned. A critic sees a whole batch of episodes.
 
-`learn` returns the values *from before* its own step: an advantage made with a critic that has already
-fitted these very episodes is biased. Values on padding are 0.
+`baseline` comes before `fit`: an advantage made with a critic that has already been fitted to these very episodes is
+biased. Values on padding are 0.
 """
 
 import abc
@@ -10,50 +10,48 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from pgx.blocks import fold, from_blocks, to_blocks
+from pgx.blocks import Blocks, fold, from_blocks, to_blocks
+from pgx.errors import ConfigError
 from pgx.losses import value_loss
 from pgx.networks import MLP
 from pgx.optimiser import Optimiser
+from pgx.rounding import explained_variance
 from pgx.types import Episodes
 
 
 class Critic(eqx.Module):
-    @abc.abstractmethod
+    """One that learns nothing and has no V(s) defines `baseline` alone."""
+
     def init(self, obs_size: int, key: PRNGKeyArray) -> PyTree:
         """What is learned: any pytree of arrays, or None."""
+        return None
 
-    @abc.abstractmethod
     def bootstrap(self, state: PyTree, obs: Float[Array, "B O"]) -> Float[Array, " B"]:
         """The return expected from here on."""
+        raise ConfigError("bootstrap_truncated", "there is no V(s) to bootstrap with", hint="critic=value_network has one")
 
     @abc.abstractmethod
-    def learn(
-        self, state: PyTree, episodes: Episodes, target: Float[Array, "T B"]
-    ) -> tuple[PyTree, Float[Array, "T B"], Float[Array, ""]]:
-        """(new state, b of every step by the old state, loss or NaN); `target` is the reward-to-go."""
+    def baseline(self, state: PyTree, episodes: Episodes, returns: Float[Array, "T B"]) -> Float[Array, "T B"]:
+        """b of every step; `returns` is the reward-to-go."""
 
+    def fit(self, state: PyTree, steps: Blocks, key: PRNGKeyArray) -> tuple[PyTree, Float[Array, ""]]:
+        """(new state, loss or NaN) from the batch's `Steps`, packed."""
+        return state, jnp.array(jnp.nan)
 
     def explained_variance(
-        self, target: Float[Array, "T B"], value: Float[Array, "T B"], mask: Bool[Array, "T B"]
+        self, returns: Float[Array, "T B"], baseline: Float[Array, "T B"], mask: Bool[Array, "T B"]
     ) -> Float[Array, ""]:
-        """1 − Var(G − b) / Var(G) over the steps of the batch; NaN where Var(G) = 0."""
-        variance = target.var(where=mask)
-        return jnp.where(variance > 0, 1 - (target - value).var(where=mask) / variance, jnp.nan)
+        """1 − Var(G − b) / Var(G) over the steps of the batch; NaN where all G are equal."""
+        return explained_variance(returns, baseline, mask)
 
 
 class NoCritic(Critic):
     """b = 0."""
 
-    def init(self, obs_size, key):
-        return None
+    def baseline(self, state, episodes, returns):
+        return jnp.zeros_like(returns)
 
-    def bootstrap(self, state, obs):
-        return jnp.zeros(obs.shape[0])
-
-    def learn(self, state, episodes, target):
-        return state, jnp.zeros_like(target), jnp.array(jnp.nan)
-
-    def explained_variance(self, target, value, mask):
+    def explained_variance(self, returns, baseline, mask):
         return jnp.array(jnp.nan)
 
 
@@ -61,16 +59,10 @@ class LeaveOneOut(Critic):
     """b = the mean return R(τ) of the other B − 1 episodes (Kool et al. 2019; RLOO): independent of
     this episode's actions, hence unbiased, and nothing to learn."""
 
-    def init(self, obs_size, key):
-        return None
-
-    def bootstrap(self, state, obs):
-        return jnp.zeros(obs.shape[0])
-
-    def learn(self, state, episodes, target):
-        returns = target[0]
-        others = (returns.sum() - returns) / (returns.shape[0] - 1)
-        return state, jnp.where(episodes.mask, others[None, :], 0.0), jnp.array(jnp.nan)
+    def baseline(self, state, episodes, returns):
+        whole = returns[0]
+        others = (whole.sum() - whole) / (whole.shape[0] - 1)
+        return jnp.where(episodes.mask, others[None, :], 0.0)
 
 
 class ValueNetwork(Critic):
@@ -89,19 +81,19 @@ class ValueNetwork(Critic):
     def bootstrap(self, state, obs):
         return state[0](obs.T)
 
-    def learn(self, state, episodes, target):
+    def baseline(self, state, episodes, returns):
+        _, value = fold(lambda obs, _: ((), state[0](obs)), to_blocks(episodes.obs, episodes.mask))
+        return from_blocks(value, episodes.mask)
+
+    def fit(self, state, steps, key):
         network, opt_state = state
-        blocks = to_blocks((episodes.obs, target), episodes.mask)
 
-        def loss(network, block, weight):
-            obs, target = block
-            value = network(obs)
-            return value_loss(value, target, weight), value
+        def loss(network, block, position):
+            weight = jnp.where(position < steps.steps, 1 / steps.steps, 0.0)
+            return value_loss(network(block.obs), block.returns, weight)
 
-        def block_gradient(block, position):
-            weight = jnp.where(position < blocks.steps, 1 / blocks.steps, 0.0)
-            (summed, value), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(network, block, weight)
-            return (summed, gradient), value
+        def of_block(block, position):
+            return eqx.filter_value_and_grad(loss)(network, block, position), ()
 
-        (total, gradient), value = fold(block_gradient, blocks)
-        return self.optimiser.step(network, gradient, opt_state), from_blocks(value, episodes.mask), total
+        (total, gradient), _ = fold(of_block, steps)
+        return self.optimiser.step(network, gradient, opt_state), total

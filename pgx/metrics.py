@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pgx.rounding import ROUNDING
 from pgx.types import Episodes, Metrics
 
 COLUMNS = {
@@ -23,7 +24,7 @@ COLUMNS = {
     "explained_variance": "1 − Var(G − b) / Var(G); empty without a critic or where Var(G) = 0",
     "kl": "KL(old ‖ new policy) in nats, mean over the batch's steps",
     "grad_variance": "trace of the covariance of the per-episode gradients, every diagnose_every updates",
-    "grad_snr": "(‖mean gradient‖² − grad_variance / B) / grad_variance: unbiased, so it can be negative",
+    "grad_snr": "(‖mean gradient‖² − grad_variance / B) / grad_variance: may be negative; empty where all gradients are equal",
 }
 """Name and meaning, in the order of the file."""
 
@@ -49,4 +50,5 @@ def gradient_quality(norm: Float[Array, ""], spread: Float[Array, ""], num_episo
     gradient. `norm` is that of the batch's gradient ḡ."""
     variance = spread / (num_episodes - 1)
     signal = norm**2 - variance / num_episodes
-    return {"grad_variance": variance, "grad_snr": signal / variance}
+    apart = jnp.sqrt(variance) > ROUNDING * norm  # equal gradients have no ratio: rounding would be divided by rounding
+    return {"grad_variance": variance, "grad_snr": jnp.where(apart, signal / variance, jnp.nan)}

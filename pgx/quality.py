@@ -22,6 +22,7 @@ from pgx.blocks import by_time, fold, from_blocks, to_blocks
 from pgx.decomposition import continuations, decompose, scores, visited
 from pgx.envs.base import JittedEnv
 from pgx.estimators import lambda_return, reward_to_go, vanilla
+from pgx.rounding import differ, explained_variance
 from pgx.types import Episodes, TrainState
 from pgx.update import Algorithm
 
@@ -155,10 +156,10 @@ def batches(estimates: Estimates, size: int) -> dict[str, Float[Array, "K P"]]:
     found = dict(zip(names, plain, strict=True))
 
     def whitened(gradient, advantage):
-        """Of (A − m) / s; where all A are the same number, rounding is all that is left."""
+        """Of (A − m) / s."""
         a = advantage[:, episodes].reshape(-1, K, size)
         m, s = a.mean((0, 2), where=mask)[:, None], a.std((0, 2), where=mask)[:, None]
-        return jnp.where(s > 1e-6 * jnp.abs(m), (gradient - m * of_ones) / (s + 1e-8), 0.0)
+        return jnp.where(differ(a, mask, (0, 2))[:, None], (gradient - m * of_ones) / (s + 1e-8), 0.0)
 
     advantage = jnp.stack([estimates.advantage[name] for name in names])
     found |= dict(zip([f"{name}, whitened" for name in names], jax.vmap(whitened)(plain, advantage), strict=True))
@@ -166,6 +167,7 @@ def batches(estimates: Estimates, size: int) -> dict[str, Float[Array, "K P"]]:
         # R − mean of the others = (R − mean of all) · size / (size − 1)
         returns = estimates.advantage["vanilla"][0, episodes].reshape(K, size)
         excess = (returns - returns.mean(1, keepdims=True)) * (size / (size - 1))
+        excess = jnp.where(differ(returns, axis=1)[:, None], excess, 0.0)
         found["leave_one_out"] = (score * excess[..., None]).mean(1)
     return found
 
@@ -201,11 +203,12 @@ def fit_value(episodes: Episodes, gamma: float | Float[Array, ""], key: PRNGKeyA
     target = of_episode(episodes.reward, zeros, episodes.mask, jnp.zeros(zeros.shape[1]))
     taken = jnp.broadcast_to(episodes.mask[..., None], episodes.obs.shape)
     centre, scale = episodes.obs.mean((0, 1), where=taken), episodes.obs.std((0, 1), where=taken)
+    scale = jnp.where(differ(episodes.obs, taken, (0, 1)), scale, 1.0)
     of_weight, of_bias = jax.random.split(key)
     O, F = episodes.obs.shape[-1], RANDOM_FEATURES
     weight = jax.random.normal(of_weight, (F, O)) / jnp.sqrt(O)
     bias = jax.random.normal(of_bias, (F,))
-    empty = RidgeValue(centre, jnp.where(scale > 1e-6, scale, 1.0), weight, bias, jnp.zeros(1 + O + F))
+    empty = RidgeValue(centre, scale, weight, bias, jnp.zeros(1 + O + F))
 
     blocks = to_blocks((episodes.obs, target), episodes.mask)
 
@@ -226,14 +229,6 @@ def _values(value: Value, episodes: Episodes) -> tuple[Float[Array, "T N"], Floa
     """V of every step, 0 on padding, and V(s_L)."""
     _, found = fold(lambda obs, _: ((), value(obs)), to_blocks(episodes.obs, episodes.mask))
     return from_blocks(found, episodes.mask), value(episodes.last_obs.T)
-
-
-def explained_variance(
-    advantage: Float[Array, "T N"], target: Float[Array, "T N"], mask: Bool[Array, "T N"]
-) -> Float[Array, ""]:
-    """1 − Var(G − V) / Var(G); NaN where Var(G) = 0."""
-    total = target.var(where=mask)
-    return jnp.where(total > 0, 1 - advantage.var(where=mask) / total, jnp.nan)
 
 
 # The policy's hidden units
@@ -308,8 +303,9 @@ def measure(
     rows[Row("baseline", "cosine_halves", 0, 2)] = cosine(reference[:half].mean(0), reference[half : 2 * half].mean(0))
     for name in ("baseline", "baseline, own V"):
         if name in found.advantage:
-            spread = explained_variance(found.advantage[name], found.advantage["reward_to_go"], found.mask)
-            rows[Row(name, "explained_variance", 0, num_episodes)] = spread
+            returns, left = found.advantage["reward_to_go"], found.advantage[name]
+            explained = explained_variance(returns, returns - left, found.mask)
+            rows[Row(name, "explained_variance", 0, num_episodes)] = explained
     hidden = getattr(policy, "hidden", lambda obs: [])  # of a policy that says what its layers put out
     for i, activation in enumerate(jax.vmap(hidden)(some_states(episodes, STATES)), 1):
         rows[Row(f"hidden {i}", "dead_units", 0, STATES)] = dead_units(activation)
@@ -344,9 +340,11 @@ def decompositions(
     return {Row(name, quantity, 0, num_states): x for name, parts in rows.items() for quantity, x in parts.items()}
 
 
-def updated(state: TrainState, algorithm: Algorithm, episodes: Episodes) -> tuple[Callable, Bool[Array, ""]]:
+def updated(
+    state: TrainState, algorithm: Algorithm, episodes: Episodes, key: PRNGKeyArray
+) -> tuple[Callable, Bool[Array, ""]]:
     """(the policy after one update by the run's own algorithm and optimiser, whether all of it is finite)."""
-    new, _ = algorithm.update(state, episodes, algorithm, jnp.array(False))
+    new, _ = algorithm.update(state, episodes, algorithm, key, jnp.array(False))
     finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(eqx.filter(new.policy, eqx.is_inexact_array))]
     return new.policy, jnp.stack(finite).all()
 
@@ -368,8 +366,8 @@ def post_update_returns(
     `play` is (policy, key, num_episodes) → Episodes, `learn` is `updated`.
     """
     found = []
-    for before, after in jax.vmap(jax.random.split)(jax.random.split(key, num_updates)):
-        policy, finite = learn(state, algorithm, play(state.policy, before, num_episodes=num_episodes))
+    for before, after, of_update in jax.vmap(partial(jax.random.split, num=3))(jax.random.split(key, num_updates)):
+        policy, finite = learn(state, algorithm, play(state.policy, before, num_episodes=num_episodes), of_update)
         returns = play(policy, after, num_episodes=num_evaluations).reward.sum(0)
         found.append(jnp.where(finite, returns.mean(), jnp.nan))
     return found

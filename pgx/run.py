@@ -68,7 +68,7 @@ def _train(recording: "Recording", interrupt: "Interrupt", watch: Watch | None) 
         recording.skeleton,
         recording.algorithm,
         recording.env,
-        Keys.of_seed(config["seed"]).train,
+        Keys.of_seed(config["seed"]),
         num_episodes=config["episodes_per_update"],
         max_updates=config["updates_per_chunk"],
         diagnose_every=config["diagnose_every"],

@@ -56,13 +56,16 @@ class Keys(NamedTuple):
 
     init: PRNGKeyArray
     train: PRNGKeyArray
+    """Of the episodes that training plays."""
     evaluate: PRNGKeyArray
+    update: PRNGKeyArray
+    """Of what an update draws once the episodes are there."""
 
     @classmethod
     def of_seed(cls, seed: int) -> "Keys":
         """Threefry's key is any 64 bits: the stream's number and the seed's 32. A split would have to be compiled."""
         key = lambda stream: jax.random.wrap_key_data(np.array([stream, seed], np.uint32), impl="threefry2x32")
-        return cls(*map(key, range(3)))
+        return cls(*map(key, range(len(cls._fields))))
 
 
 def init(algorithm: Algorithm, make_policy: Callable, spec: EnvSpec, key: PRNGKeyArray) -> TrainState:
@@ -127,11 +130,12 @@ def train(runner: "JittedRunner | HostRunner", state: TrainState, **limits: floa
 
 
 def advance(
-    state: TrainState, episodes: Episodes, algorithm: Algorithm, diagnose_every: Int[Array, ""]
+    state: TrainState, episodes: Episodes, algorithm: Algorithm, key: PRNGKeyArray, diagnose_every: Int[Array, ""]
 ) -> tuple[TrainState, Metrics, Bool[Array, "4"]]:
-    """One update, and which of WATCHED came out finite."""
+    """One update, and which of WATCHED came out finite; `key` is the stream of updates."""
     diagnose = (state.update + 1) % diagnose_every == 0
-    new, row = algorithm.update(state, episodes, algorithm, largest(diagnose))
+    key = jax.random.fold_in(key, state.update)
+    new, row = algorithm.update(state, episodes, algorithm, key, largest(diagnose))
     row |= {name: jnp.where(diagnose, row[name], nothing) for name, nothing in NO_GRADIENT_QUALITY.items()}
     parameters, _ = ravel_pytree(eqx.filter((new.policy, new.critic), eqx.is_inexact_array))
     finite = [
@@ -148,7 +152,7 @@ def chunk(
     state: TrainState,
     algorithm: Algorithm,
     env: JittedEnv,
-    key: PRNGKeyArray,
+    keys: Keys,
     limits: Limits,
     diagnose_every: Int[Array, ""],
     *,
@@ -159,8 +163,9 @@ def chunk(
 
     @jax.jit  # traced once, for its shapes and for the loop
     def one(state, going):
-        episodes = rollout(env, state.policy, jax.random.fold_in(key, state.update), num_episodes, going=going)
-        return advance(state, episodes, algorithm, diagnose_every)
+        key = jax.random.fold_in(keys.train, state.update)
+        episodes = rollout(env, state.policy, key, num_episodes, going=going)
+        return advance(state, episodes, algorithm, keys.update, diagnose_every)
 
     def running(carry):
         state, rows, done, env_steps, finite = carry
@@ -194,8 +199,8 @@ _programs: dict[Hashable, Callable] = {}
 class JittedRunner:
     """Chunks of a run whose environment compiles. Trace, then compile, then call as often as needed."""
 
-    def __init__(self, state, algorithm, env, key, *, num_episodes, max_updates, diagnose_every):
-        self._inputs = (algorithm, env, key)
+    def __init__(self, state, algorithm, env, keys, *, num_episodes, max_updates, diagnose_every):
+        self._inputs = (algorithm, env, keys)
         self._diagnose_every = jax.device_put(np.int32(diagnose_every))
         self.max_updates = max_updates
         arguments = (state, *self._inputs, _traced(Limits(0, 0, math.inf)), self._diagnose_every)
@@ -230,8 +235,8 @@ class HostRunner:
 
     max_updates = 1
 
-    def __init__(self, state, algorithm, env, key, *, num_episodes, diagnose_every):
-        self._key, self._algorithm = key, algorithm
+    def __init__(self, state, algorithm, env, keys, *, num_episodes, diagnose_every):
+        self._keys, self._algorithm = keys, algorithm
         self._diagnose_every = jax.device_put(np.int32(diagnose_every))
         self._rollout = HostRollout(env, num_episodes)
 
@@ -240,8 +245,8 @@ class HostRunner:
 
     def __call__(self, state: TrainState, limits: Limits) -> Chunk:
         start = time.perf_counter()
-        episodes = self._rollout(state.policy, _fold_in(self._key, state.update))
-        after, row, finite = _advance(state, episodes, self._algorithm, self._diagnose_every)
+        episodes = self._rollout(state.policy, _fold_in(self._keys.train, state.update))
+        after, row, finite = _advance(state, episodes, self._algorithm, self._keys.update, self._diagnose_every)
         row, finite = jax.device_get((row, finite))
         rows = {name: x[None] for name, x in row.items()}
         done = int(finite.all())
@@ -252,7 +257,7 @@ def make_runner(
     state: TrainState,
     algorithm: Algorithm,
     env: JittedEnv | HostEnv,
-    key: PRNGKeyArray,
+    keys: Keys,
     *,
     num_episodes: int,
     diagnose_every: int,
@@ -261,8 +266,8 @@ def make_runner(
     """What makes chunks in this kind of environment, of at most `max_updates` where it compiles."""
     common = {"num_episodes": num_episodes, "diagnose_every": diagnose_every}
     if isinstance(env, HostEnv):
-        return HostRunner(state, algorithm, env, key, **common)
-    return JittedRunner(state, algorithm, env, key, **common, max_updates=max_updates)
+        return HostRunner(state, algorithm, env, keys, **common)
+    return JittedRunner(state, algorithm, env, keys, **common, max_updates=max_updates)
 
 
 class Lane(NamedTuple):
@@ -271,7 +276,7 @@ class Lane(NamedTuple):
     state: TrainState
     algorithm: Algorithm
     env: JittedEnv
-    key: PRNGKeyArray
+    keys: Keys
     diagnose_every: Int[Array, ""]
 
 

@@ -5,6 +5,7 @@ Features come first and steps last, but for Episodes.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import optax
@@ -33,6 +34,17 @@ class Episodes(eqx.Module):
     def length(self) -> Int[Array, " B"]:
         """Steps in each episode."""
         return self.mask.sum(0)
+
+
+class Steps(NamedTuple):
+    """What an update learns from: steps of any episodes, side by side, packed once (`blocks.to_blocks`)."""
+
+    obs: Float[Array, "O *N"]
+    action: Shaped[Array, "..."]
+    advantage: Float[Array, " *N"]
+    """What multiplies ∇ log π."""
+    returns: Float[Array, " *N"]
+    """The reward-to-go, to which V is fitted."""
 
 
 Estimator = Callable[

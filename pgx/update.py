@@ -1,6 +1,6 @@
 """One gradient step, for every variant and both kinds of environment.
 
-    episodes → bootstrap, G → critic: V before its step → Ψ → A = Ψ − V → policy step → metrics
+    episodes → bootstrap, G → b → Ψ → A = Ψ − b → policy step → critic's fit → metrics
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from pgx import metrics
 from pgx.blocks import Blocks, fold, segments, to_blocks
@@ -18,7 +18,8 @@ from pgx.critics import Critic
 from pgx.estimators import reward_to_go
 from pgx.losses import policy_loss
 from pgx.optimiser import Optimiser
-from pgx.types import Episodes, Estimator, Metrics, TrainState
+from pgx.rounding import differ, equal
+from pgx.types import Episodes, Estimator, Metrics, Steps, TrainState
 
 
 class Algorithm(eqx.Module):
@@ -37,39 +38,41 @@ class Algorithm(eqx.Module):
     discount_power: bool = eqx.field(static=True)
     """Weigh step t by γ^t, which the gradient of the discounted return has and usual code omits."""
     update: Callable[..., tuple[TrainState, Metrics]] = eqx.field(default_factory=lambda: jax.tree_util.Partial(update))
-    """(state, episodes, algorithm, diagnose) → (state, metrics): `update` below, or a study's own way to learn."""
+    """(state, episodes, algorithm, key, diagnose) → (state, metrics): `update` below, or a study's own way to learn."""
 
 
 def update(
-    state: TrainState, episodes: Episodes, algorithm: Algorithm, diagnose: Bool[Array, ""]
+    state: TrainState, episodes: Episodes, algorithm: Algorithm, key: PRNGKeyArray, diagnose: Bool[Array, ""]
 ) -> tuple[TrainState, Metrics]:
-    """advantage → policy step → critic step. `diagnose` adds the gradient's variance to the metrics."""
+    """advantage → policy step → critic's fit. `diagnose` adds the gradient's variance to the metrics."""
     bootstrap = jnp.zeros(episodes.terminated.shape)
     if algorithm.bootstrap_truncated:
         after = algorithm.critic.bootstrap(state.critic, episodes.last_obs)
         bootstrap = jnp.where(episodes.terminated, 0.0, jax.lax.stop_gradient(after))
 
     zeros = jnp.zeros_like(episodes.reward)
-    target = _each(reward_to_go, episodes, zeros, bootstrap, gamma=algorithm.gamma)
-    critic, value, value_loss = algorithm.critic.learn(state.critic, episodes, target)
-    psi = _each(algorithm.estimator, episodes, value, bootstrap)
-    advantage = weights(psi - value, episodes.mask, algorithm)
+    returns = _each(reward_to_go, episodes, zeros, bootstrap, gamma=algorithm.gamma)
+    baseline = algorithm.critic.baseline(state.critic, episodes, returns)
+    psi = _each(algorithm.estimator, episodes, baseline, bootstrap)
+    advantage = weights(psi - baseline, episodes.mask, algorithm)
+    advantage = jnp.where(equal(psi, baseline, episodes.mask), 0.0, advantage)
+    steps = to_blocks(Steps(episodes.obs, episodes.action, advantage, returns), episodes.mask)
 
-    blocks = to_blocks((episodes.obs, episodes.action, advantage), episodes.mask)
-    found, old, spread = _policy_gradient(state.policy, blocks, episodes.mask, algorithm, diagnose)
+    found, old, spread = _policy_gradient(state.policy, steps, episodes.mask, algorithm, diagnose)
     loss, entropy_of_episode, gradient = found
     policy, policy_opt_state = algorithm.optimiser.step(state.policy, gradient, state.policy_opt_state)
+    critic, value_loss = algorithm.critic.fit(state.critic, steps, key)
 
     recent = jnp.concatenate([state.recent_returns, episodes.reward.sum(0)])[-len(state.recent_returns) :]
     new = TrainState(policy, policy_opt_state, critic, recent, state.update + 1)
-    row = metrics.of_episodes(episodes) | old.columns(blocks.arrays[1], blocks.taken) | {
+    row = metrics.of_episodes(episodes) | old.columns(steps.arrays.action, steps.taken) | {
         "return_recent": recent.mean(),
         "policy_loss": loss,
         "value_loss": value_loss,
         "entropy": entropy_of_episode / episodes.length.mean(),
         "grad_norm": optax.global_norm(gradient),
-        "explained_variance": algorithm.critic.explained_variance(target, value, episodes.mask),
-        "kl": _mean_kl(old, policy, blocks),
+        "explained_variance": algorithm.critic.explained_variance(returns, baseline, episodes.mask),
+        "kl": _mean_kl(old, policy, steps),
     }
     quality = metrics.gradient_quality(row["grad_norm"], spread, episodes.mask.shape[1])
     row |= {name: jnp.where(diagnose, x, jnp.nan) for name, x in quality.items()}
@@ -81,8 +84,8 @@ def weights(
 ) -> Float[Array, "T B"]:
     """What multiplies ∇ log π: the advantage, 0 on padding, changed by whichever switches are on."""
     if algorithm.whiten:
-        mean = advantage.mean(where=mask)
-        advantage = (advantage - mean) / (advantage.std(where=mask) + 1e-8)
+        deviation = advantage - advantage.mean(where=mask)
+        advantage = jnp.where(differ(advantage, mask), deviation / (advantage.std(where=mask) + 1e-8), 0.0)
     if algorithm.discount_power:
         advantage = advantage * algorithm.gamma ** jnp.arange(mask.shape[0], dtype=advantage.dtype)[:, None]
     return jnp.where(mask, advantage, 0.0)
@@ -94,12 +97,11 @@ def _each(estimator, episodes: Episodes, value, bootstrap, **numbers) -> Float[A
     return over_episodes(episodes.reward, value, episodes.mask, bootstrap)
 
 
-def _block_loss(policy, block, entropy_coefficient):
+def _block_loss(policy, block: Steps, share, entropy_coefficient):
     """Loss of a block of N steps; `share` is 1/B on steps that were taken and 0 on padding."""
-    obs, action, advantage, share = block
-    pi = policy(obs)
+    pi = policy(block.obs)
     mean_entropy = (share * pi.entropy()).sum()
-    loss = policy_loss(pi.log_prob(action), share * advantage) - entropy_coefficient * mean_entropy
+    loss = policy_loss(pi.log_prob(block.action), share * block.advantage) - entropy_coefficient * mean_entropy
     return loss, (mean_entropy, pi)
 
 
@@ -115,12 +117,12 @@ def _policy_gradient(policy, blocks, mask, algorithm, diagnose):
     first, last = (jnp.append(x, of_each) for x, of_each in zip((0, blocks.steps), segments(mask), strict=True))
     share = jnp.append(1 / num_episodes, jnp.ones(num_episodes))
     value_and_gradient = eqx.filter_value_and_grad(_block_loss, has_aux=True)
-    of_steps = jax.jit(lambda *block: value_and_gradient(policy, block, algorithm.entropy_coefficient))
+    of_steps = jax.jit(lambda block, share: value_and_gradient(policy, block, share, algorithm.entropy_coefficient))
 
     def of_segment(k, pi):
         def of_block(block, position):
             inside = (first[k] <= position) & (position < last[k])
-            (loss, (entropy, pi)), gradient = of_steps(*block, jnp.where(inside, share[k], 0.0))
+            (loss, (entropy, pi)), gradient = of_steps(block, jnp.where(inside, share[k], 0.0))
             return (loss, entropy, gradient), pi
 
         return fold(of_block, blocks, (first[k], last[k]), pi)
@@ -148,5 +150,4 @@ def _mean_kl(old, policy, blocks) -> Float[Array, ""]:
         obs, old = block
         return jnp.where(position < blocks.steps, old.kl(policy(obs)), 0.0).sum(), ()
 
-    obs, _, _ = blocks.arrays
-    return fold(of_block, Blocks((obs, old), blocks.steps))[0] / blocks.steps.astype(jnp.float32)
+    return fold(of_block, Blocks((blocks.arrays.obs, old), blocks.steps))[0] / blocks.steps.astype(jnp.float32)

@@ -33,7 +33,7 @@ def env_steps_to_solve(variant: str, budget: int) -> list[int | None]:
     found = []
     for seed in SEEDS:
         state, keys = initial_state(config | {"seed": seed}, env, algorithm)
-        runner = JittedRunner(state, algorithm, env, keys.train, **sizes)
+        runner = JittedRunner(state, algorithm, env, keys, **sizes)
         runner.compile()  # once: all seeds share the program
         limits = {"num_updates": math.inf, "num_env_steps": budget, "solved_at": env.spec.reward_threshold}
         steps, recent = 0, -math.inf

@@ -30,7 +30,7 @@ def lane(*overrides: str) -> Lane:
     config = checked("+variant=baseline", "episodes_per_update=3", "diagnose_every=4", *overrides)
     env, algorithm = build(config)
     state, keys = initial_state(config, env, algorithm)
-    return Lane(state, algorithm, env, keys.train, jnp.array(config["diagnose_every"]))
+    return Lane(state, algorithm, env, keys, jnp.array(config["diagnose_every"]))
 
 
 def pack(*lanes: Lane) -> PackRunner:
@@ -102,7 +102,7 @@ def test_another_pack_compiles_nothing(member):
 def test_the_first_update_is_that_of_the_run_alone(member):
     """Statistically the same is all that is promised; the first update differs by rounding only."""
     one, _ = member
-    alone = make_runner(one.state, one.algorithm, one.env, one.key, diagnose_every=1, **SIZES)
+    alone = make_runner(one.state, one.algorithm, one.env, one.keys, diagnose_every=1, **SIZES)
     alone.compile()
     first = Limits(1, math.inf, math.inf)
     expected, found = alone(one.state, first), pack(one._replace(diagnose_every=jnp.array(1)))([first])[0]

@@ -13,7 +13,7 @@ from pgx.envs.probe import PROBES, Probe
 from pgx.estimators import reward_to_go
 from pgx.optimiser import Optimiser
 from pgx.policies import MLPPolicy
-from pgx.train import Limits, chunk, init
+from pgx.train import Keys, Limits, chunk, init
 from pgx.update import Algorithm
 
 GAMMA = 0.5
@@ -44,11 +44,11 @@ ANSWERS = {
 def program():
     """One for all probes: most of the time goes into compiling."""
 
-    def run(env, key):
+    def run(env, keys):
         policy = partial(MLPPolicy, width=8, depth=1, activation="tanh")
         state = init(ALGORITHM, policy, env.spec, jax.random.key(0))
         limits = Limits(jnp.array(UPDATES), jnp.array(10**6), jnp.array(jnp.inf))
-        return chunk(state, ALGORITHM, env, key, limits, jnp.array(10**6), num_episodes=32, max_updates=UPDATES)
+        return chunk(state, ALGORITHM, env, keys, limits, jnp.array(10**6), num_episodes=32, max_updates=UPDATES)
 
     return quickly_compiled(run)
 
@@ -56,7 +56,7 @@ def program():
 @pytest.mark.parametrize("name", PROBES)
 def test_what_is_learned_is_what_is_known(name):
     """V comes to the known value at every observation, and the policy to the action that pays."""
-    state, rows, done, finite = program()(Probe(name), jax.random.key(1))
+    state, rows, done, finite = program()(Probe(name), Keys.of_seed(1))
     assert done == UPDATES and finite.all()
     values, actions = ANSWERS[name]
     for obs, expected in values.items():

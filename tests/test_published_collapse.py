@@ -119,13 +119,13 @@ def test_fast_equals_literal(name):
     state, keys = initial_state(config, env, algorithm)
     critic_of = lambda state: None if state.critic is None else state.critic[0]
     play = compiled(partial(rollout, env, num_episodes=1), state.policy, keys.train)
-    learn = compiled(algorithm.update, state, play(state.policy, keys.train), algorithm, jnp.array(False))
+    learn = compiled(algorithm.update, state, play(state.policy, keys.train), algorithm, keys.update, jnp.array(False))
     learner = literal.start(state.policy, critic_of(state), program)
     moved = 0.0
     for number in range(EPISODES):
         episodes = play(state.policy, jax.random.fold_in(keys.train, number))
         before = state.policy
-        state, _ = learn(state, episodes, algorithm, jnp.array(False))
+        state, _ = learn(state, episodes, algorithm, keys.update, jnp.array(False))
         learner = literal.learn(learner, of(episodes), program)
         apart = distance((state.policy, critic_of(state)), (learner.policy, learner.critic))
         assert apart < (1e-5 if "long" in name else 2e-6), f"episode {number}"
@@ -156,8 +156,9 @@ def test_all_defects_off_is_the_harness():
         state, keys = initial_state(config, env, core)
         episodes = compiled(partial(rollout, env, num_episodes=3), state.policy, keys.train)(state.policy, keys.train)
         (new, row), (expected, expected_row) = (
-            compiled(each.update, state, episodes, each, jnp.array(False))(state, episodes, each, jnp.array(False))
+            compiled(each.update, *arguments)(*arguments)
             for each in (ours, core)
+            for arguments in [(state, episodes, each, keys.update, jnp.array(False))]
         )
         assert distance((new.policy, new.critic), (expected.policy, expected.critic)) < 1e-6
         for name in row.keys() - {"grad_variance", "grad_snr"}:
@@ -170,7 +171,7 @@ def test_broadcast_does_nothing_where_every_reward_is_one():
     config, _, fixed = study("+variant=published_1", "update.broadcast=false")
     state, keys = initial_state(config, env, fixed)
     episodes = compiled(partial(rollout, env, num_episodes=1), state.policy, keys.train)(state.policy, keys.train)
-    arguments = [(state, episodes, each, jnp.array(False)) for each in (broadcast, fixed)]
+    arguments = [(state, episodes, each, keys.update, jnp.array(False)) for each in (broadcast, fixed)]
     new = [compiled(each[2].update, *each)(*each)[0].policy for each in arguments]
     assert eqx.tree_equal(*new) and distance(state.policy, new[0]) > 0
 
@@ -239,11 +240,15 @@ def expected_gradient(overrides: str, episodes: Episodes) -> np.ndarray:
     _, _, algorithm = study(*overrides.split(), *sgd.split(), *window.split())
 
     def of_episode(i):
-        new, _ = algorithm.update(fresh(algorithm), choose(episodes, i[None]), algorithm, jnp.array(False))
+        new, _ = algorithm.update(fresh(algorithm), choose(episodes, i[None]), algorithm, KEY, jnp.array(False))
         return ravel_pytree(jax.tree.map(jnp.subtract, new.policy, POLICY))[0]
 
     each = jax.jit(jax.vmap(of_episode), compiler_options={"xla_backend_optimization_level": 0})
     return distribution(THETA) @ np.asarray(each(jnp.arange(len(TRAJECTORIES))), np.float64)
+
+
+KEY = jax.random.key(0)
+"""Nothing of the study's draws from it."""
 
 
 def fresh(algorithm) -> TrainState:
@@ -292,7 +297,7 @@ def test_a_stale_gradient_pulls_back(steps):
     pi = softmax(bias)
 
     def moved(i):
-        new, _ = algorithm.update(fresh(algorithm), choose(episodes, i[None]), algorithm, jnp.array(False))
+        new, _ = algorithm.update(fresh(algorithm), choose(episodes, i[None]), algorithm, KEY, jnp.array(False))
         return new.policy.network.layers[0].bias - POLICY.network.layers[0].bias
 
     chance = pi[pairs[:, 0]] * pi[pairs[:, 1]]

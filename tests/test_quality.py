@@ -108,7 +108,7 @@ def test_a_batch_is_what_training_would_have_ascended(switches, every):
         state = state_for(learner)
 
         def by(batch):
-            new, _ = update(state, choose(clean, batch), learner, jnp.array(False))
+            new, _ = update(state, choose(clean, batch), learner, jax.random.key(0), jnp.array(False))
             change = jax.tree.map(jnp.subtract, new.policy, POLICY)
             return jnp.concatenate([x.ravel() for x in jax.tree.leaves(change)])
 
@@ -308,7 +308,8 @@ def test_each_policy_has_a_value_of_its_own():
 
         def of(value):
             found = estimates(policy, measured, value, None, ESTIMAND).advantage
-            return quality.explained_variance(found["baseline"], found["reward_to_go"], measured.mask)
+            returns = found["reward_to_go"]
+            return quality.explained_variance(returns, returns - found["baseline"], measured.mask)
 
         return [of(fit_value(x, GAMMA, jax.random.key(0))) for x in both]
 

@@ -24,7 +24,7 @@ from pgx.optimiser import Optimiser
 from pgx.policies import Categorical, MLPPolicy
 from pgx.rollout import HostRollout, rollout
 from pgx.spaces import Discrete
-from pgx.train import Limits, init, make_runner
+from pgx.train import Keys, Limits, init, make_runner
 from pgx.types import Episodes
 from pgx.update import Algorithm
 
@@ -365,7 +365,7 @@ def test_nothing_compiles_after_the_first_update(make_env, compilations):
     algorithm = traced(Algorithm(estimator, critic, Optimiser("adam", 0.01), 0.9, **switches))
     make_policy = partial(MLPPolicy, width=4, depth=1, activation="tanh")
     state = jax.jit(partial(init, make_policy=make_policy, spec=env.spec))(algorithm, key=jax.random.key(0))
-    runner = make_runner(state, algorithm, env, jax.random.key(1), num_episodes=2, diagnose_every=3, max_updates=2)
+    runner = make_runner(state, algorithm, env, Keys.of_seed(1), num_episodes=2, diagnose_every=3, max_updates=2)
     runner.compile()
     state = runner(state, Limits(2, 10**6, float("inf"))).state
     warm = len(compilations)

@@ -31,20 +31,22 @@ from mdp import (
 from quick import quickly_compiled
 
 from pgx import losses
+from pgx.blocks import to_blocks
 from pgx.critics import LeaveOneOut, NoCritic, ValueNetwork
 from pgx.estimators import lambda_return, reward_to_go, vanilla
 from pgx.networks import MLP
 from pgx.optimiser import Optimiser
 from pgx.policies import Categorical, MLPPolicy
 from pgx.rollout import rollout
-from pgx.train import Limits, advance, chunk
-from pgx.types import Episodes, TrainState
+from pgx.train import Keys, Limits, advance, chunk
+from pgx.types import Episodes, Steps, TrainState
 from pgx.update import Algorithm, update, weights
 
 GAMMA, LAM, BONUS = 0.8, 0.6, 0.3
 TOLERANCE = 1e-6
 """Of ‖g − exact‖ / ‖exact‖: in float32 the real thing keeps 1e-7, and the mutants miss by 3e-2 and more."""
 
+KEY = jax.random.key(0)
 ONE_STEP = Optimiser("sgd", 1.0)
 """Parameters after minus parameters before are then the gradient ascended."""
 VALUE = ValueNetwork(optimiser=Optimiser("sgd", 0.5), width=1, depth=0, activation="tanh")
@@ -81,7 +83,7 @@ def expected_gradient(algorithm: Algorithm, episodes: Episodes) -> np.ndarray:
     state = state_for(algorithm)
 
     def of_batch(pair):
-        new, _ = update(state, choose(episodes, pair), algorithm, jnp.array(False))
+        new, _ = update(state, choose(episodes, pair), algorithm, KEY, jnp.array(False))
         change = jax.tree.map(jnp.subtract, new.policy, state.policy)
         return jnp.concatenate([x.ravel() for x in jax.tree.leaves(change)])
 
@@ -263,25 +265,24 @@ def broadcast(algorithm, episodes, monkeypatch):
     return algorithm, episodes
 
 
-class AfterItsStep(ValueNetwork):
-    """A critic that returns V as it is after fitting these very episodes."""
+class AfterItsFit(ValueNetwork):
+    """A critic whose baseline is V as it is after being fitted to these very episodes."""
 
-    def learn(self, state, episodes, target):
-        state, _, loss = super().learn(state, episodes, target)
-        value = jax.vmap(jax.vmap(state[0]))(episodes.obs)
-        return state, jnp.where(episodes.mask, value, 0.0), loss
+    def baseline(self, state, episodes, returns):
+        steps = to_blocks(Steps(episodes.obs, episodes.action, returns, returns), episodes.mask)
+        return super().baseline(self.fit(state, steps, KEY)[0], episodes, returns)
 
 
-def value_after_its_update(algorithm, episodes, monkeypatch):
-    critic = algorithm.critic
-    return dataclasses.replace(algorithm, critic=AfterItsStep(critic.optimiser, 1, 0, "tanh")), episodes
+def value_after_its_fit(algorithm, episodes, monkeypatch):
+    wrong = AfterItsFit(**{field.name: getattr(algorithm.critic, field.name) for field in dataclasses.fields(ValueNetwork)})
+    return dataclasses.replace(algorithm, critic=wrong), episodes
 
 
 class MeanOfAll(LeaveOneOut):
     """The mean return, this episode's own included."""
 
-    def learn(self, state, episodes, target):
-        return state, jnp.where(episodes.mask, target[0].mean(), 0.0), jnp.array(jnp.nan)
+    def baseline(self, state, episodes, returns):
+        return jnp.where(episodes.mask, returns[0].mean(), 0.0)
 
 
 def nobody_left_out(algorithm, episodes, monkeypatch):
@@ -326,7 +327,7 @@ MUTANTS = [
     ("reward_to_go", mean_over_own_steps),
     ("reward_to_go", mean_over_all_steps),
     ("reward_to_go", broadcast),
-    ("baseline", value_after_its_update),
+    ("baseline", value_after_its_fit),
     ("leave_one_out", nobody_left_out),
     ("baseline, bootstrap", truncation_as_termination),
     ("gae, bootstrap", truncation_as_termination),
@@ -422,7 +423,7 @@ def test_one_update_step_by_step(lengths, padded_to):
     episodes = random_episodes(lengths, padded_to)
     algorithm_ = algorithm(G, VALUE, entropy_coefficient=BONUS)
     state = state_for(algorithm_)
-    one = quickly_compiled(lambda state, diagnose: update(state, episodes, algorithm_, diagnose))
+    one = quickly_compiled(lambda state, diagnose: update(state, episodes, algorithm_, KEY, diagnose))
     new, row = one(state, jnp.array(True))
     old_episodes = [Naive.of(episodes, b, POLICY, V) for b in range(len(lengths))]
     gradients = np.array([one.gradient(BONUS) for one in old_episodes])
@@ -473,7 +474,7 @@ def test_what_is_not_measured_is_not_a_number():
     """An empty cell, and never a 0 that could be averaged."""
     plain = algorithm(G)
     episodes = random_episodes((2, 5), 6)
-    _, row = quickly_compiled(lambda state: update(state, episodes, plain, jnp.array(False)))(state_for(plain))
+    _, row = quickly_compiled(lambda state: update(state, episodes, plain, KEY, jnp.array(False)))(state_for(plain))
     missing = {name for name, x in row.items() if np.isnan(float(x))}
     assert missing == {"value_loss", "explained_variance", "grad_variance", "grad_snr", "return_recent"}
 
@@ -483,7 +484,7 @@ def test_recent_returns_are_the_last_hundred():
     plain, episodes = algorithm(G), random_episodes((2, 5, 3), 6)
     returns = np.asarray(episodes.reward.sum(0))
     state = dataclasses.replace(state_for(plain), recent_returns=jnp.arange(100, dtype=jnp.float32))
-    new, row = quickly_compiled(lambda state: update(state, episodes, plain, jnp.array(False)))(state)
+    new, row = quickly_compiled(lambda state: update(state, episodes, plain, KEY, jnp.array(False)))(state)
     np.testing.assert_array_equal(new.recent_returns, np.concatenate([np.arange(3, 100, dtype=np.float32), returns]))
     assert float(row["return_recent"]) == pytest.approx(float(new.recent_returns.mean()))
     assert int(new.update) == 1
@@ -515,7 +516,7 @@ def test_leave_one_out_is_the_mean_of_the_others():
     """Unbiased it would be with any constant of theirs; the least noise it has with their mean."""
     episodes = random_episodes((2, 5, 3), 6)
     target = np.random.default_rng(1).normal(size=(6, 3))
-    _, found, _ = LeaveOneOut().learn(None, episodes, jnp.asarray(target, jnp.float32))
+    found = LeaveOneOut().baseline(None, episodes, jnp.asarray(target, jnp.float32))
     for b in range(3):
         expected = np.where(episodes.mask[:, b], np.delete(target[0], b).mean(), 0)
         np.testing.assert_allclose(found[:, b], expected, rtol=1e-5)
@@ -590,16 +591,16 @@ def test_shapes_that_would_broadcast_are_refused():
 def test_both_kinds_of_environment_get_the_same_update():
     """One compiled chunk (rollout and update) and the update alone, which is what a host environment gets: padding,
     which the two doors leave different things on, changes nothing."""
-    env, key = TabularMDP(), jax.random.key(5)
+    env, keys = TabularMDP(), Keys.of_seed(5)
     gae = algorithm(G_LAMBDA, VALUE, bootstrap_truncated=True, entropy_coefficient=BONUS)
     adam = dataclasses.replace(gae, optimiser=Optimiser("adam", 0.01))
     state = state_for(adam)
     limits = Limits(jnp.array(1), jnp.array(1000), jnp.array(jnp.inf))
     one_chunk = partial(chunk, num_episodes=6, max_updates=1)
-    whole = quickly_compiled(lambda state, limits: one_chunk(state, adam, env, key, limits, jnp.array(1)))
+    whole = quickly_compiled(lambda state, limits: one_chunk(state, adam, env, keys, limits, jnp.array(1)))
     jitted, rows, _, _ = whole(state, limits)
 
-    episodes = quickly_compiled(partial(rollout, env, POLICY, num_episodes=6))(key=jax.random.fold_in(key, 0))
+    episodes = quickly_compiled(partial(rollout, env, POLICY, num_episodes=6))(key=jax.random.fold_in(keys.train, 0))
     padding = ~episodes.mask
     assert padding.any()
     garbage = dataclasses.replace(
@@ -607,7 +608,7 @@ def test_both_kinds_of_environment_get_the_same_update():
         obs=jnp.where(padding[..., None], 9.0, episodes.obs),
         action=jnp.where(padding, 1, episodes.action),
     )
-    alone = quickly_compiled(lambda state, episodes: advance(state, episodes, adam, jnp.array(1)))
+    alone = quickly_compiled(lambda state, episodes: advance(state, episodes, adam, keys.update, jnp.array(1)))
     host, row, _ = alone(state, garbage)
     for ours, theirs in zip(jax.tree.leaves(jitted), jax.tree.leaves(host), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-6, atol=1e-7)

@@ -119,8 +119,9 @@ def _walk(env, state, algorithm, key, episodes):
 
     @eqx.filter_jit
     def one(state, number):
-        episode = rollout(env, state.policy, jax.random.fold_in(key, number), 1)
-        new, row = algorithm.update(state, episode, algorithm, jnp.array(False))
+        key_ = jax.random.fold_in(key, number)
+        episode = rollout(env, state.policy, key_, 1)
+        new, row = algorithm.update(state, episode, algorithm, key_, jnp.array(False))
         return ravel_pytree(jax.tree.map(jnp.subtract, new.policy, state.policy))[0], row["kl"]
 
     found = [jax.device_get(one(state, jnp.array(2 * 10**6 + i))) for i in range(episodes)]

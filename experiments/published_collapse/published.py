@@ -10,13 +10,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from pgx import metrics
 from pgx.blocks import fold, to_blocks
 from pgx.errors import ConfigError
 from pgx.losses import policy_loss
-from pgx.types import Episodes, Metrics, TrainState
+from pgx.types import Episodes, Metrics, Steps, TrainState
 from pgx.update import Algorithm
 
 CHOICES = {
@@ -57,7 +57,12 @@ class Minibatches(eqx.Module):
             raise ConfigError("update.window", f"{self.window!r} is not allowed", "a whole number ≥ 1")
 
     def __call__(
-        self, state: TrainState, episodes: Episodes, algorithm: Algorithm, diagnose: Bool[Array, ""]
+        self,
+        state: TrainState,
+        episodes: Episodes,
+        algorithm: Algorithm,
+        key: PRNGKeyArray,
+        diagnose: Bool[Array, ""],
     ) -> tuple[TrainState, Metrics]:
         """Learn from B whole episodes. The gradient's variance is not measured: `diagnose` changes nothing."""
         if algorithm.whiten or algorithm.bootstrap_truncated or algorithm.discount_power:
@@ -65,7 +70,7 @@ class Minibatches(eqx.Module):
         used, share, psi, target = self.weights(episodes, algorithm.estimator)
         learn = self._one_step if self.optimiser_steps == "batch" else self._many_steps
         policy, policy_opt_state, critic, value, (loss, value_loss, grad_norm) = learn(
-            state, episodes, algorithm, used, share, psi, target
+            state, episodes, algorithm, key, used, share, psi, target
         )
         recent = jnp.concatenate([state.recent_returns, episodes.reward.sum(0)])[-len(state.recent_returns) :]
         new = TrainState(policy, policy_opt_state, critic, recent, state.update + 1)
@@ -131,7 +136,7 @@ class Minibatches(eqx.Module):
         T, B = like.shape
         return jnp.moveaxis(x.reshape(self.window, B, -1), 2, 0).reshape(-1, B)[:T]
 
-    def _many_steps(self, state, episodes, algorithm, used, share, psi, target):
+    def _many_steps(self, state, episodes, algorithm, key, used, share, psi, target):
         """One optimiser step a minibatch, in order; only minibatches that hold a step are visited."""
         columns = (episodes.obs, episodes.action, episodes.reward, used, share, psi, target)
         columns = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), self._cut(columns))  # [M, W, …]: one row a minibatch
@@ -143,7 +148,7 @@ class Minibatches(eqx.Module):
             policy, policy_opt_state, critic, values, sums = carry
             obs, action, reward, used, share, psi, target = jax.tree.map(lambda x: x[visited[i]], columns)
             alone = _alone(obs, action, reward, used)
-            critic, value, value_loss = algorithm.critic.learn(critic, alone, target[:, None])
+            value, critic, value_loss = _value_and_fit(algorithm.critic, critic, alone, target[:, None], jax.random.fold_in(key, i))
             actor = state.policy if self.optimiser_steps == "frozen" else policy
             weight = share * (psi - value[:, 0])
             loss, gradient = gradient_of(actor, obs.T, action, weight, share, algorithm.entropy_coefficient)
@@ -157,10 +162,10 @@ class Minibatches(eqx.Module):
         value = self._join(jnp.moveaxis(values, 1, 0), like=used)
         return policy, policy_opt_state, critic, value, sums / jnp.maximum(count, 1).astype(sums.dtype)
 
-    def _one_step(self, state, episodes, algorithm, used, share, psi, target):
+    def _one_step(self, state, episodes, algorithm, key, used, share, psi, target):
         """The same gradients, added up."""
         held = eqx.tree_at(lambda e: e.mask, episodes, used)
-        critic, value, value_loss = algorithm.critic.learn(state.critic, held, target)
+        value, critic, value_loss = _value_and_fit(algorithm.critic, state.critic, held, target, key)
         share = share / share.shape[1]
         blocks = to_blocks((episodes.obs, episodes.action, share * (psi - value), share), episodes.mask)
 
@@ -175,6 +180,13 @@ class Minibatches(eqx.Module):
 def _along_time(estimator, series):
     """Ψ of every column."""
     return jax.vmap(lambda *column: estimator(*column, jnp.zeros(())), in_axes=1, out_axes=1)(*series)
+
+
+def _value_and_fit(critic, state, episodes, target, key):
+    """(V of every step before the fit, what the critic is after it, its loss)."""
+    value = critic.baseline(state, episodes, target)
+    steps = to_blocks(Steps(episodes.obs, episodes.action, target - value, target), episodes.mask)
+    return value, *critic.fit(state, steps, key)
 
 
 def _alone(

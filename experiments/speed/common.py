@@ -95,7 +95,7 @@ def _runner(config: dict[str, Any], env: Any, algorithm: Any, keys: Any, state: 
         state,
         algorithm,
         env,
-        keys.train,
+        keys,
         num_episodes=config["episodes_per_update"],
         max_updates=config["updates_per_chunk"],
         diagnose_every=config["diagnose_every"],

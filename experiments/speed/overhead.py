@@ -85,7 +85,8 @@ def _with_and_without_metrics(parts: Trained) -> dict[str, Any]:
 
     state = train_to(480.0, parts)
     limits = Limits(*(jax.numpy.array(x) for x in (100, 2**31 - 1, math.inf)))
-    arguments = (state, parts.algorithm, parts.env, parts.keys.train, limits, jax.numpy.array(parts.config["diagnose_every"]))
+    diagnose_every = jax.numpy.array(parts.config["diagnose_every"])
+    arguments = (state, parts.algorithm, parts.env, parts.keys, limits, diagnose_every)
 
     def contender(keep: int):
         def program(*arguments):

@@ -29,7 +29,7 @@ def _measure(repeat: int) -> tuple[list[float], float]:
 
     same = parts.state, parts.algorithm, parts.env
     diagnose_every = jax.numpy.array(parts.config["diagnose_every"])
-    lanes = [Lane(*same, Keys.of_seed(seed).train, diagnose_every) for seed in range(SEEDS)]
+    lanes = [Lane(*same, Keys.of_seed(seed), diagnose_every) for seed in range(SEEDS)]
     values = []
     for _ in range(repeat):  # each from the same state: a policy that has moved on may have left the limit
         runner = PackRunner(lanes, width=SEEDS, num_episodes=parts.config["episodes_per_update"], max_updates=UPDATES)

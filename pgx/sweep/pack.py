@@ -83,7 +83,7 @@ class Pack:
 
         def lane(x: Recording) -> Lane:
             diagnose_every = jax.device_put(np.int32(x.config["diagnose_every"]))
-            return Lane(x.state(), x.algorithm, x.env, Keys.of_seed(x.config["seed"]).train, diagnose_every)
+            return Lane(x.state(), x.algorithm, x.env, Keys.of_seed(x.config["seed"]), diagnose_every)
 
         lanes = [lane(x) for x in going.values()]
         budgets = {n: Budget(one.state, **going[n].limits) for n, one in zip(going, lanes, strict=True)}
