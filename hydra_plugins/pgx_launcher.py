@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -24,6 +25,8 @@ class PgxLauncherConf:
     bits. None: 32 on a CPU, 1024 on an accelerator."""
     processes: int | None = None
     """Members (map) or packs (vmap) at work at the same time. None: one a core; on an accelerator one pack."""
+    patience: float = 60.0
+    """Seconds that members have to save and end after Ctrl-C, SIGTERM or SIGUSR2; then they are killed."""
     dry_run: bool = False
     """Print what is done and what would run, and run nothing."""
     inner: Any = None
@@ -44,6 +47,7 @@ class PgxLauncher(Launcher):
         executor: str,
         width: int | None,
         processes: int | None,
+        patience: float,
         dry_run: bool,
         inner: Launcher | None,
         members_per_task: int,
@@ -51,7 +55,8 @@ class PgxLauncher(Launcher):
     ):
         self._executor, self._width, self._processes, self._dry_run = executor, width, processes, dry_run
         self._inner, self._members_per_task, self._detach = inner, members_per_task, detach
-        self._pool = None
+        self._patience, self._pool = patience, None
+        self._asked: dict[str, dict[str, Any]] = {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from pgx.sweep.compose import composes_fast
@@ -62,35 +67,51 @@ class PgxLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from pgx.backend import accelerator
-        from pgx.errors import ConfigError
-        from pgx.sweep.launch import EXECUTORS, at_once, batches, dry_run, launch, missing
-        from pgx.sweep.members import members
+        from pgx.gate import Gate
+        from pgx.sweep import cluster, index
+        from pgx.sweep.launch import at_once, batches, dry_run, launch, missing
+        from pgx.sweep.members import composed, distinct, placed
         from pgx.sweep.pool import cores
+
+        self._check()
+        sweep = Path(self._config.hydra.sweep.dir)
+        if self._inner is None and not accelerator() and not (sweep / index.FILE).exists():  # all is missing
+            self._start(min(len(job_overrides), self._processes or cores()))  # its imports overlap with composing the members
+        found = composed(self._loader, self._config, enumerate(job_overrides, initial_job_idx))
+        distinct(found, self._asked)
+        if self._dry_run:
+            return dry_run(placed(found, write=False), self._processes)
+        if self._inner is not None:
+            cluster.require(self._inner)
+        found = placed(found)
+        Gate.sweep_begins()
+        if self._inner is not None:
+            task = cluster.Task(self._context, self._config, self._executor, self._width, self._processes, self._patience)
+            return cluster.launch_on(self._inner, task, found, size=self._members_per_task, detach=self._detach)
+        given = batches(missing(found), self._executor, self._width)
+        self._start(at_once(given, self._processes))
+        return launch(found, self._pool, given)
+
+    def _check(self) -> None:
+        from pgx.errors import ConfigError
+        from pgx.sweep.launch import EXECUTORS
 
         if self._executor not in EXECUTORS:
             raise ConfigError("hydra.launcher.executor", f"{self._executor!r} is not allowed", " | ".join(EXECUTORS))
         for key in ("width", "processes", "members_per_task"):
             if (number := getattr(self, f"_{key}")) is not None and number < 1:
                 raise ConfigError(f"hydra.launcher.{key}", f"{number} is not allowed", "a whole number ≥ 1")
+        if not self._patience >= 0:
+            raise ConfigError("hydra.launcher.patience", f"{self._patience} is not allowed", "a number ≥ 0")
         if self._detach and self._inner is None:
             raise ConfigError("hydra.launcher.detach", "the members would run here", "false", "hydra/launcher=slurm can")
-        if self._inner is None and not accelerator():
-            self._start(self._processes or cores())  # its imports overlap with composing the members
-        found = members(self._loader, self._config, enumerate(job_overrides, initial_job_idx))
-        if self._dry_run:
-            return dry_run(found, self._processes)
-        if self._inner is not None:
-            from pgx.sweep.cluster import Task, launch_on
-
-            task = Task(self._context, self._config, self._executor, self._width, self._processes)
-            return launch_on(self._inner, task, found, size=self._members_per_task, detach=self._detach)
-        given = batches(missing(found), self._executor, self._width)
-        self._start(at_once(given, self._processes))
-        return launch(found, self._pool, given)
 
     def _start(self, size: int) -> None:
-        """Once: a sweeper may call again, and what is compiled serves all its batches."""
+        """Have so many workers. A sweeper may call again: what is compiled serves all its batches."""
         from pgx.sweep.pool import Pool
 
-        if self._pool is None and not self._dry_run:
-            self._pool = Pool(self._context.callbacks, size)
+        if self._dry_run:
+            return
+        if self._pool is None:
+            self._pool = Pool(self._context.callbacks, size, self._patience)
+        self._pool.grow(size)

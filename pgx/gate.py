@@ -6,7 +6,6 @@ A mistake is one line and exit code 2, before anything heavy is imported and bef
 import contextlib
 import os
 import re
-import shutil
 import sys
 import traceback
 from collections import Counter
@@ -151,57 +150,93 @@ class Gate(Callback):
             check_overrides(OmegaConf.to_container(config.hydra.overrides.task, resolve=False))
             task = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
             checked = check(task)
-            if _is_set(config, "hydra.run.dir"):
-                self._locked = _enter(Path(config.hydra.run.dir), checked)
-            else:
+            folder = Path(config.hydra.run.dir)
+            if _names_a_moment(config.hydra.run):
                 with open_dict(config.hydra):
-                    config.hydra.run.dir = str(_claim(Path(config.hydra.run.dir)))
+                    config.hydra.run.dir = str(_claim("hydra.run.dir", folder))
+            else:
+                self._locked = _enter(folder, checked)
         Gate.passed = True
 
-    new_folder: ClassVar[Path | None] = None
-    """A sweep's, while nothing has run in it."""
+    untouched: ClassVar["Untouched | None"] = None
+    """A sweep's folder, until the sweep begins."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         with one_line_errors(whatever=True):
             check_overrides(OmegaConf.to_container(config.hydra.overrides.task, resolve=False))
-            existed = _is_set(config, "hydra.sweep.dir") and Path(config.hydra.sweep.dir).exists()
-            if not _is_set(config, "hydra.sweep.dir"):
-                folder = str(_claim(Path(config.hydra.sweep.dir)))
+            folder = Path(config.hydra.sweep.dir)
+            Gate.untouched = Untouched(folder)
+            if _names_a_moment(config.hydra.sweep):
+                folder = Gate.untouched.folder = _claim("hydra.sweep.dir", folder)
+                Gate.untouched.multirun = None
                 with open_dict(config.hydra):
-                    config.hydra.sweep.dir = folder
+                    config.hydra.sweep.dir = str(folder)
                     # every member's configuration is composed anew, from these
-                    config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
-            Gate.new_folder = None if existed else Path(config.hydra.sweep.dir)
+                    config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(folder))}")
+            else:
+                _make("hydra.sweep.dir", folder)
+                if (folder / "run.json").exists():
+                    raise ConfigError("hydra.sweep.dir", f"{folder} holds a single run", hint="choose another folder")
+
+    @classmethod
+    def sweep_begins(cls) -> None:
+        """From here on what is in its folder stays."""
+        cls.untouched = None
 
     @classmethod
     def take_back(cls) -> None:
-        """Remove the folder of a sweep that did not begin: Hydra has written to it before it looked at the members."""
-        folder = cls.new_folder
-        if folder is not None and folder.is_dir() and {path.name for path in folder.iterdir()} <= {"multirun.yaml"}:
-            shutil.rmtree(folder)
-            with contextlib.suppress(OSError):  # multirun/<date>, if that is empty now
-                folder.parent.rmdir()
-                folder.parent.parent.rmdir()
-
-    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        from pgx.sweep import ledger, members
-
-        with one_line_errors(whatever=True):
-            sweep = Path(config.hydra.sweep.dir)
-            if (sweep / members.FILE).exists() and (code := ledger.show(sweep)):
-                raise SystemExit(code)
+        """Leave no trace of a sweep that did not begin."""
+        if cls.untouched is not None:
+            cls.untouched.restore()
 
     def on_job_start(self, **_: Any) -> None:
+        Gate.sweep_begins()
         if hasattr(self, "_locked"):
             self._locked.close()  # Hydra has written its files; the run locks the folder for itself
 
 
-def _is_set(config: DictConfig, key: str) -> bool:
-    """Whether the command line says what this key of Hydra's is."""
-    return any(override.lstrip("+").split("=")[0] == key for override in config.hydra.overrides.hydra)
+class Untouched:
+    """A sweep's folder before the command: Hydra makes it, and writes to it, before anybody has looked at the members."""
+
+    def __init__(self, folder: Path):
+        self.folder, self._there = folder, []
+        self.multirun: tuple[bytes, int] | None = None
+        """Hydra's note of an earlier command in this folder, and its time."""
+        with contextlib.suppress(OSError):  # too long a name, say: it will not be made
+            self._there = [path for path in (folder, *folder.parents) if path.exists()]
+            file = folder / "multirun.yaml"
+            self.multirun = (file.read_bytes(), file.stat().st_mtime_ns) if file.exists() else None
+
+    def restore(self) -> None:
+        """Take away what was made since: the note, the lock, and the folders, unless somebody else has put anything there."""
+        with contextlib.suppress(OSError):
+            file = self.folder / "multirun.yaml"
+            if self.multirun is None:
+                file.unlink(missing_ok=True)
+            else:
+                text, when = self.multirun
+                file.write_bytes(text)
+                os.utime(file, ns=(when, when))
+            for path in (self.folder, *self.folder.parents):
+                if path in self._there:
+                    return
+                (path / ".lock").unlink(missing_ok=True)
+                path.rmdir()
 
 
-def _claim(folder: Path) -> Path:
+def _names_a_moment(where: DictConfig) -> bool:
+    """Whether the folder's name has the second in it, as the default has: then every command has its own. Any other name,
+    from the command line or from a file, is the folder that somebody wants."""
+    text = str(OmegaConf.to_container(where, resolve=False)["dir"])
+    return "${now:" in text and "%S" in text
+
+
+def quoted(text: str) -> str:
+    """A string of Hydra's grammar."""
+    return "'" + text.replace("'", r"\'") + "'"
+
+
+def _claim(where: str, folder: Path) -> Path:
     """Make a new folder of this name, or with -2, -3 … after it: two runs never share one."""
     for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
         claimed = folder.with_name(folder.name + suffix)
@@ -211,20 +246,25 @@ def _claim(folder: Path) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise ConfigError("hydra.run.dir", f"cannot make {claimed}: {error.strerror}", "a folder that can be written") from error
+            raise ConfigError(where, f"cannot make {claimed}: {error.strerror}", "a folder that can be written") from error
         return claimed
-    raise ConfigError("hydra.run.dir", f"{folder} and 998 more exist")
+    raise ConfigError(where, f"{folder} and 998 more exist")
 
 
-def _enter(folder: Path, config: dict[str, Any]) -> contextlib.ExitStack:
-    """Lock a folder the user named; close what is returned to unlock it. Ends the program if there is nothing
-    to do there. Raises ConfigError if it cannot be written, is in use or holds another configuration's run."""
+def _make(where: str, folder: Path) -> None:
+    """Make a folder that the user named, unless it is there. Raises ConfigError if it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise PermissionError(13, "permission denied")
     except OSError as error:
-        raise ConfigError("hydra.run.dir", f"cannot write {folder}: {error.strerror}", "a folder that can be written") from error
+        raise ConfigError(where, f"cannot write {folder}: {error.strerror}", "a folder that can be written") from error
+
+
+def _enter(folder: Path, config: dict[str, Any]) -> contextlib.ExitStack:
+    """Lock a folder the user named; close what is returned to unlock it. Ends the program if there is nothing
+    to do there. Raises ConfigError if it cannot be written, is in use or holds another configuration's run."""
+    _make("hydra.run.dir", folder)
     before = record.earlier_run(folder, config)
     if before is not None and not record.goes_on(before, config):
         print(record.last_line(before | {"already": True}, folder))

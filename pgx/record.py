@@ -197,6 +197,13 @@ def goes_on(before: dict[str, Any], config: dict[str, Any]) -> bool:
     return before["status"] != "diverged"  # it would diverge again, bit for bit
 
 
+def objective(summary: dict[str, Any] | None) -> float:
+    """What a sweeper maximises: the interquartile mean of the last 100 returns. −∞ where it means nothing: a run that
+    diverged, failed or never finished an episode is not the best one for what it had before."""
+    value = summary.get("return_final_iqm") if summary is not None and summary["status"] == "completed" else None
+    return -math.inf if value is None else value
+
+
 def last_line(summary: dict[str, Any], folder: Path) -> str:
     """What happened, and where the files are."""
     what = f"{summary['variant']} on {summary['env']}, seed {summary['seed']}"
@@ -239,12 +246,15 @@ def sole_use(folder: Path) -> Iterator[None]:
 
 
 def at_work(folder: Path) -> bool:
-    """Whether a process has this run folder to itself now."""
+    """Whether a process has this run folder to itself now. Asked without writing: one may have no right to."""
     try:
-        with sole_use(folder):
-            return False
-    except ConfigError:
+        with open(folder / ".lock") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
+    except OSError:  # there is no lock, or none to be had
+        return False
+    return False
 
 
 def last_env_steps(folder: Path) -> int:

@@ -180,7 +180,7 @@ def task(config: DictConfig) -> float:
     print(record.last_line(summary, folder))
     if summary["status"] == "interrupted" or (summary["status"] == "diverged" and not many):
         raise SystemExit(record.exit_code(summary))
-    return summary["return_final_iqm"]
+    return record.objective(summary)
 
 
 @contextlib.contextmanager

@@ -264,7 +264,8 @@ def test_what_is_given_to_the_workers(tmp_path, monkeypatch):
     """map where the environment is on the host; as it was begun; else as is asked for, in packs of one program."""
 
     def member(number, *overrides, before=None):
-        return Member(number, [], None, checked("+variant=vanilla", f"seed={number}", *overrides), tmp_path, before)
+        config = checked("+variant=vanilla", f"seed={number}", *overrides)
+        return Member(number, [], None, config, tmp_path, str(number), before)
 
     def given(*members, executor, width=2):
         found = [(x.executor, x.width, [m.number for m in x.members]) for x in batches(members, executor, width)]

@@ -249,7 +249,7 @@ def test_a_worker_waits_for_what_another_one_compiles(monkeypatch):
 
     def batch(number):
         config = {"xla_threads": 1, "env": {"reward_threshold": None}}
-        return pool.Batch((Member(number, [], OmegaConf.create(), config, Path(), None),), "map", 1)
+        return pool.Batch((Member(number, [], OmegaConf.create(), config, Path(), str(number)),), "map", 1)
 
     monkeypatch.setattr(pool, "_Worker", Worker)
     workers = pool.Pool(Callbacks(), 2)
@@ -301,7 +301,7 @@ def test_groups_are_those_that_share_a_program(override, same, tmp_path):
 
 
 def test_status_of_no_sweep(tmp_path):
-    for name, said in (("x", "there is no folder x"), (".", "holds no sweep")):
+    for name, said in (("x", "there is no folder x"), (".", "holds no sweep and no run")):
         command = [sys.executable, "-m", "pgx.sweep", "status", name]
         done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
         assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1

@@ -7,7 +7,7 @@ from pgx.errors import ConfigError
 from pgx.gate import one_line_errors
 from pgx.restore import Parser
 from pgx.streams import tolerant_streams
-from pgx.sweep import ledger, members
+from pgx.sweep import index, ledger
 
 
 def main() -> None:
@@ -17,10 +17,13 @@ def main() -> None:
     status.add_argument("folder", metavar="SWEEP_DIR", type=Path)
     with tolerant_streams(), one_line_errors():
         folder = parser.parse_args().folder
-        if not (folder / members.FILE).is_file():
-            what = f"{folder} holds no sweep (no {members.FILE})" if folder.is_dir() else f"there is no folder {folder}"
+        found = index.Index(folder)
+        if not found.runs:
+            what = f"{folder} holds no sweep and no run" if folder.is_dir() else f"there is no folder {folder}"
             raise ConfigError("SWEEP_DIR", what)
-        sys.exit(ledger.show(folder))
+        if found.there:
+            found.tell()
+        sys.exit(ledger.show(found))
 
 
 if __name__ == "__main__":

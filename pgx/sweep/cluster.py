@@ -25,10 +25,10 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from pgx import record
 from pgx.errors import ConfigError
-from pgx.sweep import ledger
 from pgx.sweep.compose import composes_fast
+from pgx.sweep.index import look
 from pgx.sweep.launch import at_once, batches, by_program, missing, progress_bar, returns, work
-from pgx.sweep.members import Member, members, write
+from pgx.sweep.members import Member, at, composed
 from pgx.sweep.pool import Pool
 
 log = logging.getLogger("pgx")
@@ -43,8 +43,9 @@ class Task:
     executor: str
     width: int | None
     processes: int | None
-    packs: Sequence[Sequence[tuple[int, Sequence[str]]]] = ()
-    """(number, overrides) of the members of every task."""
+    patience: float
+    packs: Sequence[Sequence[tuple[int, Sequence[str], str]]] = ()
+    """(number, overrides, name) of the members of every task."""
 
     def __call__(self, _: DictConfig) -> None:
         try:
@@ -55,14 +56,16 @@ class Task:
         for number in signals:  # now whoever started us: submitit puts the task back into the queue after SIGUSR2
             signal.raise_signal(number)
 
-    def _work(self, mine: Sequence[tuple[int, Sequence[str]]]) -> list[signal.Signals]:
-        todo = missing(members(composes_fast(self.context.config_loader), self.config, mine))
+    def _work(self, mine: Sequence[tuple[int, Sequence[str], str]]) -> list[signal.Signals]:
+        loader, numbered = composes_fast(self.context.config_loader), [(number, overrides) for number, overrides, _ in mine]
+        found = composed(loader, self.config, numbered)
+        todo = missing([at(member, name) for member, (_, _, name) in zip(found, mine, strict=True)])
         for member in todo:
             _make_plain(member.hydra_config.hydra)
         given = batches(todo, self.executor, self.width)
         if not given:
             return []
-        pool = Pool(self.context.callbacks, min(len(given), at_once(given, self.processes)))
+        pool = Pool(self.context.callbacks, at_once(given, self.processes), self.patience)
         try:
             return work(pool, given, lambda *_: None)[1]
         finally:
@@ -77,18 +80,21 @@ def _make_plain(hydra: DictConfig) -> None:
             hydra[key] = OmegaConf.to_container(hydra[key])
 
 
+def require(inner: Launcher) -> None:
+    """Raise ConfigError if there is no Slurm to submit to."""
+    if getattr(inner, "_EXECUTOR", None) == "slurm" and shutil.which("srun") is None:
+        raise ConfigError("hydra/launcher", "there is no Slurm here (no srun)", hint="a cluster's login node has it")
+
+
 def launch_on(inner: Launcher, task: Task, found: Sequence[Member], *, size: int, detach: bool) -> list[JobReturn]:
     """Run what is missing in tasks like `task`, each of up to `size` members that share a program.
 
-    Raises SystemExit(0) when all is submitted, if `detach`; ConfigError if there is no Slurm to submit to.
+    Raises SystemExit(0) when all is submitted, if `detach`.
     """
-    if getattr(inner, "_EXECUTOR", None) == "slurm" and shutil.which("srun") is None:
-        raise ConfigError("hydra/launcher", "there is no Slurm here (no srun)", hint="a cluster's login node has it")
-    write(found)
     todo = missing(found)
     packs = [group[i : i + size] for group in by_program(todo) for i in range(0, len(group), size)]
     if packs:
-        task = replace(task, packs=[[(member.number, member.overrides) for member in pack] for pack in packs])
+        task = replace(task, packs=[[(member.number, member.overrides, member.name) for member in pack] for pack in packs])
         # the members have their callbacks, their folders and their logs; a task has a log
         context = HydraContext(config_loader=task.context.config_loader, callbacks=Callbacks())
         inner.setup(hydra_context=context, task_function=task, config=task.config)
@@ -99,9 +105,7 @@ def launch_on(inner: Launcher, task: Task, found: Sequence[Member], *, size: int
         print("nothing is missing, nothing was submitted")
     if detach:
         raise SystemExit(0)
-    status = {row["member"]: row["status"] for row in ledger.read(found[0].folder.parent)}
-    unfinished = [member.folder for member in todo if status[member.folder.name] not in ("completed", "diverged")]
-    return returns(found, unfinished)
+    return returns(found, {})
 
 
 @contextlib.contextmanager
@@ -110,7 +114,7 @@ def _followed(inner: Launcher, found: Sequence[Member], todo: Sequence[Member], 
     Within this it waits until they have ended, with a bar, or, to detach, not even that."""
     import submitit
 
-    sweep = found[0].folder.parent
+    sweep = found[0].sweep
     asked: list[str] = []
 
     def results(job: submitit.Job) -> list[None]:
@@ -140,7 +144,7 @@ def _followed(inner: Launcher, found: Sequence[Member], todo: Sequence[Member], 
 def _show(todo: Sequence[Member], bar: Callable[[int, float, int | None], None]) -> None:
     """How far the members are, from their folders."""
     for member in todo:
-        summary = record.read_summary(member.folder)
+        summary = look(member.folder).summary
         if summary is not None:
             steps, budget = record.last_env_steps(member.folder), member.config["num_env_steps"]
             share = min(steps / budget, 0.99) if budget else 0.0

@@ -1,11 +1,13 @@
 """A multirun: everything that is missing is run, nothing that is there is touched, and the ledger says the rest."""
 
 import contextlib
+import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
@@ -16,50 +18,52 @@ from pgx.envs import on_host
 from pgx.errors import RunFailed
 from pgx.run import Interrupt
 from pgx.sweep import ledger
-from pgx.sweep.members import Member, program, write
+from pgx.sweep.index import Index, look
+from pgx.sweep.members import Member, program
 from pgx.sweep.pool import Batch, Done, Pool, cores
 
 EXECUTORS = ("auto", "map", "vmap")
 
 
 def launch(members: Sequence[Member], pool: Pool, batches: Sequence[Batch]) -> list[JobReturn]:
-    """Run what is missing, the `batches`. A member that fails is a JobReturn that raises; its companions go on.
+    """Run what is missing, the `batches`. A member that fails harms no other.
 
     Raises SystemExit (128 + n) after signal n, when the members at work have saved.
     """
-    write(members)
     with progress_bar(len(members), len(members) - len(missing(members))) as show:
-        failed, signals = work(pool, batches, show)
+        errors, signals = work(pool, batches, show)
     if signals:
-        ledger.show(members[0].folder.parent)
+        ledger.show(Index(members[0].sweep), errors)
         raise SystemExit(128 + signals[0])
-    return returns(members, failed)
+    return returns(members, errors)
 
 
 def work(
     pool: Pool, batches: Sequence[Batch], show: Callable[[int, float, int | None], None]
-) -> tuple[set[Path], list[signal.Signals]]:
-    """Run the batches; the folders of members that failed, and the signals that came: after one, members save and stop.
+) -> tuple[dict[str, str], list[signal.Signals]]:
+    """Run the batches; what went wrong (a member's name → the reason), and the signals that came: after one, members
+    save and stop.
 
     `show` is told a member's number, the share of its budget that is used and its env steps (None: it has ended).
     """
-    folders = {member.number: member.folder for batch in batches for member in batch.members}
-    failed: set[Path] = set()
+    members = {member.number: member for batch in batches for member in batch.members}
+    errors: dict[str, str] = {}
     with _signals(pool) as signals:
         for report in pool.run(batches):
             if not isinstance(report, Done):
                 show(report.number, report.share, report.env_steps)
                 continue
             show(report.number, 1.0, None)
-            folder = folders[report.number]
-            if report.error is not None and not _completed(folder, report.error):
-                failed.add(folder)
-    return failed, signals
+            if report.error is not None:
+                errors[members[report.number].name] = report.error
+                _note(members[report.number].folder, report.error)
+    return errors, signals
 
 
 def missing(members: Sequence[Member]) -> list[Member]:
     """Those that are to be run; the same member twice is run once."""
-    return list({member.folder: member for member in members if not member.finished}.values())
+    left = (member for member in members if not member.finished and member.broken is None)
+    return list({member.folder: member for member in left}.values())
 
 
 def by_program(members: Sequence[Member]) -> list[list[Member]]:
@@ -87,9 +91,9 @@ def batches(members: Sequence[Member], executor: str, width: int | None) -> list
 
 
 def at_once(batches: Sequence[Batch], processes: int | None) -> int:
-    """How many workers: one a core, but packs take turns on an accelerator."""
+    """How many workers: one a core, but no more than there are batches, and packs take turns on an accelerator."""
     packs_only = accelerator() and all(batch.executor == "vmap" for batch in batches)
-    return processes or (1 if packs_only else cores())
+    return min(len(batches), processes or (1 if packs_only else cores()))
 
 
 def _executor(member: Member, executor: str, width: int | None) -> tuple[str, int]:
@@ -106,50 +110,58 @@ def _executor(member: Member, executor: str, width: int | None) -> tuple[str, in
 def dry_run(members: Sequence[Member], processes: int | None) -> list[JobReturn]:
     """Print the groups, what is done and what would run; touch nothing."""
     groups = by_program(members)
-    print(f"{len(members)} members in {len(groups)} compiled programs; sweep folder {members[0].folder.parent}")
+    print(f"{len(members)} members in {len(groups)} compiled programs; sweep folder {members[0].sweep}")
     seconds = 0.0
     for number, group in enumerate(groups, 1):
         timed = [member.before["wall_seconds"] for member in group if member.finished]
-        left = [member for member in group if not member.finished]
+        left = missing(group)
         each = sum(timed) / len(timed) if timed else None
         seconds = seconds + each * len(left) if each is not None or not left else float("nan")
         first = group[0].config
         print(f"group {number}: {first['variant']} on {first['env']['id']}, {len(left)} of {len(group)} to run")
         for member in group:
-            state = member.before["status"] if member.before else "to run"
-            print(f"  {member.folder.name:>6}  {state:<12} {' '.join(member.task_overrides)}")
+            state = "broken" if member.broken else member.before["status"] if member.before else "to run"
+            print(f"  {member.name:>6}  {state:<12} {' '.join(member.task_overrides)}")
     if seconds == seconds:
         print(f"about {seconds / (processes or cores()):.0f} s to go, as long as the finished members took")
     raise SystemExit(0)
 
 
-def returns(members: Sequence[Member], failed: Collection[Path]) -> list[JobReturn]:
-    """What Hydra gets: each member's objective, or, for those in the `failed` folders, that there is none."""
-    if failed:
-        ledger.show(members[0].folder.parent)
-    error = RunFailed(f"{len(failed)} of {len(members)} members failed, see the table above")
-    return [_returned(member, error if member.folder in failed else None) for member in members]
+def returns(members: Sequence[Member], errors: Mapping[str, str]) -> list[JobReturn]:
+    """What Hydra gets: each member's objective, or, if it has not ended, that there is none."""
+    summaries = [look(member.folder).summary for member in members]
+    ended = [member.broken is not None or _has_ended(summary) for member, summary in zip(members, summaries, strict=True)]
+    if not all(ended):
+        ledger.show(Index(members[0].sweep), errors)
+    error = RunFailed(f"{ended.count(False)} of {len(members)} members did not end, see the table above")
+    return [
+        _returned(member, record.objective(summary) if has_ended else error)
+        for member, summary, has_ended in zip(members, summaries, ended, strict=True)
+    ]
 
 
-def _returned(member: Member, error: Exception | None) -> JobReturn:
+def _has_ended(summary: dict[str, Any] | None) -> bool:
+    return summary is not None and summary["status"] in ("completed", "diverged", "failed")
+
+
+def _returned(member: Member, value: float | Exception) -> JobReturn:
     returned = JobReturn(
         overrides=OmegaConf.to_container(member.hydra_config.hydra.overrides.task),
         cfg=OmegaConf.masked_copy(member.hydra_config, [key for key in member.hydra_config if key != "hydra"]),
         hydra_cfg=OmegaConf.masked_copy(member.hydra_config, ["hydra"]),
         working_dir=str(Path.cwd()),
         task_name=member.hydra_config.hydra.job.name,
-        status=JobStatus.COMPLETED if error is None else JobStatus.FAILED,
+        status=JobStatus.FAILED if isinstance(value, Exception) else JobStatus.COMPLETED,
     )
-    returned.return_value = record.read_summary(member.folder)["return_final_iqm"] if error is None else error
+    returned.return_value = value
     return returned
 
 
-def _completed(folder: Path, error: str) -> bool:
-    """Whether the run had ended when its process died. If not, run.json says `error`: the run itself could not."""
-    summary = record.read_summary(folder)
+def _note(folder: Path, error: str) -> None:
+    """If its process died before the run had ended, run.json says why: the run itself could not."""
+    summary = look(folder).summary
     if summary is not None and summary["status"] == "running" and not record.at_work(folder):
         record.write_summary(folder, summary | {"status": "failed", "error": error})
-    return summary is not None and summary["status"] == "completed"
 
 
 @contextlib.contextmanager
@@ -159,6 +171,9 @@ def _signals(pool: Pool) -> Iterator[list[signal.Signals]]:
 
     def note(number: int, _: object) -> None:
         came.append(signal.Signals(number))
+        if len(came) == 1:
+            with contextlib.suppress(OSError):  # not by print: what we interrupt may be printing
+                os.write(2, f"pgx: {came[0].name}: the members at work save and end; Ctrl-C ends them at once\n".encode())
         if len(came) == 1 or number == signal.SIGINT:
             pool.stop(at_once=len(came) > 1)
 

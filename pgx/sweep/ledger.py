@@ -2,12 +2,14 @@
 
 import csv
 import io
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pgx import record
 from pgx.files import write_atomically
-from pgx.sweep import members
+from pgx.sweep.index import Index, Run, overrides_of
 
 COLUMNS = ("member", "overrides", "status", "env_steps", "return_final", "solved_at", "reason", "log")
 FILE = "ledger.csv"
@@ -15,20 +17,19 @@ GOOD = ("completed", "running", "waiting")
 """Everything else makes the exit code 1."""
 
 
-def read(sweep: Path) -> list[dict[str, Any]]:
-    """One row a member, from members.json and the run folders."""
-    entries = members.read(sweep)
-    return [_row(sweep / name, entry) for name, entry in sorted(entries.items(), key=lambda item: _order(item[0]))]
+def read(index: Index) -> list[dict[str, Any]]:
+    """One row a member, from the index and the run folders; one a run, where there is no members.json."""
+    if index.there:
+        return [_row(index.sweep, name, entry.overrides, index.runs[name]) for name, entry in index.entries.items()]
+    return [_row(index.sweep, name, overrides_of(index.sweep / name), run) for name, run in index.runs.items()]
 
 
-def _order(name: str) -> tuple:
-    return (0, int(name), "") if name.isdecimal() else (1, 0, name)
-
-
-def _row(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
-    row = {"member": folder.name, "overrides": " ".join(entry["overrides"]), "status": "waiting"}
-    summary = record.read_summary(folder)
-    if summary is not None:
+def _row(sweep: Path, name: str, overrides: list[str], run: Run) -> dict[str, Any]:
+    row = {"member": name, "overrides": " ".join(overrides), "status": "waiting"}
+    summary, folder = run.summary, sweep / name
+    if run.problem is not None:
+        row |= {"status": "broken", "reason": run.problem}
+    elif summary is not None:
         status, reason = summary["status"], summary["error"] or summary.get("warning")
         if status == "running":
             env_steps = record.last_env_steps(folder)
@@ -43,11 +44,15 @@ def _row(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(sweep: Path, rows: list[dict[str, Any]]) -> None:
+    """ledger.csv, or a line that says why there is none: the table is what was asked for."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(sweep / FILE, text.getvalue())
+    try:
+        write_atomically(sweep / FILE, text.getvalue())
+    except OSError as error:
+        print(f"pgx: {sweep / FILE} is not written: {error.strerror}", file=sys.stderr)
 
 
 def table(rows: list[dict[str, Any]], most: int = 60) -> str:
@@ -82,12 +87,17 @@ def exit_code(rows: list[dict[str, Any]]) -> int:
     return int(any(row["status"] not in GOOD for row in rows))
 
 
-def show(sweep: Path) -> int:
-    """Write ledger.csv, print the table; the exit code."""
-    rows = read(sweep)
-    write(sweep, rows)
+def show(index: Index, reasons: Mapping[str, str] | None = None) -> int:
+    """Write ledger.csv, print the table; the exit code. `reasons`: of members whose run.json does not say any."""
+    rows = read(index)
+    for row in rows:
+        row["reason"] = row["reason"] or (reasons or {}).get(row["member"])
     print(table(rows))
-    print(f"{counts(rows)}; files in {sweep}")
+    if index.there:
+        write(index.sweep, rows)
+        print(f"{counts(rows)}; files in {index.sweep}")
+    else:
+        print(f"{counts(rows).replace('member', 'run', 1)}; {index.sweep} has no members.json: these are the runs below it")
     return exit_code(rows)
 
 

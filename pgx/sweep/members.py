@@ -1,10 +1,11 @@
 """The members of a sweep: composed, checked, and matched with the run folders that are there already.
 
 A member is known by its configuration and not by Hydra's job number: the same command on the same sweep folder, with
-more seeds or in another order, finds its runs again. members.json keeps which folder is whose.
+more seeds or in another order, finds its runs again.
 """
 
-import json
+import contextlib
+import os
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +17,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from pgx import record
 from pgx.config import BUDGET, OPERATIONAL, check
-from pgx.files import write_atomically
-
-FILE = "members.json"
+from pgx.errors import ConfigError
+from pgx.sweep import index
 
 
 class Member(NamedTuple):
@@ -30,9 +30,18 @@ class Member(NamedTuple):
     """The whole composed configuration, Hydra's part as well."""
     config: dict[str, Any]
     """Checked."""
-    folder: Path
-    before: dict[str, Any] | None
+    sweep: Path
+    """The sweep's folder."""
+    name: str
+    """The path of its own folder, below the sweep's: what hydra.sweep.subdir says, unless that is another member's."""
+    before: dict[str, Any] | None = None
     """run.json, if the run was started earlier."""
+    broken: str | None = None
+    """Why nobody can go on with the run that is there."""
+
+    @property
+    def folder(self) -> Path:
+        return self.sweep / self.name
 
     @property
     def task_overrides(self) -> list[str]:
@@ -40,44 +49,70 @@ class Member(NamedTuple):
         return list(filter_overrides(self.overrides))
 
     @property
+    def key(self) -> str:
+        """Its configuration, but for the budget."""
+        return index.key_of(self.config)
+
+    @property
     def finished(self) -> bool:
         return self.before is not None and not record.goes_on(self.before, self.config)
 
 
-def members(loader: ConfigLoader, config: DictConfig, numbered: Iterable[tuple[int, Sequence[str]]]) -> list[Member]:
-    """Compose and check every member, given as (job number, overrides), and find its folder in the sweep's.
+def composed(loader: ConfigLoader, config: DictConfig, numbered: Iterable[tuple[int, Sequence[str]]]) -> list[Member]:
+    """Compose and check every member, given as (job number, overrides).
 
-    Raises ConfigError, before anything is written, if a member's configuration is wrong or its folder is another's.
+    Raises ConfigError if a member's configuration is wrong, or the folder that it wants.
     """
     sweep = Path(str(config.hydra.sweep.dir))
-    folders = read(sweep)
     found = []
     for number, overrides in numbered:
-        composed = _compose(loader, config, overrides, number)
-        checked = check(OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"]))
-        name = _name(record.config_hash(checked, without=BUDGET), _subdir(composed), folders, sweep)
-        with read_write(composed.hydra.sweep):
-            composed.hydra.sweep.subdir = name
-        before = record.earlier_run(sweep / name, checked)
-        found.append(Member(number, list(overrides), composed, checked, sweep / name, before))
+        whole = _compose(loader, config, overrides, number)
+        checked = check(OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"]))
+        found.append(Member(number, list(overrides), whole, checked, sweep, _wanted(whole, sweep)))
     return found
 
 
-def write(found: Sequence[Member]) -> None:
-    """Make the sweep's folder and note there whose the members' folders are."""
-    sweep = found[0].folder.parent
-    sweep.mkdir(parents=True, exist_ok=True)
-    entries = read(sweep)
+def distinct(found: Sequence[Member], asked: dict[str, dict[str, Any]]) -> None:
+    """Raise ConfigError if two members are one run, but cannot both be as they are asked for. `asked`: key → config of
+    those that the command has asked for so far; these are added."""
     for member in found:
-        key = record.config_hash(member.config, without=BUDGET)
-        entries[member.folder.name] = {"config_hash": key, "overrides": member.task_overrides}
-    write_atomically(sweep / FILE, json.dumps(entries, indent=1) + "\n")
+        one, other = asked.setdefault(member.key, member.config), member.config
+        for key in (*BUDGET, *OPERATIONAL):
+            if one[key] != other[key]:
+                values = " and ".join(str(x["_target_"] if isinstance(x, dict) else x) for x in (one[key], other[key]))
+                what = f"{values} for members that are alike in all else, and so one run"
+                hint = "the larger budget's run has the smaller one's rows" if key in BUDGET else "it changes no result"
+                raise ConfigError(key, what, "one value in a sweep", hint)
 
 
-def read(sweep: Path) -> dict[str, dict[str, Any]]:
-    """Folder name → hash of the configuration (but the budget), overrides."""
-    path = sweep / FILE
-    return json.loads(path.read_text()) if path.exists() else {}
+def placed(found: Sequence[Member], *, write: bool = True) -> list[Member]:
+    """The members in their folders, which are written down, unless not to `write`.
+
+    Raises ConfigError, before anything is written, if the run in a member's folder had a larger budget.
+    """
+    with index.locked(found[0].sweep) if write else contextlib.nullcontext():
+        entries = index.Index(found[0].sweep)
+        names = [entries.choose(member.key, member.name, member.task_overrides) for member in found]
+        there = [at(member, name) for member, name in zip(found, names, strict=True)]
+        if write:
+            entries.write()
+    entries.tell()
+    return there
+
+
+def at(member: Member, name: str) -> Member:
+    """The member in the folder of this name, with what is there."""
+    hydra = member.hydra_config.hydra
+    with read_write(hydra.sweep):
+        hydra.sweep.subdir = name
+    there = member._replace(name=name)
+    run = index.look(there.folder)
+    if run.problem is not None:
+        return there._replace(broken=run.problem)
+    there = there._replace(before=record.earlier_run(there.folder, there.config))
+    if there.finished or there.folder.resolve().is_relative_to(there.sweep.resolve()):
+        return there
+    return there._replace(broken="its folder is a link that leads out of the sweep's")
 
 
 def program(config: dict[str, Any]) -> Hashable:
@@ -95,26 +130,25 @@ def _shape(node: Any) -> Hashable:
 
 
 def _compose(loader: ConfigLoader, config: DictConfig, overrides: Sequence[str], number: int) -> DictConfig:
-    composed = loader.load_sweep_config(config, list(overrides))
-    with open_dict(composed):
-        composed.hydra.job.id = composed.hydra.job.num = number
-    return composed
+    whole = loader.load_sweep_config(config, list(overrides))
+    with open_dict(whole):
+        whole.hydra.job.id = whole.hydra.job.num = number
+    return whole
 
 
-def _subdir(composed: DictConfig) -> str:
-    HydraConfig.instance().cfg = composed  # ${hydra:…} may be in it
-    return str(composed.hydra.sweep.subdir)
-
-
-def _name(key: str, wanted: str, folders: dict[str, dict[str, Any]], sweep: Path) -> str:
-    """The folder that this configuration has, else `wanted`, else a name like it that nobody has."""
-    known = next((name for name, entry in folders.items() if entry["config_hash"] == key), None)
-    if known is not None:
-        return known
-    name, suffix = wanted, 2
-    while name in folders or (sweep / name / "run.json").exists():
-        numbers = [int(name) for name in folders if name.isdecimal()]
-        name = str(max(numbers) + 1) if wanted.isdecimal() and numbers else f"{wanted}-{suffix}"
-        suffix += 1
-    folders[name] = {"config_hash": key}
+def _wanted(whole: DictConfig, sweep: Path) -> str:
+    """The folder that hydra.sweep.subdir asks for, as a path below the sweep's. Raises ConfigError if it cannot be had."""
+    HydraConfig.instance().cfg = whole  # ${hydra:…} may be in it
+    if str(whole.hydra.sweep.dir) != str(sweep):
+        raise ConfigError(
+            "hydra.sweep.dir", f"{whole.hydra.sweep.dir} for one member, {sweep} for the sweep",
+            "one folder", "hydra.sweep.subdir may differ from member to member",
+        )  # fmt: skip
+    asked = str(whole.hydra.sweep.subdir)
+    name = os.path.normpath(asked)
+    if os.path.isabs(name) or not index.is_name(name):
+        raise ConfigError("hydra.sweep.subdir", f"{asked!r} is not allowed", "a folder below hydra.sweep.dir, not a hidden one")
+    if any(len(os.fsencode(part)) > 255 for part in name.split("/")) or len(os.fsencode((sweep / name).absolute())) > 3900:
+        what = f"{asked[:40]}… is too long for a folder's name, {len(os.fsencode(asked))} bytes"
+        raise ConfigError("hydra.sweep.subdir", what, "255 bytes", "${hydra.job.num} is short")
     return name

@@ -1,11 +1,13 @@
 """The `vmap` executor: the members of a pack train side by side, in one compiled program, each in its own run folder."""
 
+import os
 import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -14,6 +16,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from pgx.config import check
+from pgx.record import objective
 from pgx.recording import Recording
 from pgx.run import Interrupt, job
 
@@ -33,8 +36,8 @@ class Pack:
     def run(self, context: HydraContext) -> dict[int, JobReturn]:
         """Train them all, and return what Hydra would for each. One that fails does not stop the others."""
         sys.setrecursionlimit(max(sys.getrecursionlimit(), 1000 + 20 * len(self._members)))
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # every member holds its folder's lock
+        _open_many_files()
+        self._home = Path.cwd()
         with Interrupt() as self._interrupt:
             self._enter(context, 0)
         return self._returned
@@ -49,7 +52,8 @@ class Pack:
             return
         number, config = self._members[i]
 
-        def task(config: DictConfig) -> float | None:
+        def task(config: DictConfig) -> float:
+            os.chdir(self._home)  # hydra.job.chdir means one job's folder, and these are many
             with job() as (folder, group), ExitStack() as stack:
                 try:
                     recording = Recording(check(config), folder, group=group, executor="vmap", width=self._width)
@@ -61,7 +65,7 @@ class Pack:
                 configure_log(settings.job_logging, settings.verbose)  # the others' jobs had theirs
                 if number in self._failures:
                     raise self._failures[number]
-            return recording.summary["return_final_iqm"]
+            return objective(recording.summary)
 
         where = {"job_dir_key": "hydra.sweep.dir", "job_subdir_key": "hydra.sweep.subdir"}
         self._returned[number] = run_job(hydra_context=context, task_function=task, config=config, **where)
@@ -133,3 +137,12 @@ class Pack:
         for recording in unfinished:
             recording.interrupted(self._interrupt.by)
             recording.save()  # of all, before the rest is written: patience may be short
+
+
+def _open_many_files() -> None:
+    """As many as we may: every member holds its folder's lock."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # on macOS there is no limit by this word, but a kernel that gives no more than OPEN_MAX
+    wanted = max(now, 10240) if most == resource.RLIM_INFINITY else most
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))

@@ -6,13 +6,18 @@ Under map a member's bits are those of the same run alone, because it *is* the s
 """
 
 import contextlib
+import logging
+import math
 import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import NamedTuple
 
 from hydra._internal.callbacks import Callbacks
@@ -21,9 +26,13 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from pgx.config import check
-from pgx.run import job, run
+from pgx.errors import one_line
+from pgx.record import objective
+from pgx.run import Interrupt, job, run
 from pgx.sweep.members import Member, program
 from pgx.sweep.pack import Pack
+
+log = logging.getLogger("pgx")
 
 
 class Progress(NamedTuple):
@@ -36,6 +45,12 @@ class Progress(NamedTuple):
 class Done(NamedTuple):
     number: int
     error: str | None
+
+
+class Broken(NamedTuple):
+    """A worker's last word, if it cannot work."""
+
+    error: str
 
 
 class Batch(NamedTuple):
@@ -57,12 +72,17 @@ class _Worker:
         spawn = multiprocessing.get_context("spawn")  # fork: jax has threads
         self.connection, other = spawn.Pipe()
         self.process = spawn.Process(target=_work, args=(other, callbacks), daemon=True)
-        self.process.start()
+        with _unheard(*FORWARDED):
+            self.process.start()
         other.close()
         self.at_work: set[int] = set()
         """Numbers of members."""
         self.program: tuple[Hashable, ...] | None = None
         """Of the last batch."""
+        self.heard = time.monotonic()
+        """When it last said something."""
+        self.killed: str | None = None
+        """Why, if we did it."""
 
     @property
     def threads(self) -> Hashable:
@@ -71,24 +91,66 @@ class _Worker:
 
     def give(self, batch: Batch) -> None:
         self.at_work, self.program = {member.number for member in batch.members}, batch.program
-        self.connection.send(([(member.number, member.hydra_config) for member in batch.members], *batch[1:]))
+        self.heard = time.monotonic()
+        with contextlib.suppress(ConnectionError):  # it has died: whoever listens to it learns that
+            self.connection.send(([(member.number, member.hydra_config) for member in batch.members], *batch[1:]))
+
+    def kill(self, why: str) -> None:
+        self.killed = why
+        self.process.kill()
+
+
+FORWARDED = tuple(number for number in Interrupt.STOP if number != signal.SIGTERM)
+"""Signals that go to all processes of a terminal, or of Slurm's job. Workers hear of them through us, as a SIGTERM."""
+
+
+@contextlib.contextmanager
+def _unheard(*numbers: signal.Signals) -> Iterator[None]:
+    """Within this nobody is interrupted by these signals; processes that are started here not before they say so."""
+    multiprocessing.resource_tracker.ensure_running()  # it would unblock them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def cores() -> int:
-    """Those that are ours. Slurm says how many it has given to a job, even where it does not bind processes to them."""
-    ours = len(os.sched_getaffinity(0))
-    return min(ours, int(os.environ.get("SLURM_CPUS_ON_NODE") or ours))
+    """Those that are ours. Slurm says how many it has given to a job, even where it does not bind processes to them; a
+    container has a quota of their time."""
+    ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(ours, int(os.environ.get("SLURM_CPUS_ON_NODE") or ours), _quota() or ours)
+
+
+def _quota(file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int | None:
+    """Cores whose time a control group of Linux may use; None: all."""
+    try:
+        time, period = map(int, file.read_text().split())  # or "max 100000"
+    except (OSError, ValueError):
+        return None
+    return max(1, math.ceil(time / period))
 
 
 class Pool:
-    """`size` workers, which run jobs with Hydra's `callbacks`. They end with this process, however it ends."""
+    """Up to `size` workers, which run jobs with Hydra's `callbacks`. They end with this process, however it ends.
 
-    def __init__(self, callbacks: Callbacks, size: int):
-        self._callbacks = callbacks
+    `patience`: seconds that a member has to save and end when it is told to.
+    """
+
+    SILENCE = 600.0
+    """Seconds after which a worker that says nothing is spoken of."""
+
+    def __init__(self, callbacks: Callbacks, size: int, patience: float = 60.0):
+        self._callbacks, self._patience = callbacks, patience
         self._workers = [_Worker(callbacks) for _ in range(size)]
         self._compiled: set[Hashable] = set()
         """Programs that somebody has: the others find them in jax's cache."""
-        self._stopping = False
+        self._stopped: float | None = None
+        """When they were told to stop."""
+
+    def grow(self, size: int) -> None:
+        """Start workers until there are so many."""
+        self._workers += [_Worker(self._callbacks) for _ in range(size - len(self._workers))]
 
     def run(self, batches: Sequence[Batch]) -> Iterator[Progress | Done]:
         """Run the batches, those of a program best on as few workers as will do; reports in the order of events.
@@ -100,7 +162,7 @@ class Pool:
             waiting.setdefault(batch.program, []).append(batch)
         while True:
             for i, worker in enumerate(self._workers):
-                if not worker.at_work and not self._stopping and (open_ := self._open(waiting)):
+                if not worker.at_work and self._stopped is None and (open_ := self._open(waiting)):
                     chosen = self._choose(worker, open_)
                     if worker.threads not in (None, chosen[0]) or not worker.process.is_alive():
                         with contextlib.suppress(ConnectionError):
@@ -114,6 +176,19 @@ class Pool:
             ready = wait([worker.connection for worker in busy], timeout=0.2)
             for worker in (worker for worker in busy if worker.connection in ready):
                 yield from self._hear(worker)
+            self._watch()
+
+    def _watch(self) -> None:
+        """No wait without an end: one who does not stop is killed, one who is silent is spoken of."""
+        now = time.monotonic()
+        for worker in (worker for worker in self._workers if worker.at_work):
+            members = f"member {', '.join(map(str, sorted(worker.at_work)))}"
+            if self._stopped is not None:
+                if now > self._stopped + self._patience and worker.killed is None:
+                    worker.kill(f"did not stop within {self._patience:g} s, and was killed")
+            elif now > worker.heard + self.SILENCE:
+                worker.heard = math.inf
+                log.warning(f"{members} (process {worker.process.pid}): nothing heard of for {self.SILENCE:.0f} s; does it hang?")
 
     def _open(self, waiting: dict[Hashable, list[Batch]]) -> dict[Hashable, list[Batch]]:
         being_compiled = {worker.program for worker in self._workers if worker.at_work} - self._compiled
@@ -132,9 +207,13 @@ class Pool:
         except (EOFError, ConnectionError):  # it has died
             worker.process.join()
             code = worker.process.exitcode
-            self._workers[self._workers.index(worker)] = _Worker(self._callbacks)
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-            return [Done(number, f"its process {how}") for number in sorted(worker.at_work)]
+            ended, worker.at_work = sorted(worker.at_work), set()
+            return [Done(number, f"its process {worker.killed or how}") for number in ended]
+        worker.heard = time.monotonic()
+        if isinstance(report, Broken):
+            worker.kill(f"could not start: {report.error}")
+            return []
         self._compiled.add(worker.program)
         if isinstance(report, Done):
             worker.at_work.discard(report.number)
@@ -142,10 +221,11 @@ class Pool:
 
     def stop(self, *, at_once: bool = False) -> None:
         """Save and end the members at work, start no more. `at_once`: do not save."""
-        self._stopping = True
+        if self._stopped is None:
+            self._stopped = time.monotonic()
         for worker in self._workers:
             if at_once:
-                worker.process.kill()
+                worker.kill("was killed by a second Ctrl-C")
             elif worker.at_work:
                 worker.process.terminate()
 
@@ -156,13 +236,18 @@ class Pool:
 
 def _work(connection: Connection, callbacks: Callbacks) -> None:
     """A worker's life: batches come in, reports go out."""
-    for number in (signal.SIGINT, signal.SIGUSR2):  # Ctrl-C, and Slurm's warning, reach us through our parent
+    for number in FORWARDED:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # we may share an accelerator
     setup_globals()
     context = HydraContext(config_loader=None, callbacks=callbacks)  # a job's configuration is composed already
-    import pgx.build, pgx.checkpoint, pgx.train  # noqa: E401, F401  while the members are composed
+    try:
+        import pgx.build, pgx.checkpoint, pgx.train  # noqa: E401, F401  while the members are composed
+    except BaseException as error:
+        connection.send(Broken(one_line(error)))
+        return
 
     def watch(number: int, share: float, env_steps: int) -> None:
         connection.send(Progress(number, share, env_steps))
@@ -170,19 +255,23 @@ def _work(connection: Connection, callbacks: Callbacks) -> None:
     with contextlib.suppress(EOFError):  # our parent is gone
         while (given := connection.recv()) is not None:
             members, executor, width = given
-            if executor == "vmap":
-                returned = Pack(members, width, watch).run(context)
-            else:
-                returned = {number: _alone(number, config, context, watch) for number, config in members}
-            for number, job_return in returned.items():
-                connection.send(_done(number, job_return))
+            try:
+                if executor == "vmap":
+                    returned = Pack(members, width, watch).run(context)
+                else:
+                    returned = {number: _alone(number, config, context, watch) for number, config in members}
+                done = [_done(number, job_return) for number, job_return in returned.items()]
+            except BaseException as error:  # what Hydra's jobs let through: an environment calls sys.exit
+                done = [Done(number, one_line(error)) for number, _ in members]
+            for report in done:
+                connection.send(report)
 
 
 def _alone(number: int, config: DictConfig, context: HydraContext, watch: Callable[[int, float, int], None]) -> JobReturn:
-    def task(config: DictConfig) -> float | None:
+    def task(config: DictConfig) -> float:
         with job() as (folder, group):
             told = partial(watch, number)
-            return run(check(config), folder, group=group, executor="map", watch=told)["return_final_iqm"]
+            return objective(run(check(config), folder, group=group, executor="map", watch=told))
 
     where = {"job_dir_key": "hydra.sweep.dir", "job_subdir_key": "hydra.sweep.subdir"}
     return run_job(hydra_context=context, task_function=task, config=config, **where)

@@ -1,0 +1,28 @@
+"""What happens at both ends of a multirun, whoever launches its members."""
+
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from pgx.errors import ConfigError
+from pgx.gate import one_line_errors
+from pgx.sweep import index, ledger
+
+
+class Sweep(Callback):
+    """Hydra calls it before the first member, and after the last one."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        with one_line_errors():
+            direction = OmegaConf.select(config, "hydra.sweeper.direction")  # hydra-optuna-sweeper's
+            if getattr(direction, "name", direction) == "minimize":
+                what = "minimize would choose the worst: a member's objective is its return"
+                raise ConfigError("hydra.sweeper.direction", what, "maximize")
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Show the table; if a member failed, end with exit code 1."""
+        sweep = Path(config.hydra.sweep.dir)
+        if (sweep / index.FILE).exists() and (code := ledger.show(index.Index(sweep))):
+            raise SystemExit(code)
