@@ -153,7 +153,7 @@ class Gate(Callback):
             folder = Path(config.hydra.run.dir)
             if _names_a_moment(config.hydra.run):
                 with open_dict(config.hydra):
-                    config.hydra.run.dir = str(_claim("hydra.run.dir", folder))
+                    config.hydra.run.dir = str(_claim(folder))
             else:
                 self._locked = _enter(folder, checked)
         Gate.passed = True
@@ -167,14 +167,14 @@ class Gate(Callback):
             folder = Path(config.hydra.sweep.dir)
             Gate.untouched = Untouched(folder)
             if _names_a_moment(config.hydra.sweep):
-                folder = Gate.untouched.folder = _claim("hydra.sweep.dir", folder)
+                folder = Gate.untouched.folder = _claim(folder, "hydra.sweep.dir")
                 Gate.untouched.multirun = None
                 with open_dict(config.hydra):
                     config.hydra.sweep.dir = str(folder)
                     # every member's configuration is composed anew, from these
                     config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(folder))}")
             else:
-                _make("hydra.sweep.dir", folder)
+                _make(folder, "hydra.sweep.dir")
                 if (folder / "run.json").exists():
                     raise ConfigError("hydra.sweep.dir", f"{folder} holds a single run", hint="choose another folder")
 
@@ -236,7 +236,7 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", r"\'") + "'"
 
 
-def _claim(where: str, folder: Path) -> Path:
+def _claim(folder: Path, where: str = "hydra.run.dir") -> Path:
     """Make a new folder of this name, or with -2, -3 … after it: two runs never share one."""
     for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
         claimed = folder.with_name(folder.name + suffix)
@@ -251,7 +251,7 @@ def _claim(where: str, folder: Path) -> Path:
     raise ConfigError(where, f"{folder} and 998 more exist")
 
 
-def _make(where: str, folder: Path) -> None:
+def _make(folder: Path, where: str = "hydra.run.dir") -> None:
     """Make a folder that the user named, unless it is there. Raises ConfigError if it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -264,7 +264,7 @@ def _make(where: str, folder: Path) -> None:
 def _enter(folder: Path, config: dict[str, Any]) -> contextlib.ExitStack:
     """Lock a folder the user named; close what is returned to unlock it. Ends the program if there is nothing
     to do there. Raises ConfigError if it cannot be written, is in use or holds another configuration's run."""
-    _make("hydra.run.dir", folder)
+    _make(folder)
     before = record.earlier_run(folder, config)
     if before is not None and not record.goes_on(before, config):
         print(record.last_line(before | {"already": True}, folder))
