@@ -15,7 +15,7 @@ class Sweep(Callback):
     """Hydra calls it before the first member, and after the last one."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        with one_line_errors():
+        with one_line_errors(whatever=True):
             direction = OmegaConf.select(config, "hydra.sweeper.direction")  # hydra-optuna-sweeper's
             if getattr(direction, "name", direction) == "minimize":
                 what = "minimize would choose the worst: a member's objective is its return"
