@@ -336,7 +336,12 @@ def test_observations_that_have_no_one_size_are_refused_like_continuous_actions(
 
 def test_an_environment_without_pictures_is_refused_with_a_reason(recwarn):
     """It said "cannot be drawn: " and nothing after the colon, below a yellow warning of Gymnasium's."""
-    gymnasium.register("Unseen-v0", Odd, max_episode_steps=4)
+
+    class Unseen(Odd):
+        def __init__(self, render_mode=None):
+            self.render_mode = render_mode
+
+    gymnasium.register("Unseen-v0", Unseen, max_episode_steps=4)
     with pytest.raises(ConfigError, match="env.id: Unseen-v0 cannot be drawn: NotImplementedError"):
         make({"id": "Unseen-v0"})
     assert not recwarn.list
