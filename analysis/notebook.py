@@ -15,6 +15,7 @@ import contextlib
 import html
 import io
 import json
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -231,11 +232,21 @@ def _anchored(body: str) -> tuple[str, list[tuple[str, str]]]:
     return re.sub(r"<h2>(.*?)</h2>", anchor, body), found
 
 
+def plain_matplotlib() -> None:
+    """Draw with matplotlib as it comes: not as a notebook's MPLBACKEND or a person's matplotlibrc would have it."""
+    os.environ["MPLBACKEND"] = "agg"
+    import matplotlib
+
+    matplotlib.rcdefaults()
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.notebook", description=__doc__.split("\n")[0])
     parser.add_argument("scripts", nargs="+", type=Path, metavar="SCRIPT.py")
     parser.add_argument("--execute", action="store_true", help="with what the cells show")
     options = parser.parse_args(arguments)
+    if options.execute:
+        plain_matplotlib()
     for script in options.scripts:
         cells = read(script)
         cells = run(cells, name=str(script)) if options.execute else cells

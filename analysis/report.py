@@ -49,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def write(study: Study, output: Path, *, quiet: bool | None = None) -> list[str]:
     """report.html, figures/ and tables/; what failed, a line each. `quiet` None: no progress bar but on a terminal."""
+    notebook.plain_matplotlib()
     cells, failures = notebook.read(NOTEBOOK), []
     with tqdm(total=len(cells) + 1, desc="report", unit="part", disable=quiet, leave=False) as bar:
 

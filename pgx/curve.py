@@ -8,6 +8,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 import sys
 from functools import cache
 from pathlib import Path
@@ -51,9 +52,11 @@ class Artist:
 
 def main() -> None:
     answers = child.answers()
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's, of which matplotlib may know nothing here
     import matplotlib.backends.backend_agg
-    import matplotlib.figure  # noqa: F401
+    import matplotlib.figure
 
+    matplotlib.rcdefaults()  # the picture is the same, whatever a person's matplotlibrc says
     for line in sys.stdin:
         request, error = json.loads(line), None
         folder = Path(request["folder"])

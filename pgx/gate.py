@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from pgx import record
+from pgx.backend import check_platforms
 from pgx.config import CONF, check, check_overrides, hint_for_option, options, unknown_key
 from pgx.errors import ConfigError, one_line
 
@@ -145,6 +146,7 @@ class Gate(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         with one_line_errors(whatever=True):
+            check_platforms()
             if config.hydra.sweeper.get("params") and OmegaConf.is_missing(config, "variant"):
                 raise ConfigError("variant", "none chosen", hint="what was chosen is a sweep: add -m")
             check_overrides(OmegaConf.to_container(config.hydra.overrides.task, resolve=False))
@@ -163,6 +165,7 @@ class Gate(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         with one_line_errors(whatever=True):
+            check_platforms()
             check_overrides(OmegaConf.to_container(config.hydra.overrides.task, resolve=False))
             folder = Path(config.hydra.sweep.dir)
             Gate.untouched = Untouched(folder)

@@ -204,6 +204,28 @@ def test_a_learning_curve_has_nothing_of_the_one_before(folder, tmp_path):
     assert first == again != other
 
 
+def test_a_persons_settings_of_matplotlib_do_not_change_the_picture(folder, tmp_path, monkeypatch):
+    """`!python -m pgx.run` in a notebook inherits a backend that matplotlib may not even know here; then no curve was
+    drawn. And pictures are said to be the same bytes everywhere."""
+    pictures = []
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/matplotlibrc").write_text("savefig.bbox: tight\nsavefig.dpi: 50\nfont.size: 20\nfigure.autolayout: True\n")
+    for name, settings in {
+        "plain": {},
+        "theirs": {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "MPLCONFIGDIR": str(tmp_path / "home")},
+    }.items():
+        (tmp_path / name).mkdir()
+        shutil.copy(folder / "metrics.csv", tmp_path / name)
+        with monkeypatch.context() as patch:
+            for variable, x in settings.items():
+                patch.setenv(variable, x)
+            artist = Artist()
+            artist.ask(tmp_path / name, "title", None)
+            assert artist.wait(tmp_path / name) is None
+        pictures.append((tmp_path / name / NAME).read_bytes())
+    assert pictures[0] == pictures[1]
+
+
 def test_a_run_does_not_need_its_picture(tmp_path, caplog, monkeypatch):
     """The process that draws dies: the run says so and ends well, and the next one has a picture again."""
     small = ("+variant=vanilla", "num_updates=2", "env=catch")

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,7 +20,7 @@ from run_folders import write_run
 
 from analysis import load, report, sections
 from analysis.aggregates import Bootstrap
-from analysis.notebook import Picture
+from analysis.notebook import Cell, Picture
 from analysis.results import COLUMNS
 from analysis.study import Question, Study, ranges, seed_hygiene, sweeper_of
 
@@ -300,3 +302,15 @@ def test_speed(tmp_path: Path, seeds: int, points: int, limit: int):
     seconds = time.perf_counter() - start
     print(f"{3 * seeds} runs × {points} rows: {seconds:.1f} s")
     assert seconds < 2 * limit
+
+
+def test_a_report_is_drawn_with_matplotlib_as_it_comes(tmp_path, monkeypatch):
+    """A notebook's MPLBACKEND made an error of every part, and a person's matplotlibrc other pictures."""
+    drawn = Cell("code", "import matplotlib\n[matplotlib.rcParams[x] for x in ('savefig.bbox', 'savefig.dpi')]")
+    monkeypatch.setattr(report.notebook, "read", lambda _: [drawn])
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    study = SimpleNamespace(save=lambda _: None, sweeps=["s"])
+    with matplotlib.rc_context({"savefig.bbox": "tight", "savefig.dpi": 10}):
+        assert report.write(study, tmp_path, quiet=True) == []
+    assert "[None, &#x27;figure&#x27;]" in (tmp_path / "report.html").read_text()
+    assert os.environ["MPLBACKEND"] == "agg"
