@@ -81,6 +81,14 @@ def mean_improvement(*samples: np.ndarray, axis: int) -> np.ndarray:
 # Intervals
 
 
+def proportion(k: int, n: int, level: float = 0.95) -> tuple[float, float, float]:
+    """k / n with Wilson's interval (Wilson 1927); NaN of nothing."""
+    if not n:
+        return np.nan, np.nan, np.nan
+    ends = stats.binomtest(k, n).proportion_ci(level, method="wilson")
+    return k / n, max(0.0, ends.low), min(1.0, ends.high)
+
+
 def interval(
     samples: Sequence[np.ndarray], statistic: Callable[..., np.ndarray], spec: Bootstrap, *, paired: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -14,11 +14,10 @@ SCORES = ("run_id", "variant", "env", "seed", "value")
 
 @dataclass(frozen=True)
 class Alignment:
-    """`policy` at a grid point t: `previous`, the last value at or before t; `linear`, between the two around it;
-    `exact`, only a value at t itself. Outside of a run's own range of steps: NaN. A NaN in a run stays one."""
+    """`policy` at a grid point t: `previous`, the last value at or before t; `linear`, between the two around it.
+    Outside of a run's own range of steps: NaN. A NaN in a run stays one."""
 
-    policy: Literal["previous", "linear", "exact"] = "previous"
-    points: int = 100
+    policy: Literal["previous", "linear"] = "previous"
 
 
 def grid(curves: pd.DataFrame, points: int = 100, stop: float | None = None) -> np.ndarray:
@@ -60,10 +59,8 @@ def interpolate(at: np.ndarray, t: np.ndarray, y: np.ndarray, policy: str = "pre
         value = np.interp(at, t, y)
         exactly = t[before] == at  # np.interp makes NaN of a point whose next neighbour is NaN
         value = np.where(exactly, y[before], value)
-    elif policy == "exact":
-        value = np.where(t[before] == at, y[before], np.nan)
     else:
-        raise InputError(f"there is no alignment policy '{policy}'; there are: previous, linear, exact")
+        raise InputError(f"there is no alignment policy '{policy}'; there are: previous, linear")
     return np.where((at >= t[0]) & (at <= t[-1]), value, np.nan).astype(float)
 
 
@@ -82,17 +79,9 @@ def matrix(aligned: pd.DataFrame) -> np.ndarray:
     return wide.loc[aligned["run_id"].drop_duplicates()].to_numpy()
 
 
-def smooth(curves: pd.DataFrame, points: int) -> pd.DataFrame:
-    """Each run's trailing mean over that many of its points; NaN until there are as many."""
-    if points == 1:
-        return curves
-    parts = [run.assign(value=run["value"].rolling(points).mean()) for run in runs_of(curves)]
-    return pd.concat(parts, ignore_index=True) if parts else curves
-
-
 def score_at(curves: pd.DataFrame, env_steps: float, policy: str = "previous") -> pd.DataFrame:
     """Curves → scores: the value at one number of env steps; NaN where the run did not get there."""
-    aligned = align(curves, np.array([env_steps]).astype(np.int64), Alignment(policy, 1))
+    aligned = align(curves, np.array([env_steps]).astype(np.int64), Alignment(policy))
     return aligned[list(SCORES)]
 
 

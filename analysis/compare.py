@@ -137,9 +137,11 @@ def adjust(results: pd.DataFrame, method: str = "holm") -> pd.DataFrame:
 
 
 def collapse_tests(shares: pd.DataFrame) -> pd.DataFrame:
-    """Fisher's exact test of every pair (scope `comparison`, extra columns a, b, p); `estimate`: a's share − b's.
+    """Fisher's exact test of every pair (scope `comparison`, extra columns a, b, p, missing); `estimate`: a's share −
+    b's, of the runs at risk (events.collapse_shares). No comparison where a group has none.
 
-    The interval of the difference is Newcombe's, from the two Wilson intervals (Newcombe 1998, method 10).
+    The interval of the difference is Newcombe's, from the two Wilson intervals (Newcombe 1998, method 10). `missing` is
+    the larger of the two groups'.
     """
     rows = []
     for env, of_env in shares.groupby("env"):
@@ -151,25 +153,14 @@ def collapse_tests(shares: pd.DataFrame) -> pd.DataFrame:
                 estimate = a["estimate"] - b["estimate"]
                 lo = estimate - np.hypot(a["estimate"] - a["lo"], b["hi"] - b["estimate"])
                 hi = estimate + np.hypot(a["hi"] - a["estimate"], b["estimate"] - b["lo"])
+            doubts = [f"{x['variant']}: {x['warning']}" for x in (a, b) if x["warning"]]
             rows.append(
-                row(
-                    "comparison",
-                    f"{a['variant']} − {b['variant']}",
-                    env,
-                    "difference of shares of runs that collapsed",
-                    estimate,
-                    lo,
-                    hi,
-                    level=a["level"],
-                    method="Newcombe; Fisher's exact test",
-                    n_runs=min(a["n_runs"], b["n_runs"]),
-                    warning=[a["warning"], b["warning"]],
-                    a=a["variant"],
-                    b=b["variant"],
-                    p=p,
-                )
-            )
-    return table(rows, "a", "b", "p")
+                row("comparison", f"{a['variant']} − {b['variant']}", env,
+                    "difference of shares of runs at risk that collapsed", estimate, lo, hi, level=a["level"],
+                    method="Newcombe; Fisher's exact test", n_runs=min(a["n_runs"], b["n_runs"]), warning=doubts,
+                    a=a["variant"], b=b["variant"], p=p, missing=max(a["missing"], b["missing"]))
+            )  # fmt: skip
+    return table(rows, "a", "b", "p", "missing")
 
 
 def effect_sizes(scores: pd.DataFrame, metric: str, spec: Comparison = Comparison()) -> pd.DataFrame:

@@ -1,14 +1,18 @@
-"""What happens during a run: drawdown episodes, collapses, dead policies; and what became of every run."""
+"""What happens during a run: drawdown episodes, collapses, dead policies; what became of every run; and how many
+collapsed, of those that had something to lose.
+
+The `curves` here have a column more, as load.curves gives them: `episodes`, of which each value is the mean.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from analysis.align import runs_of, smooth
+from analysis.aggregates import proportion
+from analysis.align import runs_of
 from analysis.reliability import drawdown
 from analysis.results import row, table
 
@@ -16,93 +20,152 @@ COLUMNS = ("run_id", "kind", "start", "peak", "trough", "end", "depth", "recover
 """Steps are env steps: `start` the first one below, `peak` of the maximum before, `trough` of the minimum, `end` of the
 recovery, or the last step if there was none. `depth` is in units of the metric."""
 MORE = ("relative_depth", "duration", "peak_value", "trough_value")
-"""`relative_depth` is depth / (peak − starting score), NaN if that is 0; `duration` from start to end, in env steps."""
+"""`relative_depth` is depth / (peak − starting score), NaN if that is 0, and of a collapse depth / (peak − base);
+`duration` from start to end, in env steps."""
 
-OUTCOMES = ("failed", "diverged", "unfinished", "collapsed", "dead", "never learned", "dipped", "learned")
+KINDS = ("drawdown", "collapse", "catastrophic", "falling", "dead")
+"""`catastrophic` is a collapse that the run ends before it is back from; `falling` what may become one: the run ends too
+soon to tell."""
+
+OUTCOMES = (
+    "failed", "diverged", "unfinished", "not determined", "collapsed", "falling at the end", "dead", "never learned",
+    "dipped", "learned",
+)  # fmt: skip
 """A run has the first of these that is true of it; an `unfinished` one may still become anything."""
 
-Threshold = float | Mapping[str, float]
-"""One for all runs, or one a run_id: `dict(zip(runs.run_id, runs.reward_threshold))`."""
+LOST = ("failed", "broken", "missing")
+"""Statuses of the runs that have `failed`."""
+
+TINY = 1e-9
+"""Of the way up: what rounding may do to a curve that lies on a limit."""
 
 
 @dataclass(frozen=True)
 class Collapse:
-    """When a fall counts as a collapse. Shares are of the way up from the run's `base`: 0 for returns that start at or
-    above it (so that `fall` is the share of the peak itself), otherwise the first return, as with −500 … 0.
+    """When a fall counts as a collapse; everything in shares of the way up (WayUp) and in episodes.
 
-    `level`: what the smoothed return must have reached, a share of the threshold; `fall`: what it then falls below, a
-    share of its running peak, for at least `points` points; `back`: what ends the collapse; `smoothing`: points of the
-    trailing mean; 1 takes the curve as it is.
+    `level`: what the smoothed return must have reached; `fall`: what it then stays below, a share of its running peak,
+    for at least `lasting` episodes; `back`: the share of the peak that ends the collapse; `smoothing`: episodes of the
+    trailing mean, in which an episode counts as the mean of its batch. So the size of a batch does not matter.
     """
 
     level: float = 0.8
     fall: float = 0.5
-    points: int = 3
     back: float = 0.9
-    smoothing: int = 5
+    smoothing: int = 50
+    lasting: int = 100
+
+
+@dataclass(frozen=True)
+class WayUp:
+    """The scale of returns from 0, what an untrained policy returns (`base`), to 1, the threshold.
+
+    It does not change under a shift of all rewards or a change of their unit, and negative returns are no exception.
+    """
+
+    base: float
+    threshold: float
+
+    @property
+    def undetermined(self) -> str:
+        """Why there is no such scale; empty where there is one."""
+        if np.isnan(self.threshold):
+            return "no threshold (--threshold X sets one)"
+        if np.isnan(self.base):
+            return "no run is long enough to tell what an untrained policy returns (--base X sets that)"
+        if self.threshold <= self.base:
+            return (f"the threshold {self.threshold:g} is not above {self.base:g}, what an untrained policy returns "
+                    "(--threshold X sets another)")  # fmt: skip
+        return ""
+
+    def __call__(self, y: np.ndarray) -> np.ndarray:
+        """Returns → shares of the way up; NaN where there is no such scale."""
+        return np.full(len(y), np.nan) if self.undetermined else (y - self.base) / (self.threshold - self.base)
+
+
+def ways_up(
+    curves: pd.DataFrame, thresholds: Mapping[str, float], spec: Collapse = Collapse(), base: float | None = None
+) -> dict[str, WayUp]:
+    """The scale of every environment in `thresholds`.
+
+    The base, unless it is given, is the median over all runs of the mean of their first `spec.smoothing` episodes.
+    """
+    first: dict[str, list[float]] = {env: [] for env in thresholds}
+    for run in runs_of(curves):
+        smoothed = _Smoothed.of(run, spec.smoothing)
+        if len(smoothed.y):
+            first.setdefault(run["env"].iloc[0], []).append(smoothed.y[0])
+    of_all = {env: float(np.median(y)) if y else np.nan for env, y in first.items()}
+    return {env: WayUp(of_all[env] if base is None else base, limit) for env, limit in thresholds.items()}
+
+
+class _Smoothed(NamedTuple):
+    """A run's trailing mean over a number of its episodes, an entry for each episode from the first full window on."""
+
+    t: np.ndarray
+    """Env steps of the update in which the episode was."""
+    y: np.ndarray
+
+    @classmethod
+    def of(cls, run: pd.DataFrame, size: int) -> "_Smoothed":
+        t, y, n = _known(run)
+        t, y = np.repeat(t, n), np.repeat(y, n)
+        windows = np.lib.stride_tricks.sliding_window_view(y, size) if len(y) >= size else y[:0, None]
+        return cls(t[size - 1 :], windows.mean(-1))
 
 
 def drawdowns(curves: pd.DataFrame) -> pd.DataFrame:
     """Every maximal stretch with DD > 0 (kind `drawdown`); recovered when the peak is reached again; without NaN."""
     rows = []
     for run in runs_of(curves):
-        t, y = _known(run)
-        below = drawdown(y) > 0
-        edges = np.flatnonzero(np.diff(below, prepend=False, append=False))
-        for start, end in zip(edges[::2], edges[1::2], strict=True):  # [start, end) is below
-            rows.append(_event(run["run_id"].iloc[0], "drawdown", t, y, start, end))
+        known = run.dropna(subset="value")
+        t, y = known["env_steps"].to_numpy(float), known["value"].to_numpy(float)
+        for start, end in _streaks(drawdown(y) > 0):
+            rows.append(_event(run["run_id"].iloc[0], "drawdown", t, y, start, end, origin=y[0]))
     return _events(rows)
 
 
-def collapses(curves: pd.DataFrame, threshold: Threshold, spec: Collapse = Collapse()) -> pd.DataFrame:
-    """Kind `collapse`, or `catastrophic` where the run ends before it is back; a run may have several.
+def collapses(curves: pd.DataFrame, ways: Mapping[str, WayUp], spec: Collapse = Collapse()) -> pd.DataFrame:
+    """Kinds `collapse`, `catastrophic` and `falling`; a run may have several. `ways` has the scale of each environment.
 
     After the smoothed return reached the level, it falls below a share of its running peak and stays there. `recovered`
-    means back at the share `back` of the peak. A threshold that is NaN gives no events.
+    means back at the share `back` of that peak. Where there is no scale, or not enough episodes, there are no events:
+    `outcomes` says of which runs that is so.
     """
     rows = []
-    for run in runs_of(smooth(curves, spec.smoothing)):
-        t, y = _known(run)
-        if not len(y):
-            continue
-        base = min(0.0, y[0])
-        peak = np.maximum.accumulate(y)
-        reached = peak >= base + spec.level * (_of(threshold, run["run_id"].iloc[0]) - base)
-        down = reached & (y < base + spec.fall * (peak - base))
-        i = 0
-        while (start := _first_streak(down, i, spec.points)) is not None:
-            back = base + spec.back * (peak[start] - base)
-            again = np.flatnonzero(y[start:] >= back)
-            end = start + again[0] if len(again) else len(y)
-            kind = "collapse" if len(again) else "catastrophic"
-            rows.append(_event(run["run_id"].iloc[0], kind, t, y, start, end))
-            i = end
+    for run in runs_of(curves):
+        way, smoothed = ways[run["env"].iloc[0]], _Smoothed.of(run, spec.smoothing)
+        x = way(smoothed.y)
+        peak = np.maximum.accumulate(x)
+        over = 0  # where the last collapse was over
+        for start, end in _streaks((peak >= spec.level - TINY) & (x < spec.fall * peak - TINY)):
+            if start < over or end - start < spec.lasting and end < len(x):
+                continue
+            again = np.flatnonzero(x[start:] >= spec.back * peak[start] - TINY)
+            over = start + again[0] if len(again) else len(x)
+            kind = "falling" if end - start < spec.lasting else "collapse" if len(again) else "catastrophic"
+            rows.append(_event(run["run_id"].iloc[0], kind, *smoothed, start, over, origin=way.base))
     return _events(rows)
 
 
-def _first_streak(true: np.ndarray, start: int, length: int) -> int | None:
-    """Index, from `start` on, where the first run of `length` true values in a row begins."""
-    count = 0
-    for i in range(start, len(true)):
-        count = count + 1 if true[i] else 0
-        if count == length:
-            return i - length + 1
-    return None
+def _streaks(true: np.ndarray) -> np.ndarray:
+    """Every maximal stretch [start, end) of true values."""
+    return np.flatnonzero(np.diff(true, prepend=False, append=False)).reshape(-1, 2)
 
 
-def dead(gradient_norms: pd.DataFrame, points: int = 10, tiny: float = 1e-6) -> pd.DataFrame:
-    """Policies that have stopped moving: the gradient norm is ≤ `tiny` or not finite at every one of the last points,
-    at least `points` of them (kind `dead`, from `start` to the end).
+def dead(gradient_norms: pd.DataFrame, episodes: int = 100, tiny: float = 1e-6) -> pd.DataFrame:
+    """Policies that have stopped moving: the gradient norm is ≤ `tiny` or not finite in every update of at least the
+    last so many episodes (kind `dead`, from `start` to the end).
 
     A policy can also stop because it is perfect, so `outcomes` counts only those whose return is low. `peak`, `trough`
     and `depth` do not apply and are NaN.
     """
     rows = []
     for run in runs_of(gradient_norms):
-        t, norm = run["env_steps"].to_numpy(float), run["value"].to_numpy(float)
+        t, norm, n = (run[name].to_numpy(float) for name in ("env_steps", "value", "episodes"))
         moving = np.flatnonzero(np.isfinite(norm) & (norm > tiny))
         start = moving[-1] + 1 if len(moving) else 0
-        if len(t) - start >= points:
+        if n[start:].sum() >= episodes:
             nothing = dict.fromkeys(("peak", "trough", "depth", *MORE), np.nan)
             event = {"run_id": run["run_id"].iloc[0], "kind": "dead", "start": t[start], "end": t[-1]}
             rows.append(nothing | event | {"duration": t[-1] - t[start], "recovered": False})
@@ -110,98 +173,135 @@ def dead(gradient_norms: pd.DataFrame, points: int = 10, tiny: float = 1e-6) -> 
 
 
 def outcomes(
-    runs: pd.DataFrame, curves: pd.DataFrame, events: pd.DataFrame, threshold: Threshold, spec: Collapse = Collapse()
+    runs: pd.DataFrame,
+    curves: pd.DataFrame,
+    events: pd.DataFrame,
+    ways: Mapping[str, WayUp],
+    spec: Collapse = Collapse(),
 ) -> pd.DataFrame:
-    """One row a run, none left out: run_id, variant, env, seed, outcome (OUTCOMES), final, collapses, folder.
+    """One row a run, none left out: run_id, variant, env, seed, outcome (OUTCOMES), then what else is known of it.
 
-    `events` are those of `collapses` and `dead`; `final` is the last smoothed return. `never learned`: the smoothed
-    return never reached the level; `dipped`: it collapsed and came back.
+    `final` is the last smoothed return; `reached_at` the env step at which the run reached the level and was at risk
+    of a collapse from then on, NaN if it never did; `watched` for how many env steps it was, until its first collapse
+    or its end; `collapses` how many it had, `catastrophic` whether it is not back from the last, `falling` whether it
+    may be in one; `diverged`, `failed`, `unfinished` and `stopped` (it had solved the environment, and was to stop
+    then) why nothing more could be seen; `undetermined` why nothing can be said about collapses, empty if it can.
     """
-    last = {run["run_id"].iloc[0]: run for run in runs_of(smooth(curves, spec.smoothing))}
-    kinds_of = events.groupby("run_id")["kind"].agg(list).to_dict()
+    smoothed = {run["run_id"].iloc[0]: _Smoothed.of(run, spec.smoothing) for run in runs_of(curves)}
+    counted = set(curves.loc[curves["episodes"] > 0, "run_id"])
+    of_run = dict(list(events.groupby("run_id")))
     rows = []
     for run in runs.itertuples():
-        y = _known(last[run.run_id])[1] if run.run_id in last else np.array([])
-        kinds = kinds_of.get(run.run_id, [])
-        base = min(0.0, y[0]) if len(y) else np.nan
-        level = base + spec.level * (_of(threshold, run.run_id) - base)
-        true_of_it = {
-            "failed": run.status in ("failed", "broken", "missing"),
+        t, y = smoothed.get(run.run_id, (np.array([]), np.array([])))
+        its = of_run.get(run.run_id, events.iloc[:0])
+        falls = its.loc[its["kind"].isin(["collapse", "catastrophic"]), "start"]
+        kinds = set(its["kind"])
+        x = ways[run.env](y)
+        above = np.flatnonzero(x >= spec.level - TINY)
+        reached_at = t[above[0]] if len(above) else np.nan
+        no_curve = "no episodes were recorded" if run.run_id not in counted else f"fewer than {spec.smoothing} episodes"
+        known = {
+            "failed": run.status in LOST,
             "diverged": run.status == "diverged",
             "unfinished": run.status in ("running", "interrupted"),
-            "collapsed": "catastrophic" in kinds,
-            "dead": "dead" in kinds and not (len(y) and y[-1] >= level),
-            "never learned": not (len(y) and y.max() >= level),
-            "dipped": "collapse" in kinds,
+            "undetermined": ways[run.env].undetermined or ("" if len(y) else no_curve),
+            "catastrophic": "catastrophic" in kinds,
+            "falling": "falling" in kinds,
+        }
+        true_of_it = {
+            "failed": known["failed"],
+            "diverged": known["diverged"],
+            "unfinished": known["unfinished"],
+            "not determined": known["undetermined"] != "",
+            "collapsed": known["catastrophic"],
+            "falling at the end": known["falling"],
+            "dead": "dead" in kinds and x[-1:] < spec.level,
+            "never learned": not len(above),
+            "dipped": len(falls) > 0,
             "learned": True,
         }
         rows.append(
             {
                 "run_id": run.run_id, "variant": run.variant, "env": run.env, "seed": run.seed,
                 "outcome": next(outcome for outcome in OUTCOMES if true_of_it[outcome]),
-                "final": y[-1] if len(y) else np.nan,
-                "collapses": kinds.count("collapse") + kinds.count("catastrophic"), "folder": run.folder,
-            }
-        )
-    columns = ["run_id", "variant", "env", "seed", "outcome", "final", "collapses", "folder"]
-    return pd.DataFrame(rows, columns=columns).astype({"seed": runs["seed"].dtype})
+                "final": y[-1] if len(y) else np.nan, "reached_at": reached_at,
+                "watched": min([*falls, *t[-1:]]) - reached_at if len(above) else np.nan,
+                "collapses": len(falls), "stopped": run.stopped_when_solved is True, "folder": run.folder,
+            } | known
+        )  # fmt: skip
+    first = ["run_id", "variant", "env", "seed", "outcome", "final", "reached_at", "watched", "collapses"]
+    flags = ["catastrophic", "falling", "diverged", "failed", "unfinished", "stopped"]
+    frame = pd.DataFrame(rows, columns=[*first, *flags, "undetermined", "folder"])
+    return frame.astype({"seed": runs["seed"].dtype, "undetermined": "str"} | dict.fromkeys(flags, "bool"))
 
 
-def collapse_shares(outcomes: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
-    """Share of a variant's runs that collapsed at least once, for good or not (extra column collapsed: how many).
+COUNTS = ("runs", "collapsed", "catastrophic", "falling", "diverged", "failed", "unfinished", "stopped", "undetermined")
+"""Of the runs of a variant, how many; `collapsed`, `catastrophic`, `falling` and `stopped` are of those at risk."""
 
-    Of the runs that left a curve; Wilson's interval (Wilson 1927).
+
+def collapse_shares(
+    outcomes: pd.DataFrame, ways: Mapping[str, WayUp], spec: Collapse = Collapse(), level: float = 0.95
+) -> pd.DataFrame:
+    """Share of the runs at risk, those that reached the level, that collapsed at least once, for good or not.
+
+    Extra columns: COUNTS; `missing`, the share of all runs whose end was not seen though they had not collapsed: they
+    diverged, failed, were stopped, are unfinished or undetermined; `watched`, the median env steps for which a run was
+    at risk. Wilson's interval (Wilson 1927).
     """
     rows = []
     for (variant, env), group in outcomes.groupby(["variant", "env"]):
-        seen = group[group["final"].notna()]
-        n, k = len(seen), int((seen["collapses"] > 0).sum())
-        share, lo, hi = np.nan, np.nan, np.nan
-        if n:
-            share, ends = k / n, stats.binomtest(k, n).proportion_ci(level, method="wilson")
-            lo, hi = max(0.0, ends.low), min(1.0, ends.high)
-        missing = len(group) - n
-        doubts = [f"{missing} of {len(group)} runs have no curve" if missing else "", "" if n else "no curves"]
+        at_risk = group[group["reached_at"].notna()]
+        collapsed = at_risk["collapses"] > 0
+        counts = {"runs": len(group), "collapsed": int(collapsed.sum())}
+        counts |= {name: int(at_risk[name].sum()) for name in ("catastrophic", "falling", "stopped")}
+        counts |= {name: int(group[name].sum()) for name in ("diverged", "failed", "unfinished")}
+        gone = group["diverged"] | group["failed"]
+        unknown = group.loc[~gone & (group["undetermined"] != ""), "undetermined"]
+        counts["undetermined"] = len(unknown)
+        unseen = gone | group["unfinished"] | group["stopped"] | (group["undetermined"] != "")
+        share, lo, hi = proportion(counts["collapsed"], len(at_risk), level)
         rows.append(
-            row(
-                "variant",
-                variant,
-                env,
-                "share of runs that collapsed",
-                share,
-                lo,
-                hi,
-                level=level,
-                method="Wilson",
-                n_runs=n,
-                warning=doubts,
-                collapsed=k,
-            )
-        )
-    return table(rows, "collapsed")
+            row("variant", variant, env, "share of runs at risk that collapsed", share, lo, hi, level=level,
+                method=f"Wilson; at risk: {spec.level:.0%} of the way up was reached", n_runs=len(at_risk),
+                params=[spec, ways[env]], warning=_doubts(counts, len(at_risk), unknown, spec), **counts,
+                missing=float((unseen & (group["collapses"] == 0)).mean()), watched=at_risk["watched"].median())
+        )  # fmt: skip
+    return table(rows, *COUNTS, "missing", "watched")
 
 
-def _of(threshold: Threshold, run_id: str) -> float:
-    return threshold[run_id] if isinstance(threshold, Mapping) else threshold
+def _doubts(counts: Mapping[str, int], at_risk: int, unknown: pd.Series, spec: Collapse) -> list[str]:
+    """What to know about a share of collapses."""
+    said = [f"not determined for {n} of {counts['runs']} runs: {why}" for why, n in unknown.value_counts().items()]
+    if not at_risk and not len(unknown):
+        said.append(f"no run reached {spec.level:.0%} of the way up: none was at risk")
+    what = {
+        "diverged": "diverged", "failed": "failed", "unfinished": "are not finished",
+        "stopped": "were stopped when they had solved it, and watched no longer",
+        "falling": "are falling at the end, too late to tell whether they collapse",
+    }  # fmt: skip
+    return said + [f"{counts[name]} of {counts['runs']} runs {text}" for name, text in what.items() if counts[name]]
 
 
-def _known(run: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Env steps and values where there is a value."""
-    known = run.dropna(subset="value")
-    return known["env_steps"].to_numpy(float), known["value"].to_numpy(float)
+def _known(run: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Env steps, values, and episodes behind each, where there are any."""
+    known = run[np.isfinite(run["value"]) & (run["episodes"] > 0)]
+    steps, values, episodes = (known[name].to_numpy() for name in ("env_steps", "value", "episodes"))
+    return steps.astype(float), values.astype(float), episodes.astype(int)
 
 
-def _event(run_id: str, kind: str, t: np.ndarray, y: np.ndarray, start: int, end: int) -> dict[str, Any]:
+def _event(
+    run_id: str, kind: str, t: np.ndarray, y: np.ndarray, start: int, end: int, *, origin: float
+) -> dict[str, Any]:
     """The stretch [start, end); `end` is past the last point if there was no recovery."""
     peak = int(np.argmax(y[:start]))
     trough = start + int(np.argmin(y[start:end]))
     ends_at = t[min(end, len(t) - 1)]
-    depth, climb = y[peak] - y[trough], y[peak] - y[0]
+    depth, climb = y[peak] - y[trough], y[peak] - origin
     return {
         "run_id": run_id, "kind": kind, "start": t[start], "peak": t[peak], "trough": t[trough], "end": ends_at,
         "depth": depth, "recovered": end < len(t), "relative_depth": depth / climb if climb > 0 else np.nan,
         "duration": ends_at - t[start], "peak_value": y[peak], "trough_value": y[trough],
-    }
+    }  # fmt: skip
 
 
 def _events(rows: list[dict[str, Any]]) -> pd.DataFrame:

@@ -32,6 +32,7 @@ RUNS = {
     "reward_threshold": "of the environment; NaN if it has none",
     "return_final": "mean return of the last 100 training episodes",
     "solved_at_env_steps": "first step where that mean reached the threshold; NaN if never",
+    "stopped_when_solved": "whether it ended because it had solved the environment",
     "device": "what it ran on",
     "sweep": "name of the folder that was given; the whole of what was given where names are the same",
     "folder": "the run's folder",
@@ -39,10 +40,9 @@ RUNS = {
 """Columns of `runs` and their meaning; after them one for every config value that varies, by its dotted name."""
 
 METRICS = ("run_id", "update", "env_steps", "phase", "metric", "value", "n_samples")
+"""`n_samples` are the episodes of the update; 0: not recorded."""
 PHASES = ("train", "eval", "diagnose")
 CURVES = ("run_id", "variant", "env", "seed", "env_steps", "value")
-
-_RECENT = 100  # episodes behind `return_recent`
 
 
 class InputError(ValueError):
@@ -117,7 +117,8 @@ def warnings(runs: pd.DataFrame) -> list[str]:
 
 
 def curves(tables: Tables, metric: str, phase: str = "train") -> pd.DataFrame:
-    """One metric of every run (CURVES): one row a (run, step), in the order of runs, then of env steps.
+    """One metric of every run (CURVES, then `episodes`, which are n_samples): one row a (run, step), in the order of
+    runs, then of env steps.
 
     Raises InputError if there is no such metric, naming those there are. A run without it has no rows here.
     """
@@ -128,8 +129,8 @@ def curves(tables: Tables, metric: str, phase: str = "train") -> pd.DataFrame:
         raise InputError(f"no run has a metric '{metric}' ({phase}); there are: {known or 'none at all'}")
     of_run = tables.runs.set_index("run_id").loc[rows["run_id"].cat.categories, ["variant", "env", "seed"]]
     described = of_run.iloc[rows["run_id"].cat.codes].reset_index(drop=True)
-    rows = rows[["run_id", "env_steps", "value"]].astype({"run_id": "str"}).reset_index(drop=True)
-    return pd.concat([rows, described], axis=1)[list(CURVES)]
+    rows = rows[["run_id", "env_steps", "value", "n_samples"]].astype({"run_id": "str"}).reset_index(drop=True)
+    return pd.concat([rows, described], axis=1).rename(columns={"n_samples": "episodes"})[[*CURVES, "episodes"]]
 
 
 def grouped_by(tables: Tables, keys: Sequence[str]) -> Tables:
@@ -226,6 +227,8 @@ def _record(folder: Path, run_id: str, sweep: str, reached: int | None, note: st
         "reward_threshold": _number(summary.get("reward_threshold")),
         "return_final": _number(summary.get("return_final")),
         "solved_at_env_steps": _number(summary.get("solved_at_env_steps")),
+        "stopped_when_solved": status == "completed" and config.get("stop_when_solved") is True
+        and summary.get("solved_at_env_steps") is not None,
         "device": _text(summary.get("device")),
         "sweep": sweep,
         "folder": str(folder),
@@ -310,8 +313,7 @@ def _long(wide: pa.Table, run_ids: list[str]) -> pd.DataFrame:
         column = wide[name]
         there = slice(None) if column.null_count == 0 else column.is_valid().to_numpy()
         value = column.to_numpy()[there]
-        samples = np.full(len(value), _RECENT, np.int32) if name == "return_recent" else n[there]
-        parts = (run[there], update[there], steps[there], np.full(len(value), code, np.int16), value, samples)
+        parts = (run[there], update[there], steps[there], np.full(len(value), code, np.int16), value, n[there])
         for column_name, part in zip(columns, parts, strict=True):
             columns[column_name].append(part)
     types = {"run_id": np.int32, "update": np.int32, "env_steps": np.int64, "metric": np.int16, "n_samples": np.int32}

@@ -448,6 +448,12 @@ def time_to_threshold(
 
 # 7: underwater
 
+_FALLS = {
+    "catastrophic": ("collapse for good", dict(marker="X", markersize=7, color="black")),
+    "collapse": ("collapse, came back", dict(marker="v", markersize=6, color="white")),
+    "falling": ("falling at the end", dict(marker=">", markersize=6, color="white")),
+}
+
 
 def underwater(
     curves: pd.DataFrame, events: pd.DataFrame, ax: Axes, *, looks: Looks | None = None, label: str = "return",
@@ -472,19 +478,8 @@ def underwater(
         ax.plot(t[[0, -1]], [i, i], color=colour, linewidth=0.6)
         of_run = events[events["run_id"] == run["run_id"].iloc[0]]
         for event in of_run.itertuples():
-            marker = (
-                dict(marker="X", markersize=7)
-                if event.kind == "catastrophic"
-                else dict(marker="v", markersize=6, markerfacecolor="white")
-            )
             ax.plot(
-                event.start,
-                i + 0.12,
-                linestyle="",
-                markeredgecolor="black",
-                color="black",
-                markeredgewidth=0.9,
-                **marker,
+                event.start, i + 0.12, linestyle="", markeredgecolor="black", markeredgewidth=0.9, **_FALLS[event.kind][1]
             )
     if len(runs) <= 100:
         ax.set_yticks(
@@ -502,8 +497,9 @@ def underwater(
     _steps_axis(ax)
     handles = [_key(looks[name], f"{name} (n = {len(rows)})", linewidth=6) for name, rows in first.items()]
     handles += [
-        Line2D([], [], marker="X", linestyle="", color="black", label="collapse for good"),
-        Line2D([], [], marker="v", linestyle="", color="black", markerfacecolor="white", label="collapse, came back"),
+        Line2D([], [], linestyle="", markeredgecolor="black", label=label, **marker)
+        for kind, (label, marker) in _FALLS.items()
+        if kind != "falling" or (events["kind"] == kind).any()
     ]
     headline(ax, "Underwater: what each seed lost of its best", handles)
     n = (

@@ -6,7 +6,7 @@ Their code's default configuration takes the lower tail of the drawdown in LRT, 
 collapses and never recovers; the worst drawdowns are the large ones, so here it is the upper tail.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,10 @@ from analysis.results import row, table
 @dataclass(frozen=True)
 class Reliability:
     """`alpha` of the CVaR; `window` of DT in env steps; windows with fewer than `min_points` differences do not
-    count; `normalise`: divide by P95(y) − y_0, the range that a run covered (its median over runs for DR and RR)."""
+    count; `normalise`: divide by P95(y) − y_0, the range that a run covered (its median over runs for DR and RR).
+
+    Chan et al.'s code divides each run by its own range before the RR of all. Here it is the median: a run that never
+    rose has no range to be divided by, and is the very one that RR is about."""
 
     alpha: float = 0.05
     window: float = 50_000
@@ -136,54 +139,61 @@ def over_runs(within: pd.DataFrame, runs: pd.DataFrame, spec: Bootstrap = Bootst
 
 
 def across_runs(
-    aligned: pd.DataFrame, metric: str, spec: Reliability = Reliability(), bootstrap: Bootstrap = Bootstrap()
+    aligned: pd.DataFrame,
+    curves: pd.DataFrame,
+    metric: str,
+    bases: Mapping[str, float],
+    spec: Reliability = Reliability(),
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> pd.DataFrame:
-    """DR and RR averaged over the points that every run reached: a row a variant, whole runs resampled."""
-    measures: dict[str, Callable[..., Any]] = {
-        "DR": lambda y, axis: _spread(y, axis).mean(0),
-        "RR": lambda y, axis: _lower_tail(y, spec.alpha, axis).mean(0),
-    }
+    """DR and RR averaged over the points that every run reached: a row a variant, whole runs resampled.
+
+    `aligned` are the `curves` on one grid; the range that a run covered is that of its whole curve. RR is a level of
+    the metric, so with `normalise` it is counted from `bases`, what an untrained policy returns in each environment.
+    They are not detrended (Chan et al. 2020, section 3).
+    """
+    spans = {run["run_id"].iloc[0]: span(run["value"].to_numpy(float)) for run in runs_of(curves)}
     rows = []
     for (variant, env), group in aligned.groupby(["variant", "env"]):
-        y = matrix(group)
-        some = y[~np.isnan(y).all(1)]
-        whole = some[:, ~np.isnan(some).any(0)]
-        spans = [span(curve) for curve in some]
-        scale = float(np.median(spans)) if spans and spec.normalise else 1.0
+        steps, y = np.unique(group["env_steps"]), matrix(group)
+        there = ~np.isnan(y).all(1)
+        some = y[there]
+        common = ~np.isnan(some).any(0)
+        whole = some[:, common]
+        scale, base = 1.0, 0.0
         doubts = [*doubts_about(len(some), "", bootstrap.level)]
         if len(some) < len(y):
             doubts.append(f"{len(y) - len(some)} of {len(y)} runs have no curve and are left out")
-        if scale <= 0:
-            doubts.append("the median of P95(y) − y₀ is not positive: nothing to normalise by")
-        usable = len(some) > 1 and whole.shape[1] > 0 and scale > 0
-        if not usable:
+        if len(some) < 2 or not common.any():
             doubts.append("fewer than 2 runs with a point in common")
+        elif common.sum() < len(steps):
+            doubts.append(f"up to {steps[common][-1]:,} env steps only: not all runs go on")
+        if spec.normalise and len(some):
+            base = bases[env]
+            scale, warning = _scale(float(np.median([spans[name] for name in group["run_id"].unique()[there]])), spec)
+            doubts.append(warning and f"the median of {warning}")
+        measures: dict[str, Callable[..., Any]] = {
+            "DR": lambda y, axis, scale=scale: _spread(y, axis).mean(0) / scale,
+            "RR": lambda y, axis, scale=scale, base=base: (_lower_tail(y, spec.alpha, axis).mean(0) - base) / scale,
+        }
+        usable = len(some) > 1 and whole.shape[1] > 0
         for name, measure in measures.items():
             estimate = lo = hi = np.nan
-            if usable and name == "RR" and len(some) * spec.alpha < 2:
+            if name == "RR" and usable and len(some) * spec.alpha < 2:
                 doubts.append(f"the worst {spec.alpha:.0%} of {len(some)} runs is hardly more than one, and no "
                               "resample is worse than the worst run: lo is too high")  # fmt: skip
+            if name == "RR" and np.isnan(base):
+                doubts.append("what an untrained policy returns is not known")
             if usable:
-                estimate = measure(whole, axis=0) / scale
-                lo, hi = (end / scale for end in interval([whole], measure, bootstrap))
+                estimate = measure(whole, axis=0)
+            if not np.isnan(estimate):
+                lo, hi = interval([whole], measure, bootstrap)
+            over = f"averaged over {whole.shape[1]} points; percentile bootstrap of whole curves"
             rows.append(
-                row(
-                    "variant",
-                    variant,
-                    env,
-                    f"{name} of {metric}",
-                    estimate,
-                    lo,
-                    hi,
-                    level=bootstrap.level,
-                    method=f"averaged over {whole.shape[1]} points; percentile bootstrap of whole curves",
-                    n_runs=len(some),
-                    n_boot=bootstrap.n_boot,
-                    rng_seed=bootstrap.rng_seed,
-                    params=[spec, bootstrap],
-                    warning=doubts,
-                )
-            )
+                row("variant", variant, env, f"{name} of {metric}", estimate, lo, hi, level=bootstrap.level,
+                    method=over, n_runs=len(some), n_boot=bootstrap.n_boot, rng_seed=bootstrap.rng_seed,
+                    params=[spec, bootstrap, {"base": base, "range": scale}], warning=doubts)
+            )  # fmt: skip
     return table(rows)
 
 

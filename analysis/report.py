@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     said: list[str] = []
     sweeps = _usable(options.sweeps, said)
     question = Question(
-        score=options.score, metric=options.metric, threshold=options.threshold, by=tuple(options.by.split(",")),
+        score=options.score, metric=options.metric, threshold=options.threshold, base=options.base, by=tuple(options.by.split(",")),
         adjust=options.adjust, reliability=Reliability(window=options.window),
     )  # fmt: skip
     output = options.output or (sweeps or options.sweeps)[0] / "report"
@@ -143,6 +143,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--metric", default=default.metric, metavar="METRIC",
         help=f"of reliability and collapses (default: {default.metric})")  # fmt: skip
     add("--threshold", type=float, metavar="X", help="of --score (default: the environment's own)")
+    add("--base", type=float, metavar="X",
+        help="what an untrained policy returns, from where the way up to the threshold is measured (default: the median "
+             "over all runs of the mean of their first 50 episodes)")  # fmt: skip
     add("--window", type=float, default=default.reliability.window, metavar="STEPS",
         help=f"of the dispersion across time, in env steps (default: {default.reliability.window:g})")  # fmt: skip
     add("--adjust", choices=list(FAMILIES), default=default.adjust,

@@ -87,6 +87,7 @@ def params_json(params: Any) -> str:
     merged: dict[str, Any] = {}
     for part in parts:
         merged |= dataclasses.asdict(part) if dataclasses.is_dataclass(part) else part or {}
+    merged = {name: None if isinstance(x, float) and np.isnan(x) else x for name, x in merged.items()}  # JSON has no NaN
     return json.dumps(merged, sort_keys=True, ensure_ascii=False, default=_plain)
 
 

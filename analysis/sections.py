@@ -15,6 +15,7 @@ from analysis.events import OUTCOMES
 from analysis.load import RUNS, STATUSES
 from analysis.notebook import Html, Markdown, Picture
 from analysis.study import Study, question_json, ranges
+from analysis.verdict import MIN_AT_RISK, MOST_MISSING
 
 SMOOTHING = {"return_recent": "mean of the last 100 training episodes"}
 
@@ -240,14 +241,23 @@ def pairing(study: Study) -> str:
 
 
 def outcome_counts(study: Study) -> pd.DataFrame:
+    """A row a variant: how many runs came to what, how many were at risk of a collapse, and how many of these had one."""
     counts = study.outcomes.groupby(["variant", "env", "outcome"]).size().unstack(fill_value=0)
     counts = counts[[outcome for outcome in reversed(OUTCOMES) if outcome in counts]]
-    shares = study.collapse_shares.set_index(["variant", "env"])
+    shares = study.collapse_shares.set_index(["variant", "env"]).loc[counts.index]
+    known = [row["undetermined"] < row["runs"] for _, row in shares.iterrows()]
     ever = [
-        f"{row['collapsed']} of {row['n_runs']} {text.between(row['lo'], row['hi'], text.share)}"
-        for _, row in shares.loc[counts.index].iterrows()
+        f"{row['collapsed']} of {row['n_runs']} {text.between(row['lo'], row['hi'], text.share)}" if there else "–"
+        for there, (_, row) in zip(known, shares.iterrows(), strict=True)
     ]
-    return counts.assign(**{"collapsed at any time": ever}).reset_index()
+    more = {
+        f"reached {study.question.collapse.level:.0%} of the way up": shares["n_runs"].where(known, "–"),
+        "… and collapsed, now or then": ever,
+        "… watched, median env steps": shares["watched"].map(text.steps),
+    }
+    if shares["stopped"].any():
+        more["… stopped when solved"] = shares["stopped"]
+    return counts.assign(**more).reset_index()
 
 
 def worst(study: Study, most: int = 10) -> pd.DataFrame:
@@ -348,7 +358,8 @@ def health(study: Study, looks: plots.Looks, metrics: Mapping[str, str]) -> Figu
     curves = {label: aligned for label, aligned in curves.items() if aligned["value"].notna().any()}
     if not curves:
         figure, axes = plots.canvas(height=1.6)
-        plots.nothing(axes[0], "Around a collapse", "no run collapsed")
+        unknown = [f"{env}: {way.undetermined}" for env, way in study.ways.items() if way.undetermined]
+        plots.nothing(axes[0], "Around a collapse", "; ".join(unknown) or "no run collapsed")
         return figure
     rows = -(-len(curves) // 2)
     figure, axes = plots.canvas(2, rows, width=9, height=3.5 * rows)
@@ -507,6 +518,18 @@ def _each(axes: list, draws: list[Callable]) -> None:
             ax.set_axis_off()
 
 
+def way_up(study: Study) -> list[str]:
+    """What 0 and 1 are on the scale of collapses, in every environment."""
+    smoothing, given = study.question.collapse.smoothing, study.question.base is not None
+    of = "as given" if given else f"the median over all runs of the mean of their first {smoothing} episodes"
+    said = [
+        f"{env}: not determined, {way.undetermined}" if way.undetermined else
+        f"{env}: from {text.number(way.base)} to {text.number(way.threshold)}"
+        for env, way in study.ways.items()
+    ]  # fmt: skip
+    return [f"**The way up** goes from what an untrained policy returns ({of}) to the threshold. {'; '.join(said)}."]
+
+
 def method(study: Study) -> str:
     q, boot, fall = study.question, study.question.bootstrap, study.question.collapse
     horizons = ", ".join(f"{n:,} env steps ({env})" for env, n in study.horizons.items()) or "no step"
@@ -518,10 +541,23 @@ def method(study: Study) -> str:
         "with fewer than 3 there is none.",
         f"**Curves** are put on one grid of {q.points} points by their value at or before each point, never beyond "
         f"their end. Final scores are those at {horizons}, which every completed run reached.",
-        f"**Collapse.** After the mean of {fall.smoothing} points of `{q.metric}` reached {fall.level:.0%} of the "
-        f"threshold, it falls below {fall.fall:.0%} of its running peak for {fall.points} points or more; for good, if "
-        f"it is not back at {fall.back:.0%} by the end.",
-        f"**Reliability.** Of `{q.metric}`; α = {q.reliability.alpha:g}, window {q.reliability.window:,.0f} env steps.",
+        *way_up(study),
+        f"**Collapse.** After the mean of {fall.smoothing} episodes of `{q.metric}` reached {fall.level:.0%} of the way "
+        f"up, it falls below {fall.fall:.0%} of its running peak on the way up and stays there for {fall.lasting} "
+        f"episodes or more; for good, if it is not back at {fall.back:.0%} of the peak by the end. A run that ends "
+        "below that share before these episodes are over is *falling at the end*. An episode counts as the mean of its "
+        "batch, so a change of the number of episodes an update changes nothing here.",
+        f"**Shares of collapses** are of the runs at risk: those that reached {fall.level:.0%} of the way up. Diverged "
+        "and failed runs are counted beside them; a run that was stopped when it had solved the environment was at risk "
+        "only while it was watched. No difference of shares is called clear where a group has fewer than "
+        f"{MIN_AT_RISK} runs at risk, or where the end of more than {MOST_MISSING:.0%} of a group was not seen.",
+        f"**Reliability.** Of `{q.metric}`; α = {q.reliability.alpha:g}, window {q.reliability.window:,.0f} env steps. "
+        "DT, SRT, LRT and the largest drawdown are divided by the range P95 − first value of the run's whole curve. "
+        f"DR and RR are means over at most {q.points} points of the grid (the tables say how many: with fewer, they "
+        "come out lower), divided by the median of these ranges over runs. Two deviations from Chan et al.: their code "
+        "divides each run by its own range before the RR of all, but a run that never rose has none, and is the one "
+        "that RR is about; and RR is a level, so it is counted from what an untrained policy returns, as the way up "
+        "is, or it would change with a constant added to all rewards.",
         "**Families.** Pairs on the primary endpoint are one family; differences of final scores and of collapses are "
         "one each.",
         "**Tables.** Every number is in `tables/*.parquet`, the results with method, n, resamples, seed, parameters "

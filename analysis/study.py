@@ -22,7 +22,7 @@ from analysis.aggregates import (
     tolerance,
     tolerance_bands,
 )
-from analysis.events import Collapse
+from analysis.events import Collapse, WayUp
 from analysis.load import CURVES, STATUSES, InputError, Tables, curves, grouped_by, ledger, warnings
 from analysis.reliability import Reliability
 from analysis.results import table
@@ -40,12 +40,14 @@ HEALTH = {
 @dataclass(frozen=True)
 class Question:
     """What a report asks. `score` is what curves, threshold and final scores are of, `metric` the unsmoothed one that
-    reliability and collapses are of; `threshold` None: the environment's own; `by`: columns of `runs` whose values
-    make a group of replicates. A picture shows at most `shown` groups."""
+    reliability and collapses are of; `threshold` None: the environment's own; `base`, what an untrained policy returns,
+    None: measured, see events.ways_up; `by`: columns of `runs` whose values make a group of replicates. A picture shows
+    at most `shown` groups."""
 
     score: str = "return_recent"
     metric: str = "return_mean"
     threshold: float | None = None
+    base: float | None = None
     by: tuple[str, ...] = ("variant",)
     adjust: str = "holm"
     alpha: float = 0.05
@@ -106,6 +108,9 @@ class Study:
             if far > 1.1 * horizon:
                 said.append(f"{env}: completed runs end between {horizon:,.0f} and {far:,.0f} env steps; final scores "
                             f"are those at {horizon:,.0f}")  # fmt: skip
+        for env, way in self.ways.items():
+            if way.undetermined and (self.measured["env"] == env).any():
+                said.append(f"{env}: collapses are not determined: {way.undetermined}")
         if len(self.shown) < len(self.variants):
             said.append(
                 f"{len(self.variants)} groups: the pictures show the {len(self.shown)} with the best final scores"
@@ -129,8 +134,8 @@ class Study:
             if problem and str(error) not in self.problems:
                 self.problems.append(str(error))
             text = {"run_id": "str", "variant": "str", "env": "str"}
-            return pd.DataFrame(columns=list(CURVES)).astype(
-                text | {"seed": "Int64", "env_steps": "int64", "value": "float64"}
+            return pd.DataFrame(columns=[*CURVES, "episodes"]).astype(
+                text | {"seed": "Int64", "env_steps": "int64", "value": "float64", "episodes": "int64"}
             )
 
     @cached_property
@@ -272,10 +277,11 @@ class Study:
         known = self.runs.loc[self.runs["env"] == env, "reward_threshold"].dropna()
         return float(known.iloc[0]) if len(known) else np.nan
 
-    @property
-    def _thresholds(self) -> dict[str, float]:
-        of_env = {env: self.threshold(env) for env in set(self.runs["env"])}
-        return dict(zip(self.runs["run_id"], self.runs["env"].map(of_env), strict=True))
+    @cached_property
+    def ways(self) -> dict[str, WayUp]:
+        """From an untrained policy's return to the threshold, by environment."""
+        thresholds = {env: self.threshold(env) for env in sorted(set(self.runs["env"]))}
+        return events.ways_up(self.measured, thresholds, self.question.collapse, self.question.base)
 
     @cached_property
     def times(self) -> pd.DataFrame:
@@ -283,15 +289,15 @@ class Study:
         return self.times_to(1.0)
 
     def times_to(self, part: float) -> pd.DataFrame:
-        """Times to that part of the way from 0, or from the lowest score where that is below 0, to the threshold."""
+        """Times to that part of the way up."""
         parts = []
         for env in self.envs:
-            threshold, runs = self.threshold(env), self.runs[self.runs["env"] == env]
+            way, runs = self.ways[env], self.runs[self.runs["env"] == env]
             curves = self.scored[self.scored["env"] == env]
-            if np.isnan(threshold) or curves.empty:
+            if np.isnan(way.threshold) or curves.empty or part != 1 and way.undetermined:
                 continue
-            base = min(0.0, float(np.nan_to_num(curves["value"].min()))) if part != 1 else 0.0
-            parts.append(survival.times_to_threshold(curves, runs, base + part * (threshold - base)))
+            limit = way.threshold if part == 1 else way.base + part * (way.threshold - way.base)
+            parts.append(survival.times_to_threshold(curves, runs, limit))
         if not parts:
             types = {"time": "float64", "reached": "bool", "cut_short": "bool"}
             return pd.DataFrame(columns=list(survival.TIMES)).astype(types)
@@ -380,8 +386,10 @@ class Study:
     @cached_property
     def reliability(self) -> pd.DataFrame:
         """DT, SRT, LRT, maximal drawdown (IQM over runs), DR and RR a variant, with intervals."""
-        q = self.question
-        across = reliability.across_runs(self.on_grid(self.measured, 25), q.metric, q.reliability, q.bootstrap)
+        q, bases = self.question, {env: way.base for env, way in self.ways.items()}
+        across = reliability.across_runs(
+            self.on_grid(self.measured), self.measured, q.metric, bases, q.reliability, q.bootstrap
+        )
         parts = [part for part in (reliability.over_runs(self.within, self.runs, q.bootstrap), across) if len(part)]
         return pd.concat(parts, ignore_index=True) if parts else table([])
 
@@ -392,7 +400,7 @@ class Study:
 
     @cached_property
     def collapses(self) -> pd.DataFrame:
-        return events.collapses(self.measured, self._thresholds, self.question.collapse)
+        return events.collapses(self.measured, self.ways, self.question.collapse)
 
     @cached_property
     def dead(self) -> pd.DataFrame:
@@ -405,13 +413,16 @@ class Study:
 
     @cached_property
     def outcomes(self) -> pd.DataFrame:
-        happened = [part for part in (self.collapses, self.dead) if len(part)]
-        both = pd.concat(happened, ignore_index=True) if happened else self.collapses
-        return events.outcomes(self.runs, self.measured, both, self._thresholds, self.question.collapse)
+        return self._outcomes_of(self.collapses, self.question.collapse)
+
+    def _outcomes_of(self, collapses: pd.DataFrame, spec: Collapse) -> pd.DataFrame:
+        happened = [part for part in (collapses, self.dead) if len(part)]
+        both = pd.concat(happened, ignore_index=True) if happened else collapses
+        return events.outcomes(self.runs, self.measured, both, self.ways, spec)
 
     @cached_property
     def collapse_shares(self) -> pd.DataFrame:
-        return events.collapse_shares(self.outcomes, self.question.bootstrap.level)
+        return events.collapse_shares(self.outcomes, self.ways, self.question.collapse, self.question.bootstrap.level)
 
     @cached_property
     def collapse_tests(self) -> pd.DataFrame:
@@ -428,7 +439,8 @@ class Study:
     def around_collapse(self, metric: str, points: int = 61) -> pd.DataFrame:
         """One metric on a grid of env steps relative to the first collapse of every run that had one."""
         curves = self.curves(metric, problem=False).dropna(subset="value")
-        start = self.collapses.groupby("run_id")["start"].min().to_dict()
+        falls = self.collapses[self.collapses["kind"] != "falling"]
+        start = falls.groupby("run_id")["start"].min().to_dict()
         some = align.relative_to(curves, start) if start else curves.iloc[:0]
         if some.empty:
             return some
@@ -474,15 +486,14 @@ class Study:
         """The main numbers under other choices: columns choice, setting, then those of results."""
         q, parts = self.question, []
         for part in (0.8, 0.9, 1.0):
-            setting, times = f"{part:.0%} of the threshold", self.times if part == 1 else self.times_to(part)
+            setting, times = f"{part:.0%} of the way up", self.times if part == 1 else self.times_to(part)
             parts.append(("threshold", setting, survival.median_times(times, q.bootstrap.level)))
             parts.append(("threshold", setting, self._asked(self.sooner if part == 1 else self.sooner_of(times))))
         for fall in (0.3, 0.5, 0.7):
             spec = dataclasses.replace(q.collapse, fall=fall)
-            same = spec == q.collapse
-            found = self.collapses if same else events.collapses(self.measured, self._thresholds, spec)
-            counted = self.outcomes.assign(collapses=_count(found, self.outcomes["run_id"]))
-            parts.append(("collapse", f"below {fall:.0%} of the peak", events.collapse_shares(counted)))
+            became = self._outcomes_of(events.collapses(self.measured, self.ways, spec), spec)
+            shares = events.collapse_shares(became, self.ways, spec, q.bootstrap.level)
+            parts.append(("collapse", f"below {fall:.0%} of the peak", shares))
         for factor in (0.5, 1, 2):
             spec = dataclasses.replace(q.reliability, window=q.reliability.window * factor)
             within = self.within if factor == 1 else reliability.within_runs(self.measured, q.metric, spec)
@@ -510,10 +521,6 @@ class Study:
                 results.append(frame.assign(table=name))
         if results:
             pd.concat(results, ignore_index=True).to_parquet(folder / "results.parquet", index=False)
-
-
-def _count(found: pd.DataFrame, run_ids: pd.Series) -> np.ndarray:
-    return run_ids.map(found["run_id"].value_counts()).fillna(0).to_numpy(int)
 
 
 def question_json(question: Question) -> str:

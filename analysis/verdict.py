@@ -1,6 +1,7 @@
 """Sentences made of the numbers in the tables, in Markdown. They claim what the intervals allow: where an interval
 holds "no difference", or p does after the adjustment for the family, the sentence says inconclusive and why."""
 
+import json
 import math
 from collections.abc import Iterable
 
@@ -11,6 +12,8 @@ from analysis.study import Study
 
 MOST = 10
 """Pairs that are written out; the others are counted, and in the tables."""
+MIN_AT_RISK, MOST_MISSING = 5, 0.1
+"""No difference of collapses is clear with fewer runs at risk, or where a larger share of a group was not seen to its end."""
 
 
 def sentences(study: Study) -> str:
@@ -62,10 +65,26 @@ def of_variant(
     if final is not None and final["n_runs"]:
         said.append(f"final score {text.number(final['estimate'])} {text.between(final['lo'], final['hi'])} "
                     f"({_statistic(final)}, {_seeds(final['n_runs'])})")  # fmt: skip
-    if collapsed is not None and collapsed["n_runs"]:
-        said.append(f"{_share(collapsed, 'collapsed')} collapsed "
-                    f"{text.between(collapsed['lo'], collapsed['hi'], text.share)}")  # fmt: skip
-    return f"**{name}**: {'; '.join(said) or 'no scores'}."
+    if collapsed is not None:
+        said.append(of_share(collapsed))
+    return f"**{name}**: {'; '.join(filter(None, said)) or 'no scores'}."
+
+
+def of_share(row: pd.Series) -> str:
+    """A row of collapse_shares: of the runs that were at risk, and what else became of runs."""
+    if row["undetermined"] == row["runs"]:
+        return ""  # the same for all: it is among the warnings
+    level = f"{json.loads(row['params_json'])['level']:.0%}"
+    others = {"diverged": "diverged", "failed": "failed", "unfinished": "unfinished", "undetermined": "not determined",
+              "falling": "falling at the end", "stopped": "stopped when solved"}  # fmt: skip
+    beside = [f"{row[name]} {what}" for name, what in others.items() if row[name]]
+    if row["n_runs"]:
+        collapsed = f"{_share(row, 'collapsed')} {text.between(row['lo'], row['hi'], text.share)} collapsed"
+        for_good = f", {row['catastrophic']} for good" if row["catastrophic"] else ""
+        said = f"of those that got {level} of the way up {collapsed}{for_good}"
+    else:
+        said = f"none of {row['runs']} got {level} of the way up, so none could collapse"
+    return f"{said} ({', '.join(beside)})" if beside else said
 
 
 def _statistic(row: pd.Series) -> str:
@@ -120,8 +139,9 @@ def of_pair(
     numbers += f", P(improvement) {text.share(p)} {text.between(lo, hi, text.share)}, {adjusted}, "
     numbers += _both(pair, medians if by_time else finals)
     collapsed = ""
-    if first in shares and second in shares:
-        collapsed = f"; collapse {_share(shares[first], 'collapsed')} against {_share(shares[second], 'collapsed')}"
+    if all(name in shares and shares[name]["undetermined"] < shares[name]["runs"] for name in (first, second)):
+        collapsed = (f"; collapsed {_share(shares[first], 'collapsed')} against {_share(shares[second], 'collapsed')} "
+                     "at risk")  # fmt: skip
     if pair["conclusive"]:
         few = " Fewer than 10 seeds: the interval is too narrow." if pair["n_runs"] < 10 else ""
         return f"**{claim}**: {numbers}{collapsed}.{few}"
@@ -177,29 +197,60 @@ def of_scores(study: Study, env: str) -> list[str]:
 
 def of_collapses(study: Study, env: str) -> list[str]:
     rows, shares = study.collapse_tests[study.collapse_tests["env"] == env], _of(study.collapse_shares, env)
-    said = []
-    for _, row in rows.iterrows():
-        counts = " against ".join(_share(shares[row[name]], "collapsed") for name in ("a", "b")) + "; "
-        said.append(of_difference(row, study.question.alpha, "share of runs that collapsed", _signed_share, counts))
+    if (reason := study.ways[env].undetermined) and len(rows):
+        return [f"**Not determined**: {reason}."]
+    said = [of_collapse_pair(row, shares[row["a"]], shares[row["b"]], study.question.alpha) for _, row in rows.iterrows()]
     return _cut(said)
+
+
+def of_collapse_pair(row: pd.Series, a: pd.Series, b: pd.Series, alpha: float) -> str:
+    """A row of compare.collapse_tests, and of collapse_shares those of its two groups."""
+    what, beside = "share of runs at risk that collapsed", _beside_collapses(a, b)
+    counts = f"{_share(a, 'collapsed')} against {_share(b, 'collapsed')} runs at risk"
+    if math.isnan(row["estimate"]):
+        return " ".join([f"**No comparison**: {row['a']} against {row['b']}, {what}: {counts}.", *beside])
+    unclear = ""
+    if row["missing"] > MOST_MISSING:
+        unclear = f" The end of more than {MOST_MISSING:.0%} of a group was not seen."
+    elif row["n_runs"] < MIN_AT_RISK:
+        unclear = f" Fewer than {MIN_AT_RISK} runs at risk."
+    said = of_difference(row, alpha, what, _signed_share, f"{counts}; ", unclear)
+    return " ".join([said, *beside])
+
+
+def _beside_collapses(a: pd.Series, b: pd.Series) -> list[str]:
+    """What else became of the runs of two groups, and for how long those at risk were watched, where that differs."""
+    what = {"diverged": "diverged", "failed": "failed", "unfinished": "are unfinished", "stopped": "were stopped when solved",
+            "falling": "are falling at the end", "undetermined": "are not determined"}  # fmt: skip
+    said = []
+    for name, became in what.items():
+        counts = [f"{row[name]} of {row['runs']} runs of {row['variant']}" for row in (a, b) if row[name]]
+        if counts:
+            said.append(f"{' and '.join(counts)} {became}.")
+    shorter, longer = sorted([a["watched"], b["watched"]])
+    if longer > 1.25 * shorter:
+        said.append(f"Runs at risk were watched for a median of {text.steps(a['watched'])} against "
+                    f"{text.steps(b['watched'])} env steps.")  # fmt: skip
+    return said
 
 
 def _signed_share(x: float) -> str:
     return text.share(x) if x >= 0 or math.isnan(x) else f"−{text.share(-x)}"
 
 
-def of_difference(row: pd.Series, alpha: float, what: str, of, more: str = "") -> str:
-    """A row with a difference a − b, its interval, p_adjusted and p_method; `of` writes a number."""
+def of_difference(row: pd.Series, alpha: float, what: str, of, more: str = "", unclear: str = "") -> str:
+    """A row with a difference a − b, its interval, p_adjusted and p_method; `of` writes a number; `unclear`: why it
+    cannot be clear, whatever the numbers."""
     pair = f"{row['a']} against {row['b']}"
     if math.isnan(row["estimate"]):
         return f"**Inconclusive**: {pair}: no {what} ({row['warning']})."
     how = " paired by seed" if "paired" in row["metric"] else ""
     numbers = (f"{more}difference{how} {of(row['estimate'])} {text.between(row['lo'], row['hi'], of)}, "
                f"{text.p_value(row['p_adjusted'])} ({text.family(row['p_method'])})")  # fmt: skip
-    if (row["lo"] > 0 or row["hi"] < 0) and row["p_adjusted"] <= alpha:
+    if (row["lo"] > 0 or row["hi"] < 0) and row["p_adjusted"] <= alpha and not unclear:
         return f"**{pair}: {what} {'higher' if row['estimate'] > 0 else 'lower'}**: {numbers}."
     excluded = "" if not (row["lo"] > 0 or row["hi"] < 0) else " The interval excludes 0, but p is too large."
-    return f"**Inconclusive: {pair}**, {what}: {numbers}.{excluded}"
+    return f"**Inconclusive: {pair}**, {what}: {numbers}.{unclear or excluded}"
 
 
 def _cut(said: list[str]) -> list[str]:

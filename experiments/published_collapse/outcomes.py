@@ -4,23 +4,27 @@ A point of a curve is the mean of 100 consecutive episodes, whatever the number 
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from analysis import align, load, reliability
-from analysis.aggregates import Bootstrap, aggregate
-from analysis.events import Collapse, collapse_shares, collapses
+from analysis.aggregates import Bootstrap, aggregate, proportion
+from analysis.events import Collapse, WayUp, collapses
 from analysis.load import InputError, curves
+from analysis.results import row, table
 
 POINT = 100
 """Episodes."""
 THRESHOLD = 475.0
-COLLAPSE = Collapse(smoothing=1)
-"""STABILITY's, on points of 100 episodes: ≥ 380, then below half of the running peak for 3 points."""
-FALL = Collapse(level=100 / THRESHOLD, smoothing=1)
-"""The same for whoever has learned something: ≥ 100. Short runs seldom see 380."""
+WAYS = {"CartPole-v1": WayUp(0.0, THRESHOLD)}
+"""Up from 0, not from what an untrained policy returns (22): a run that has fallen to half is at half of its best."""
+COLLAPSE = Collapse(smoothing=POINT, lasting=3 * POINT)
+"""≥ 380, then below half of the running peak for 300 episodes."""
+FALL = replace(COLLAPSE, level=100 / THRESHOLD)
+"""The same of a run that has learned something: ≥ 100. Short runs seldom see 380."""
 DEAD_RETURN, DEAD_SHARE = 15.0, 0.99
 HEALTH = {
     "return_mean": "return",
@@ -72,13 +76,19 @@ def _episodes_an_update(folder: Path) -> int:
 
 def curve(frame: pd.DataFrame, metric: str, against: str = "env_steps") -> pd.DataFrame:
     """One column of `points` as the curves that analysis works on."""
-    return frame[["run_id", "variant", "env", "seed"]].assign(env_steps=frame[against], value=frame[metric])
+    about = frame[["run_id", "variant", "env", "seed"]]
+    return about.assign(env_steps=frame[against], value=frame[metric], episodes=POINT)
+
+
+def falls_of(frame: pd.DataFrame, spec: Collapse) -> pd.DataFrame:
+    """Falls that lasted as long as `spec` asks for; their steps are episodes."""
+    found = collapses(curve(frame, "return_mean", "episodes"), WAYS, spec)
+    return found[found["kind"] != "falling"]
 
 
 def of_runs(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a run: what it reached, what it lost, whether it died, whether it came back."""
-    returns = curve(frame, "return_mean", "episodes")
-    collapse, fall = collapses(returns, THRESHOLD, COLLAPSE), collapses(returns, THRESHOLD, FALL)
+    collapse, fall = falls_of(frame, COLLAPSE), falls_of(frame, FALL)
     rows = []
     for run in align.runs_of(frame):
         name = run["run_id"].iloc[0]
@@ -109,9 +119,10 @@ def of_interventions(runs: pd.DataFrame) -> pd.DataFrame:
     for (part, name), group in runs.groupby(["part", "intervention"], sort=False):
         common = group.assign(variant=name, env="CartPole-v1", run_id=group["seed"].astype(str))
         for column, metric in SHARES.items():
-            counted = common.assign(collapses=common[column].astype(int))
-            share = collapse_shares(counted).rename(columns={"collapsed": "count"})
-            parts.append(share.assign(metric=metric, part=part))
+            count, n = int(group[column].sum()), len(group)
+            share = row("variant", name, "CartPole-v1", metric, *proportion(count, n), level=0.95, method="Wilson", n_runs=n,
+                        part=part, count=count)  # fmt: skip
+            parts.append(table([share]))
         for column, metric in SCORES.items():
             found = aggregate(common.assign(value=common[column].astype(float)), metric, spec=Bootstrap())
             parts.append(found.assign(part=part))

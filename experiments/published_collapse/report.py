@@ -5,7 +5,6 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import text
-from analysis.events import collapses
 from analysis.load import InputError
 from experiments.published_collapse import figures, outcomes
 from experiments.published_collapse.interventions import PARTS, SHORT, TORCH, folder_name
@@ -85,7 +84,7 @@ def _all_points(folder: Path) -> dict[tuple[str, str], pd.DataFrame]:
 def _published(frame: pd.DataFrame, runs: pd.DataFrame, results: Path) -> None:
     of = runs[runs["part"] == "published"]
     _save(results, figures.every_seed(frame, of), "published")
-    falls = collapses(outcomes.curve(frame, "return_mean", "episodes"), outcomes.THRESHOLD, outcomes.FALL)
+    falls = outcomes.falls_of(frame, outcomes.FALL)
     first = falls.groupby("run_id")["start"].min().to_dict()
     if not first:
         return

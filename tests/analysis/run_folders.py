@@ -43,14 +43,16 @@ def write_run(folder: Path, returns: list[float] | None = None, config: dict | N
     return folder
 
 
-def made_curves(runs: dict[str, list[float]], steps: int = 1000, start: int = 1000) -> pd.DataFrame:
-    """A curve for each "variant/seed", a point every so many env steps."""
+def made_curves(
+    runs: dict[str, list[float]], steps: int = 1000, start: int = 1000, episodes: int = 10
+) -> pd.DataFrame:
+    """A curve for each "variant/seed", a point every so many env steps and episodes."""
     parts = []
     for name, y in runs.items():
         variant, seed = name.split("/")
         t = start + steps * np.arange(len(y))
         same = {"run_id": name, "variant": variant, "env": "CartPole-v1", "seed": int(seed)}
-        parts.append(pd.DataFrame(same | {"env_steps": t, "value": np.array(y, float)}))
+        parts.append(pd.DataFrame(same | {"env_steps": t, "value": np.array(y, float), "episodes": episodes}))
     return pd.concat(parts, ignore_index=True)
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from run_folders import made_curves
 
-from analysis.align import Alignment, align, area, grid, interpolate, matrix, score_at, smooth, with_all
-from analysis.load import InputError
+from analysis.align import align, area, grid, interpolate, matrix, score_at, with_all
+from analysis.load import CURVES, InputError
 
 NAN = np.nan
 T, Y = np.array([10, 20, 40]), np.array([1.0, 3.0, 7.0])
@@ -16,14 +16,13 @@ T, Y = np.array([10, 20, 40]), np.array([1.0, 3.0, 7.0])
     [
         ("previous", [NAN, 1, 1, 3, 3, 7, NAN]),
         ("linear", [NAN, 1, 2, 3, 5, 7, NAN]),
-        ("exact", [NAN, 1, NAN, 3, NAN, 7, NAN]),
     ],
 )
 def test_policies(policy: str, expected: list[float]):
     np.testing.assert_array_equal(interpolate(np.array([9, 10, 15, 20, 30, 40, 41]), T, Y, policy), expected)
 
 
-@pytest.mark.parametrize("policy", ["previous", "linear", "exact"])
+@pytest.mark.parametrize("policy", ["previous", "linear"])
 def test_nan_stays_where_it_is(policy: str):
     y = interpolate(T, T, np.array([1.0, NAN, 7.0]), policy)
     np.testing.assert_array_equal(y, [1.0, NAN, 7.0])
@@ -31,7 +30,7 @@ def test_nan_stays_where_it_is(policy: str):
 
 
 def test_unknown_policy():
-    with pytest.raises(InputError, match="no alignment policy 'nearest'; there are: previous, linear, exact"):
+    with pytest.raises(InputError, match="no alignment policy 'nearest'; there are: previous, linear"):
         interpolate(T, T, Y, "nearest")
 
 
@@ -51,13 +50,8 @@ def test_align_keeps_rows_in_order_whatever_the_order_of_the_input():
     curves = made_curves({"b/1": [1, 2, 3], "a/0": [4, 5, 6]})
     shuffled = align(curves.sample(frac=1, random_state=0).sort_values("run_id", ascending=False), grid(curves, 3))
     assert shuffled.equals(align(curves, grid(curves, 3)))
-    assert align(curves, grid(curves, 3), Alignment("exact")).dtypes.equals(curves.dtypes)
+    assert shuffled.dtypes.equals(curves[list(CURVES)].dtypes)
     assert align(curves.iloc[:0], np.array([1])).empty
-
-
-def test_smooth_is_a_trailing_mean_of_one_run():
-    smoothed = smooth(made_curves({"a/0": [1, 2, 6], "a/1": [5, 5, 5]}), 2)["value"]
-    np.testing.assert_array_equal(smoothed, [NAN, 1.5, 4, NAN, 5, 5])
 
 
 def test_scores():

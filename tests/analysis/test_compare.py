@@ -10,6 +10,7 @@ from scipy import stats
 from statsmodels.stats.proportion import confint_proportions_2indep
 from statsmodels.stats.power import TTestIndPower
 
+from analysis.aggregates import proportion
 from analysis.compare import (
     Comparison,
     adjust,
@@ -21,8 +22,8 @@ from analysis.compare import (
     seeds_by_rank,
     seeds_needed,
 )
-from analysis.events import collapse_shares
 from analysis.load import InputError
+from analysis.results import row, table
 
 QUICK = Comparison(n_boot=200, n_permutations=999)
 
@@ -139,12 +140,22 @@ def test_noethers_seeds_give_the_power_they_promise():
     assert abs(power - 0.8) < 0.04, (n, power)
 
 
+def made_shares(counts: dict[str, tuple[int, int]], **more: object) -> pd.DataFrame:
+    """Of so many runs at risk, so many collapsed."""
+    rows = []
+    for name, (k, n) in counts.items():
+        share, lo, hi = proportion(k, n)
+        rows.append(row("variant", name, "e", "share", share, lo, hi, n_runs=n, collapsed=k, missing=0.0, **more))
+    return table(rows)
+
+
 def test_shares_of_collapses_are_compared_as_scipy_and_statsmodels_do():
-    counts = {"a": (1, 30), "b": (8, 30)}
-    groups = [pd.DataFrame({"variant": name, "env": "e", "final": 1.0, "collapses": [1] * k + [0] * (n - k)})
-              for name, (k, n) in counts.items()]  # fmt: skip
-    test = collapse_tests(collapse_shares(pd.concat(groups))).iloc[0]
+    test = collapse_tests(made_shares({"a": (1, 30), "b": (8, 30)})).iloc[0]
     np.testing.assert_allclose(test["p"], stats.fisher_exact([[1, 29], [8, 22]]).pvalue)
     np.testing.assert_allclose((test["lo"], test["hi"]), confint_proportions_2indep(1, 30, 8, 30, method="newcomb"))
-    lost = collapse_shares(pd.concat(groups).assign(final=np.nan))
-    assert np.isnan(collapse_tests(lost)["p"].item())
+
+
+def test_where_no_run_was_at_risk_no_shares_are_compared():
+    test = collapse_tests(made_shares({"a": (10, 30), "b": (0, 0)}, warning="none was at risk")).iloc[0]
+    assert np.isnan(test[["estimate", "lo", "hi", "p"]].astype(float)).all() and test["n_runs"] == 0
+    assert test["warning"] == "a: none was at risk; b: none was at risk"

@@ -37,13 +37,13 @@ def test_tables(sweep: Path):
         [3, 300, 6, 10],
     ]
     recent = metrics[metrics["metric"] == "return_recent"]
-    assert recent["env_steps"].min() == 300 and (recent["n_samples"] == 100).all()  # empty until then: no rows
+    assert recent["env_steps"].min() == 300 and (recent["n_samples"] == 10).all()  # empty until then: no rows
 
 
 def test_curves(sweep: Path):
     of_mean = curves(load(sweep), "return_mean")
-    assert list(of_mean.columns) == ["run_id", "variant", "env", "seed", "env_steps", "value"]
-    assert of_mean.iloc[4].tolist() == ["1", "vanilla", "CartPole-v1", 1, 100, 1.0]
+    assert list(of_mean.columns) == ["run_id", "variant", "env", "seed", "env_steps", "value", "episodes"]
+    assert of_mean.iloc[4].tolist() == ["1", "vanilla", "CartPole-v1", 1, 100, 1.0, 10]
     with pytest.raises(InputError, match=r"no run has a metric 'retrun' \(train\); there are: .*return_mean"):
         curves(load(sweep), "retrun")
     with pytest.raises(InputError, match=r"\(eval\); there are: none at all"):
@@ -183,7 +183,7 @@ def test_several_sweeps_and_a_single_run(sweep: Path, tmp_path: Path):
         "sweep",
         "other",
     }
-    assert curves(tables, "return_mean").iloc[-1].tolist() == ["other/0", "baseline", "Acrobot-v1", 0, 100, 5.0]
+    assert curves(tables, "return_mean").iloc[-1].tolist() == ["other/0", "baseline", "Acrobot-v1", 0, 100, 5.0, 10]
     assert any("several environments (Acrobot-v1, CartPole-v1)" in said for said in warnings(tables.runs))
     assert load(sweep / "9").runs["run_id"].tolist() == ["9"]
     twice = load(sweep, tmp_path / "other" / ".." / "sweep").runs

@@ -136,7 +136,7 @@ def test_matrix_has_the_half_line_and_every_interval(study: Study):
 
 
 def test_underwater_marks_events(study: Study):
-    crosses = [line for line in drawn(study, "underwater").lines if line.get_marker() in ("X", "v")]
+    crosses = [line for line in drawn(study, "underwater").lines if line.get_marker() in ("X", "v", ">")]
     assert len(crosses) == len(study.collapses) > 0
 
 

@@ -25,6 +25,7 @@ from analysis.reliability import (
 RAW = Reliability(normalise=False, window=3000, min_points=2)
 WIDE = Reliability(normalise=False, window=3000)
 QUICK = Bootstrap(n_boot=100)
+BASES = {"CartPole-v1": -1.0}
 
 
 def estimates(results: pd.DataFrame) -> dict[str, float]:
@@ -160,10 +161,11 @@ def test_published_dispersion_and_risk_across_runs():
     """testCorrectIqrAcrossRuns at 0 and 1; LowerCVaROnAcross of testCorrectCVaR at the times that both curves have."""
     curves = published_curves({"a/0": ([-1, 0, 1], [1, 1, 1]), "a/1": ([-1, 0, 1, 2], [2, 3, 4, 5])})
     spec = Reliability(normalise=False)
-    at = [across_runs(align(curves, np.array([step])), "y", spec, QUICK) for step in (0, 1)]
+    at = [across_runs(align(curves, np.array([step])), curves, "y", {}, spec, QUICK) for step in (0, 1)]
     assert [of_metric(found, "DR") for found in at] == [[1], [1.5]]
-    both = align(published_curves(RISKY), np.array([1, 2]))
-    found = across_runs(both, "y", Reliability(0.51, normalise=False), QUICK)
+    risky = published_curves(RISKY)
+    spec = Reliability(0.51, normalise=False)
+    found = across_runs(align(risky, np.array([1, 2])), risky, "y", {}, spec, QUICK)
     np.testing.assert_allclose(of_metric(found, "RR"), [np.mean([0.1, -0.5])])
 
 
@@ -206,14 +208,17 @@ def test_within_runs_over_runs(sweep: pd.DataFrame):
 
 
 def test_across_runs_is_the_loop_over_points(sweep: pd.DataFrame):
+    """… of the grid, and the range is that of whole curves, which here go on and are finer."""
+    steps = np.arange(1000, 11_000, 2000)
+    aligned = align(sweep, steps)
     for spec in (WIDE, Reliability()):
-        result = across_runs(sweep, "y", spec, QUICK).set_index(["variant", "metric"])
-        y = np.array([run["value"] for _, run in sweep[sweep["variant"] == "a"].groupby("run_id", sort=False)])
-        scale = np.median([span(run) for run in y]) if spec.normalise else 1
+        result = across_runs(aligned, sweep, "y", BASES, spec, QUICK).set_index(["variant", "metric"])
+        of_a = [run["value"].to_numpy() for _, run in sweep[sweep["variant"] == "a"].groupby("run_id", sort=False)]
+        y = np.array(of_a)[:, ::2][:, :5]
+        scale, base = (np.median([span(run) for run in of_a]), -1) if spec.normalise else (1, 0)
         np.testing.assert_allclose(result.loc[("a", "DR of y"), "estimate"], np.mean([iqr(x) for x in y.T]) / scale)
-        np.testing.assert_allclose(
-            result.loc[("a", "RR of y"), "estimate"], np.mean([cvar(x, 0.05) for x in y.T]) / scale
-        )
+        risk = np.mean([cvar(x, 0.05) for x in y.T])
+        np.testing.assert_allclose(result.loc[("a", "RR of y"), "estimate"], (risk - base) / scale)
         picks = np.random.default_rng(0).integers(0, 10, size=(100, 10))
         resampled = [np.mean([iqr(x) for x in y[pick].T]) / scale for pick in picks]
         np.testing.assert_allclose(
@@ -221,13 +226,33 @@ def test_across_runs_is_the_loop_over_points(sweep: pd.DataFrame):
         )
     assert "lo is too high" in result.loc[("a", "RR of y"), "warning"]
     assert result.loc[("a", "DR of y"), "warning"] == ""
+    assert result.loc[("a", "DR of y"), "method"].startswith("averaged over 5 points")
 
 
-def test_across_runs_that_cannot_be_normalised_or_are_alone(sweep: pd.DataFrame):
-    flat = across_runs(sweep.assign(value=1.0), "y", Reliability(), QUICK)
-    assert flat["estimate"].isna().all() and flat["warning"].str.contains("nothing to normalise by").all()
-    one = across_runs(sweep[sweep["run_id"] == "a/0"], "y", WIDE, QUICK)
-    assert one["estimate"].isna().all() and one["warning"].str.contains("fewer than 2 runs").all()
+def test_the_risk_across_runs_does_not_change_with_a_constant_added_to_all_rewards(sweep: pd.DataFrame):
+    """F10: it is a level, which over a range alone was .54, 1.18 and −.74 under +0, +300 and −600."""
+    found = []
+    for shift, scale in ((0, 1), (300, 1), (-600, 1), (0, 0.01), (7, 30)):
+        moved, bases = sweep.assign(value=shift + scale * sweep["value"]), {"CartPole-v1": shift - scale}
+        found.append(across_runs(moved, moved, "y", bases, Reliability(), QUICK)[["estimate", "lo", "hi"]].to_numpy())
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], rtol=1e-9)
+
+
+def test_across_runs_that_cannot_be_normalised_or_are_alone_or_end_early(sweep: pd.DataFrame):
+    flat = sweep.assign(value=1.0)
+    table = across_runs(flat, flat, "y", BASES, Reliability(), QUICK)
+    assert table["estimate"].isna().all() and table["warning"].str.contains("nothing to normalise by").all()
+    one = sweep[sweep["run_id"] == "a/0"]
+    table = across_runs(one, one, "y", {}, WIDE, QUICK)
+    assert table["estimate"].isna().all() and table["warning"].str.contains("fewer than 2 runs").all()
+    table = across_runs(sweep, sweep, "y", {"CartPole-v1": np.nan}, Reliability(), QUICK)
+    risk = table["metric"] == "RR of y"
+    assert table.loc[risk, "estimate"].isna().all() and table.loc[~risk, "estimate"].notna().all()
+    assert table.loc[risk, "warning"].str.contains("what an untrained policy returns is not known").all()
+    early = sweep[(sweep["run_id"] != "a/0") | (sweep["env_steps"] <= 4000)]
+    table = across_runs(align(early, np.arange(1000, 13_000, 1000)), early, "y", {}, WIDE, QUICK)
+    assert table["warning"].str.contains("up to 4,000 env steps only").tolist() == [True, True, False, False]
 
 
 def test_across_rollouts():

@@ -77,7 +77,7 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture, small: None):
     order = ["Provenance</h2>", "0123456789", "completed", "Warnings", "Primary endpoint", "Verdict</h2>",
              "runs reached 475",
              "How fast?</h2>", "How well?</h2>", "How stably?</h2>", "How do runs fail?</h2>", "The worst seeds",
-             str(sweep / "lost"), "The gradient</h2>", "How sure are we?</h2>", "80% of the threshold",
+             str(sweep / "lost"), "The gradient</h2>", "How sure are we?</h2>", "below 30% of the peak",
              "25,000 env steps",
              "Method</h2>"]  # fmt: skip
     places = [page.find(said) for said in order]
@@ -257,7 +257,7 @@ def test_sensitivity_has_the_main_numbers_among_the_others(tmp_path: Path):
         set(rows["choice"]) == {"threshold", "collapse", "window"}
         and rows.groupby("choice")["setting"].nunique().eq(3).all()
     )
-    same = rows[(rows["setting"] == "100% of the threshold") & (rows["scope"] == "variant")]["estimate"]
+    same = rows[(rows["setting"] == "100% of the way up") & (rows["scope"] == "variant")]["estimate"]
     np.testing.assert_array_equal(same, study.medians["estimate"])
     sooner = (
         rows[rows["metric"] == "median env steps to threshold"]

@@ -55,13 +55,18 @@ def everything(tables: Tables) -> dict[str, pd.DataFrame]:
     mean, recent = curves(tables, "return_mean"), curves(tables, "return_recent")
     aligned = align.align(mean, align.grid(mean, 5))
     scores = align.with_all(align.score_at(recent, recent["env_steps"].min()), tables.runs)
-    falls = events.collapses(mean, 475.0)
+    ways = events.ways_up(mean, dict.fromkeys(tables.runs["env"], 475.0))
+    falls = events.collapses(mean, ways)
+    became = events.outcomes(tables.runs, mean, falls, ways)
+    shares = events.collapse_shares(became, ways)
     times = survival.times_to_threshold(recent, tables.runs, 5.0)
     different = compare.differences(scores, "r", COMPARISON)
     return {
         "ledger": ledger(tables.runs),
         "within": reliability.within_runs(mean, "y"),
-        "across": reliability.across_runs(aligned, "y", bootstrap=BOOTSTRAP),
+        "across": reliability.across_runs(
+            aligned, mean, "y", {env: way.base for env, way in ways.items()}, bootstrap=BOOTSTRAP
+        ),
         "rollouts": reliability.across_rollouts(mean, "y"),
         "iqm": aggregates.aggregate(scores, "r", spec=BOOTSTRAP),
         "pooled": aggregates.aggregate(scores, "r", spec=BOOTSTRAP, pool_envs=True),
@@ -71,7 +76,9 @@ def everything(tables: Tables) -> dict[str, pd.DataFrame]:
         "tolerance": aggregates.tolerance(scores, "r"),
         "tolerance_bands": aggregates.tolerance_bands(aligned, "y"),
         "drawdowns": events.drawdowns(mean),
-        "outcomes": events.outcomes(tables.runs, mean, falls, 475.0),
+        "outcomes": became,
+        "collapse_shares": shares,
+        "collapse_tests": compare.collapse_tests(shares),
         "survival": survival.kaplan_meier(times),
         "medians": survival.median_times(times),
         "restricted": survival.restricted_means(times, 100, BOOTSTRAP),
@@ -159,7 +166,7 @@ def test_same_bytes_twice(tmp_path: Path):
         environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": path}
         command = [sys.executable, "-c", code, str(tmp_path / "sweep")]
         said.append(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
-    assert said[0] == said[1] and len(said[0].splitlines()) == 22
+    assert said[0] == said[1] and len(said[0].splitlines()) == 24
 
 
 def test_imports_neither_jax_nor_pgx():
