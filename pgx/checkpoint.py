@@ -100,6 +100,12 @@ class Checkpoints:
         self._finish_writing()
         return self._first_good(_by_score(self._folder, self.steps()), skeleton)
 
+    def best_folder(self) -> Path | None:
+        """Where the checkpoint with the best score is, good or defective; None if no step has a score."""
+        self._finish_writing()
+        best = _by_score(self._folder, self.steps())[:1]
+        return self._path(best[0]) if best else None
+
     def at(self, update: int, skeleton: PyTree) -> PyTree:
         """The state of this very checkpoint. Raises CheckpointError if it is defective or of another state."""
         self._finish_writing()

@@ -64,13 +64,13 @@ def number(low: float = -math.inf, high: float = math.inf, *, above: bool = Fals
     return Rule(span + (" or null" if or_null else ""), read)
 
 
-def one_of(*choices: str) -> Rule:
+def one_of(*choices: str, or_null: bool = False) -> Rule:
     def read(x):
-        if x not in choices:
+        if x not in choices and not (or_null and x is None):
             raise ValueError
         return x
 
-    return Rule(" | ".join(choices), read)
+    return Rule(" | ".join(choices) + (" or null" if or_null else ""), read)
 
 
 def _yes_or_no(x):
@@ -79,14 +79,29 @@ def _yes_or_no(x):
     return x
 
 
-def _text(x):
-    if type(x) is not str or not x:
-        raise ValueError
-    return x
+def text(longest: int | None = None, *, or_null: bool = False) -> Rule:
+    def read(x):
+        if or_null and x is None:
+            return None
+        if type(x) is not str or not x or (longest is not None and len(x) > longest):
+            raise ValueError
+        return x
+
+    span = "a name" if longest is None else f"a name of at most {longest} characters"
+    return Rule(span + (" or null" if or_null else ""), read)
+
+
+def list_of(rule: Rule) -> Rule:
+    def read(x):
+        if type(x) is not list:
+            raise ValueError
+        return [rule.read(y) for y in x]
+
+    return Rule(f"a list, [a,b], each {rule.allowed}", read)
 
 
 YES_OR_NO = Rule("true or false", _yes_or_no)
-TEXT = Rule("a name", _text)
+TEXT = text()
 ANYTHING = Rule("anything", lambda x: x)
 _NETWORK = {"width": whole(1, 65536), "depth": whole(0, 100), "activation": one_of("relu", "tanh", "gelu", "silu", "elu")}
 _OPTIMISER = {
@@ -136,11 +151,16 @@ RULES: dict[str, Rule] = {
     "env.num_lanes": whole(1),
     "env.max_steps": whole(1, or_null=True),
     "env.kwargs.*": ANYTHING,
-    "tracker.mode": one_of("offline", "online"),
-    "tracker.project": TEXT,
-    "tracker.entity": Rule("a name or null", lambda x: x if x is None else _text(x)),
+    "tracker.mode": one_of("offline", "online", "disabled", or_null=True),
+    "tracker.project": text(128, or_null=True),
+    "tracker.entity": text(or_null=True),
+    "tracker.name": text(128, or_null=True),
+    "tracker.group": text(128, or_null=True),
+    "tracker.tags": list_of(text(64)),
+    "tracker.notes": text(or_null=True),
+    "tracker.checkpoint": YES_OR_NO,
     "tracker.patience": number(0),
-    "tracker.*": ANYTHING,  # of a tracker that is not ours
+    "tracker.*": ANYTHING,  # of somebody's own tracker
     "update.*": ANYTHING,  # Hydra refuses unknown names; a study's own update checks its values when it is made
 }
 """Every key there is. A pattern may stand for several."""

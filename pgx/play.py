@@ -1,11 +1,13 @@
 """Watch the trained policy: `python -m pgx.play RUN_DIR` writes one episode as an animated picture.
 
 The pictures are Gymnasium's own, drawn without a display, and run at the environment's real speed. A run in a
-compiled environment is shown in the environment of the same name in Gymnasium, with the run's env.params.
+compiled environment is shown in the environment of the same name in Gymnasium, with the run's env.params. A run that
+W&B has gets the film there as well.
 """
 
 import io
 import os
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from pgx.config import whole
 from pgx.errors import ConfigError, one_line
 from pgx.files import write_atomically
 from pgx.restore import Arguments, read_as, read_run, short_errors, title, trained
+from pgx.tracker import WandbTracker, id_of, of_run
 
 if TYPE_CHECKING:
     import gymnasium
@@ -148,6 +151,25 @@ def save(film: Filmed, path: Path) -> None:
     write_atomically(path, content.getvalue())
 
 
+def track(film: Filmed, folder: Path, summary: dict[str, Any]) -> bool:
+    """Put the film into the run's W&B run, if it has one: as a further part of it, like those of a run that goes on.
+
+    Whether that is online is for the environment to say (WANDB_MODE), not for the folder.
+    """
+    id = id_of(summary)
+    if id is None or not any(folder.glob(f"wandb/*run-*/run-{id}.wandb")):
+        return False
+    settings = summary["config"]["tracker"]
+    tracker = WandbTracker(project=settings.get("project"), entity=settings.get("entity"))
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "play.gif"  # W&B shows no WebP
+        save(film, path)
+        tracker.start(folder=folder, **of_run(summary))
+        tracker.video("play", path, summary["env_steps"])
+        tracker.finish(summary, 0 if summary["status"] == "completed" else 1)
+    return True
+
+
 def _side_by_side(frames: list[Image.Image]) -> Image.Image:
     return Image.fromarray(np.concatenate([np.asarray(frame) for frame in frames], axis=1))
 
@@ -177,7 +199,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         save(film, out)
         what = f"return {total:g} in {film.steps:,} steps ({film.seconds:.1f} s)"
         size = f"{out.stat().st_size / 1000:,.0f} kB"
-        print(f"{title(summary, update, greedy=chosen.greedy)}: {what}; film in {out} ({size})")
+        tracked = " and in its W&B run" if track(film, chosen.folder, summary) else ""
+        print(f"{title(summary, update, greedy=chosen.greedy)}: {what}; film in {out} ({size}){tracked}")
 
 
 if __name__ == "__main__":

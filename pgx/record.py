@@ -20,6 +20,7 @@ import numpy as np
 from pgx.config import BUDGET, identity
 from pgx.errors import ConfigError
 from pgx.files import write_atomically
+from pgx.tracker import id_of
 
 PACKAGES = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "gymnax", "numpy", "orbax-checkpoint", "wandb")
 TIMING = ("update", "env_steps", "seconds", "env_steps_per_second", "compile_seconds")
@@ -147,6 +148,7 @@ def new_summary(
         "env": config["env"]["id"],
         "seed": config["seed"],
         "group": before["group"] if before else group,
+        "tracker_id": id_of(before or {}),
         "executor": executor,
         "width": width,
         "config_hash": config_hash(config),

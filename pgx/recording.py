@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgx import backend, curve, record
 from pgx.errors import one_line, root
+from pgx.tracker import of_run
 
 if TYPE_CHECKING:
     from pgx.train import Chunk
@@ -63,7 +64,7 @@ class Recording:
     def _put_down(self) -> Iterator[None]:
         """How it ended, in run.json."""
         summary = self.summary
-        started = time.perf_counter() - summary["wall_seconds"]
+        self._started = time.perf_counter() - summary["wall_seconds"]
         try:
             yield
         except Exception as error:
@@ -73,8 +74,11 @@ class Recording:
             summary |= {"status": "interrupted", "error": "SIGINT"}
             raise
         finally:
-            summary |= {"finished": record.now(), "wall_seconds": round(time.perf_counter() - started, 3)}
+            summary |= self._times()
             record.write_summary(self._folder, summary)
+
+    def _times(self) -> dict[str, Any]:
+        return {"finished": record.now(), "wall_seconds": round(time.perf_counter() - self._started, 3)}
 
     def _open(self, opened: contextlib.ExitStack) -> None:
         config, folder = self.config, self._folder
@@ -94,6 +98,7 @@ class Recording:
         self._timing = record.Table(folder / "timing.csv", record.TIMING)
         self._checkpoints = opened.enter_context(Checkpoints(folder / "checkpoints", keep=config["checkpoints_kept"]))
         self._tracker = tracker(config)
+        self.summary["tracker_id"] = self.summary["tracker_id"] or self._tracker.new_id()
         restored = self._checkpoints.restore(self.skeleton)
         if restored is None:
             self._saved, self.state = 0, lambda: initial_state(config, self.env, self.algorithm)[0]
@@ -107,14 +112,7 @@ class Recording:
         record.write_summary(folder, self.summary)
 
         # from here to the end of compilation XLA and other processes work beside us
-        self._tracker.start(
-            folder=folder,
-            name=folder.name,
-            group=self.summary["group"],
-            job_type=config["variant"],
-            tags=[self.env.spec.id],
-            config=config,
-        )
+        self._tracker.start(folder=folder, **of_run(self.summary))
         self._tracker.log(self.history.rows)
         self._status = "completed"
 
@@ -189,11 +187,13 @@ class Recording:
         final, iqm = record.last_returns(jax.device_get(self.state().recent_returns))
         self.summary |= history.summary() | {"return_final": final, "return_final_iqm": iqm, "status": self._status}
         if (error := artist.wait(self._folder)) is None:
-            self._tracker.image("learning_curve", self._folder / curve.NAME)
+            self._tracker.image("learning_curve", self._folder / curve.NAME, history.env_steps)
         else:
             log.warning(f"{curve.NAME} is not drawn: {error}")
-        told = {key: x for key, x in self.summary.items() if key != "config"}
-        self._tracker.finish(told, 0 if self._status == "completed" else 1)
+        if (best := self._checkpoints.best_folder()) is not None:
+            self._tracker.checkpoint(best)
+        self.summary |= self._times()
+        self._tracker.finish(self.summary, 0 if self._status == "completed" else 1)
 
 
 def _warn_of_other_bits(before: dict[str, Any] | None, now: dict[str, Any]) -> None:

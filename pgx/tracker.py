@@ -9,9 +9,11 @@ import json
 import logging
 import os
 import queue
+import re
 import signal
 import subprocess
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +22,60 @@ from pgx import child
 log = logging.getLogger("pgx")
 
 
+def id_of(summary: dict[str, Any]) -> str | None:
+    """What a run is called in its tracker, by its run.json. It becomes part of a path: it must look like one of ours."""
+    id = summary.get("tracker_id")
+    return id if isinstance(id, str) and re.fullmatch(r"[\w-]{1,64}", id) else None
+
+
+def of_run(summary: dict[str, Any]) -> dict[str, Any]:
+    """What `Tracker.start` is told about a run, from its run.json."""
+    return {
+        "id": summary["tracker_id"],
+        "name": f"{summary['variant']} {summary['env']} s{summary['seed']}",
+        "group": summary["group"],
+        "job_type": summary["variant"],
+        "tags": [summary["env"]],
+        "commit": summary.get("git_commit"),
+        "config": summary["config"],
+    }
+
+
 class Tracker:
     """Tracks nothing (`tracker=none`), and says what a tracker is asked to do."""
 
+    def new_id(self) -> str | None:
+        """A name for a run that begins, which it keeps however often it goes on; None if it needs none."""
+        return None
+
     def start(
-        self, *, folder: Path, name: str, group: str | None, job_type: str, tags: list[str], config: dict[str, Any]
+        self,
+        *,
+        folder: Path,
+        id: str,
+        name: str,
+        group: str | None,
+        job_type: str,
+        tags: list[str],
+        commit: str | None,
+        config: dict[str, Any],
     ) -> None:
-        """A run begins, or goes on: then the rows so far are logged again, from the first."""
+        """A run begins, or goes on under the `id` that it had: then it is given all rows again, from the first."""
 
     def log(self, rows: list[dict[str, Any]]) -> None:
         """One row an update, by the names of metrics.csv; None where not applicable."""
 
-    def image(self, name: str, path: Path) -> None:
-        """A picture, kept with the run."""
+    def image(self, name: str, path: Path, env_steps: int) -> None:
+        """A picture of the run at that environment step."""
+
+    def video(self, name: str, path: Path, env_steps: int) -> None:
+        """A film (GIF) of its policy."""
+
+    def checkpoint(self, folder: Path) -> None:
+        """The best checkpoint of a run that ends."""
 
     def finish(self, summary: dict[str, Any], exit_code: int = 0) -> None:
-        """The run has ended."""
+        """The run has ended; `summary` is its run.json."""
 
 
 class WandbTracker(Tracker):
@@ -43,27 +83,70 @@ class WandbTracker(Tracker):
     for the interpreter's lock. No method waits, but `finish`, for at most `patience` seconds.
 
     The first thing that goes wrong (no package, no key, a killed or hung wandb-core) costs one warning.
+    What is None is as W&B's own variables in the environment say, or else as `start` says.
     """
 
-    def __init__(self, mode: str, project: str, entity: str | None, patience: float):
-        self._mode, self._project, self._entity, self._patience = mode, project, entity, patience
+    def __init__(
+        self,
+        mode: str | None = None,
+        project: str | None = None,
+        entity: str | None = None,
+        patience: float = 15.0,
+        name: str | None = None,
+        group: str | None = None,
+        tags: Sequence[str] = (),
+        notes: str | None = None,
+        checkpoint: bool = False,
+    ):
+        self._mode = mode or os.environ.get("WANDB_MODE") or "offline"
+        self._project = project or os.environ.get("WANDB_PROJECT") or "pgx"
+        self._entity, self._name, self._group, self._tags, self._notes = entity, name, group, tags, notes
+        self._keeps_checkpoint, self._patience = checkpoint, patience
         self._over = threading.Event()
 
-    def start(self, *, folder, name, group, job_type, tags, config):
-        where = {"project": self._project, "entity": self._entity, "mode": self._mode, "dir": str(folder)}
-        what = {"name": name, "group": group, "job_type": job_type, "tags": tags, "config": config}
+    def new_id(self):
+        """W&B's sweep agent has chosen one already, and insists on it."""
+        agent = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+        return agent or os.urandom(4).hex()
+
+    def start(self, *, folder, id, name, group, job_type, tags, commit, config):
+        if self._mode == "disabled":
+            self._over.set()
+            return
         self._process = _Process.running()
         self._number = self._process.open(self)
-        self._ask("start", **where, **what)
+        self._ask(
+            "start",
+            dir=str(folder.absolute()),
+            id=id,
+            mode=self._mode,
+            project=self._project,
+            entity=self._entity,
+            name=self._name or os.environ.get("WANDB_NAME") or name,
+            group=self._group or group,
+            job_type=job_type,
+            tags=[*dict.fromkeys([*tags, *self._tags])],
+            notes=self._notes,
+            commit=commit,
+            config=config,
+        )
 
     def log(self, rows):
         self._ask("log", rows=[_applicable(row) for row in rows])
 
-    def image(self, name, path):
-        self._ask("image", name=name, path=str(path))
+    def image(self, name, path, env_steps):
+        self._ask("image", name=name, path=str(path.absolute()), env_steps=env_steps)
+
+    def video(self, name, path, env_steps):
+        self._ask("video", name=name, path=str(path.absolute()), env_steps=env_steps)
+
+    def checkpoint(self, folder):
+        if self._keeps_checkpoint:
+            self._ask("checkpoint", folder=str(folder.absolute()))
 
     def finish(self, summary, exit_code=0):
-        self._ask("finish", summary=_applicable(summary), exit_code=exit_code)
+        told = {name: x for name, x in summary.items() if name != "config"}  # that it has
+        self._ask("finish", summary=_applicable(told), exit_code=exit_code)
         if not self._over.wait(self._patience):
             self.end(f"no answer for {self._patience:g} s")
             self._process.kill()

@@ -1,14 +1,18 @@
 """The side of `pgx.tracker.WandbTracker` that imports wandb: `python -m pgx.wandb_process`.
 
-Requests come in on stdin, one JSON object a line: {"run": 1, "do": "start", …}, with the arguments of the
-function of that name below. Answers go out on stdout: {"run": 1, "error": null}, once a run, when it has
-finished or when something went wrong; what is asked of it after that is ignored. Several runs may be open at once.
+Requests come in on stdin, one JSON object a line: {"run": 1, "do": "start", …}, with the arguments of `Mirror` or,
+for anything but "start", of its method of that name. Answers go out on stdout: {"run": 1, "error": null}, once a run,
+when it has finished or when something went wrong; what is asked of it after that is ignored. Several runs may be open
+at once.
 """
 
+import contextlib
 import json
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, TextIO
 
 from pgx import child
@@ -17,46 +21,106 @@ QUIET = {
     "silent": True,
     "console": "off",
     "save_code": False,
-    "disable_git": True,
+    "disable_git": True,  # wandb would ask for the address it was cloned from, which may hold a password
     "disable_code": True,
     "disable_job_creation": True,
     "x_disable_stats": True,
-    "x_disable_meta": True,
-    "x_disable_machine_info": True,
     "x_save_requirements": False,
+    "program": "-m pgx.run",
 }
 
 
-def start(_: None, **init: Any) -> Any:
-    import wandb
+class Mirror:
+    """A run of W&B's, and what is asked of it."""
 
-    run = wandb.init(**init, settings=wandb.Settings(**QUIET), reinit="create_new")
-    run.define_metric("env_steps")
-    run.define_metric("*", step_metric="env_steps")
-    import pandas  # noqa: F401  half a second: wandb does it with the first picture, when somebody waits
+    def __init__(self, *, dir: str, id: str, mode: str, commit: str | None, **init: Any):
+        import wandb
 
-    return run
+        sys.argv[1:] = _overrides(Path(dir))  # with `program`, the command that W&B shows
+        settings = wandb.Settings(**QUIET, git_commit=commit)
+        self._run = wandb.init(
+            **init, dir=dir, id=id, mode=mode, resume="allow", settings=settings, reinit="create_new"
+        )
+        # What follows is appended to the run of that id. How far that is, W&B knows online only.
+        self._last = _last_update(Path(dir), id) if self._run.offline else self._run.step - 1
+        self._folder, self._id = dir, id
+        self._run.define_metric("env_steps")
+        self._run.define_metric("*", step_metric="env_steps")
+        import pandas  # noqa: F401  half a second: wandb does it with the first picture, when somebody waits
+
+    def log(self, rows: list[dict[str, Any]]) -> None:
+        """Only what is not there yet."""
+        for row in rows:
+            if row["update"] > self._last:
+                self._last = row["update"]
+                self._run.log(row, step=self._last)
+
+    def image(self, name: str, path: str, env_steps: int) -> None:
+        import wandb
+
+        self._show(name, wandb.Image(path), env_steps)
+
+    def video(self, name: str, path: str, env_steps: int) -> None:
+        import wandb
+
+        self._show(name, wandb.Video(path, format="gif"), env_steps)
+
+    def _show(self, name: str, what: Any, env_steps: int) -> None:
+        """In the row of the last update."""
+        self._run.log({name: what, "env_steps": env_steps}, step=max(0, self._last))
+
+    def checkpoint(self, folder: str) -> None:
+        import wandb
+
+        # W&B copies what it will upload: beside its other files, not into somebody's home
+        os.environ["WANDB_DATA_DIR"] = str(Path(self._folder, "wandb"))
+        artifact = wandb.Artifact(f"checkpoint-{self._id}", type="model", metadata={"update": int(Path(folder).name)})
+        artifact.add_dir(folder)
+        self._run.log_artifact(artifact, aliases=["best"])
+
+    def finish(self, summary: dict[str, Any], exit_code: int) -> None:
+        self._run.summary.update(summary)
+        self._run.finish(exit_code=exit_code)
 
 
-def log(run: Any, rows: list[dict[str, Any]]) -> Any:
-    for row in rows:
-        run.log(row)
-    return run
+def _overrides(folder: Path) -> list[str]:
+    """The command line that makes the run alone, as Hydra has it in its folder."""
+    import yaml
+
+    try:
+        found = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return []
+    return [str(override) for override in found] if isinstance(found, list) else []
 
 
-def image(run: Any, name: str, path: str) -> Any:
-    import wandb
+def _last_update(folder: Path, id: str) -> int:
+    """The last update in the earlier parts of a run's mirror: W&B makes a folder whenever a run goes on."""
+    from google.protobuf.message import DecodeError
+    from wandb.proto.wandb_internal_pb2 import Record
 
-    run.log({name: wandb.Image(path)})
-    return run
+    last = 0
+    for path in folder.glob(f"wandb/*run-*/run-{id}.wandb"):
+        with contextlib.suppress(DecodeError):  # W&B cannot read on from there either
+            for data in _records(path.read_bytes()):
+                last = max(last, Record.FromString(data).history.step.num)
+    return last
 
 
-def finish(run: Any, summary: dict[str, Any], exit_code: int) -> None:
-    run.summary.update(summary)
-    run.finish(exit_code=exit_code)
-
-
-DO = {function.__name__: function for function in (start, log, image, finish)}
+def _records(data: bytes) -> Iterator[bytes]:
+    """Of a .wandb file: LevelDB's log format after 7 bytes of W&B's own, in blocks of 32 kB of (crc, length, kind,
+    bytes). One that was torn off at the end is none."""
+    at, record = 7, b""
+    while at + 7 <= len(data):
+        if (left := 32768 - at % 32768) < 7:  # too little of the block for a header
+            at += left
+            continue
+        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        record += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4) and at <= len(data):  # whole, or the last part of one
+            yield record
+            record = b""
 
 
 def main() -> None:
@@ -69,7 +133,7 @@ def main() -> None:
 
 
 def _serve(answers: TextIO) -> None:
-    runs: dict[int, Any] = {}
+    runs: dict[int, Mirror] = {}
 
     def answer(number: int, error: str | None) -> None:
         runs.pop(number, None)
@@ -81,8 +145,11 @@ def _serve(answers: TextIO) -> None:
         if do != "start" and number not in runs:
             continue  # it has failed
         try:
-            runs[number] = DO[do](runs.get(number), **request)
-            if runs[number] is None:
+            if do == "start":
+                runs[number] = Mirror(**request)
+            else:
+                getattr(runs[number], do)(**request)
+            if do == "finish":
                 answer(number, None)
         except BaseException as error:  # wandb raises SystemExit and KeyboardInterrupt of its own, too
             answer(number, f"{type(error).__name__}: {error}")
@@ -90,7 +157,7 @@ def _serve(answers: TextIO) -> None:
                 break
     else:  # whoever asked is gone; runs still open did not end well
         for run in runs.values():
-            run.finish(exit_code=1)
+            run.finish({}, exit_code=1)
 
 
 if __name__ == "__main__":
