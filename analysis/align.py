@@ -85,6 +85,14 @@ def score_at(curves: pd.DataFrame, env_steps: float, policy: str = "previous") -
     return aligned[list(SCORES)]
 
 
+def score_when(curves: pd.DataFrame, env_steps: float) -> pd.DataFrame:
+    """Curves → scores: the value after the first update that reached so many env steps, which is also where a run of
+    that budget ends; NaN where the run did not get there."""
+    runs = curves.drop_duplicates("run_id")[list(SCORES[:-1])]
+    there = curves[curves["env_steps"] >= env_steps].sort_values("env_steps", kind="stable").drop_duplicates("run_id")
+    return runs.merge(there[["run_id", "value"]], on="run_id", how="left")
+
+
 def area(curves: pd.DataFrame, until: float) -> pd.DataFrame:
     """Curves → scores: the mean of the curve over its env steps up to `until`, by the trapezium rule.
 

@@ -181,7 +181,7 @@ def outcomes(
 ) -> pd.DataFrame:
     """One row a run, none left out: run_id, variant, env, seed, outcome (OUTCOMES), then what else is known of it.
 
-    `final` is the last smoothed return; `reached_at` the env step at which the run reached the level and was at risk
+    `last` is the last smoothed return; `reached_at` the env step at which the run reached the level and was at risk
     of a collapse from then on, NaN if it never did; `watched` for how many env steps it was, until its first collapse
     or its end; `collapses` how many it had, `catastrophic` whether it is not back from the last, `falling` whether it
     may be in one; `diverged`, `failed`, `unfinished` and `stopped` (it had solved the environment, and was to stop
@@ -224,12 +224,12 @@ def outcomes(
             {
                 "run_id": run.run_id, "variant": run.variant, "env": run.env, "seed": run.seed,
                 "outcome": next(outcome for outcome in OUTCOMES if true_of_it[outcome]),
-                "final": y[-1] if len(y) else np.nan, "reached_at": reached_at,
+                "last": y[-1] if len(y) else np.nan, "reached_at": reached_at,
                 "watched": min([*falls, *t[-1:]]) - reached_at if len(above) else np.nan,
                 "collapses": len(falls), "stopped": run.stopped_when_solved is True, "folder": run.folder,
             } | known
         )  # fmt: skip
-    first = ["run_id", "variant", "env", "seed", "outcome", "final", "reached_at", "watched", "collapses"]
+    first = ["run_id", "variant", "env", "seed", "outcome", "last", "reached_at", "watched", "collapses"]
     flags = ["catastrophic", "falling", "diverged", "failed", "unfinished", "stopped"]
     frame = pd.DataFrame(rows, columns=[*first, *flags, "undetermined", "folder"])
     return frame.astype({"seed": runs["seed"].dtype, "undetermined": "str"} | dict.fromkeys(flags, "bool"))

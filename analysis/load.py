@@ -42,6 +42,10 @@ RUNS = {
 METRICS = ("run_id", "update", "env_steps", "phase", "metric", "value", "n_samples")
 """`n_samples` are the episodes of the update; 0: not recorded."""
 PHASES = ("train", "eval", "diagnose")
+INCIDENTAL = (
+    "num_updates", "stop_when_solved", "diagnose_every", "checkpoint_every", "checkpoints_kept", "updates_per_chunk",
+)  # fmt: skip
+"""Configuration values that make no other learner of a run."""
 CURVES = ("run_id", "variant", "env", "seed", "env_steps", "value")
 
 
@@ -91,8 +95,8 @@ def ledger(runs: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()
 
 
-def warnings(runs: pd.DataFrame) -> list[str]:
-    """What a reader of any number about these runs has to know first: one sentence each."""
+def warnings(runs: pd.DataFrame, by: Sequence[str] = ("variant",)) -> list[str]:
+    """What a reader of any number about these runs has to know first: one sentence each. `by`: what they are grouped by."""
     said = []
     bad = runs.loc[runs["status"] != "completed", "status"].value_counts()
     if len(bad):
@@ -100,6 +104,7 @@ def warnings(runs: pd.DataFrame) -> list[str]:
         said.append(f"{bad.sum()} of {len(runs)} runs are not completed: {counts}")
     if len(envs := sorted(runs["env"].unique())) > 1:
         said.append(f"several environments ({', '.join(envs)}): every statistic is of one of them unless it says `all`")
+    apart = f"--by {','.join([*by, *replicate_keys(runs)[1:]])} keeps them apart"
     for (variant, env), group in runs.groupby(["variant", "env"]):
         name = f"{variant} on {env}"
         if group["seed"].nunique() < 2:
@@ -109,8 +114,10 @@ def warnings(runs: pd.DataFrame) -> list[str]:
         if group["budget"].nunique() > 1:
             said.append(f"{name}: the budgets differ, from {group['budget'].min():,.0f} to {group['budget'].max():,.0f}")
         varied = [key for key in group.columns[len(RUNS) :] if group[key].nunique(dropna=False) > 1]
-        if varied:
-            said.append(f"{name}: the runs also differ in {', '.join(varied)}: no replicates, see grouped_by")
+        if until := [key for key in varied if key in ("num_updates", "stop_when_solved")]:
+            said.append(f"{name}: the runs differ in {', '.join(until)}, so they do not end at the same place")
+        if varied := [key for key in varied if key not in INCIDENTAL]:
+            said.append(f"{name}: the runs also differ in {', '.join(varied)}, so they are no replicates: {apart}")
     if len(shas := sorted(set(runs["git_sha"]) - {""})) > 1:
         said.append(f"the runs were made by {len(shas)} versions of the code")
     return said
@@ -134,16 +141,45 @@ def curves(tables: Tables, metric: str, phase: str = "train") -> pd.DataFrame:
 
 
 def grouped_by(tables: Tables, keys: Sequence[str]) -> Tables:
-    """`variant` becomes the values of these columns of `runs`, as in `baseline, 0.003`: the group of replicates.
+    """`variant` becomes the values of these columns of `runs`, as in `baseline, learning_rate 0.003`: the group of
+    replicates.
 
     Raises InputError if there is no such column.
     """
     if unknown := [key for key in keys if key not in tables.runs]:
         varied = ", ".join(["variant", *tables.runs.columns[len(RUNS) :]])
         raise InputError(f"the runs have no column '{unknown[0]}'; what varies: {varied}")
+    names = _short_names(keys)
     rows = tables.runs[list(keys)].itertuples(index=False, name=None)
-    labels = [", ".join("–" if pd.isna(x) else str(x) for x in row) for row in rows]
+    labels = [", ".join(f"{name} {_said(x)}".lstrip() for name, x in zip(names, row, strict=True)) for row in rows]
     return Tables(tables.runs.assign(variant=pd.Series(labels, dtype="str")), tables.metrics)
+
+
+def replicate_keys(runs: pd.DataFrame) -> tuple[str, ...]:
+    """What makes a group of replicates unless somebody says otherwise: the variant, and every configuration value that
+    differs among its runs in one environment and sweep, but for those that only say how long a run goes on or what it
+    writes down. A value that another one decides is not named beside it."""
+    keys = ["variant"]
+    varied = [key for key in runs.columns[len(RUNS) :] if key not in INCIDENTAL]
+    for key in sorted(varied, key=lambda key: (key.count("."), key)):
+        if (runs.groupby([*keys, "env", "sweep"], dropna=False)[key].nunique(dropna=False) > 1).any():
+            keys.append(key)
+    return tuple(keys)
+
+
+def _short_names(keys: Sequence[str]) -> list[str]:
+    """What stands before a value: the last part of its key, all of it where two end alike, nothing for the variant."""
+    last = ["" if key in RUNS and key != "seed" else key.removesuffix("._target_").rsplit(".", 1)[-1] for key in keys]
+    return [key if name and last.count(name) > 1 else name for key, name in zip(keys, last, strict=True)]
+
+
+def _said(x: Any) -> str:
+    if pd.isna(x):
+        return "–"
+    if isinstance(x, bool | np.bool_):
+        return str(x).lower()
+    said = f"{x:g}" if isinstance(x, float) else str(x)
+    return said.removeprefix("pgx.").rsplit(".", 1)[-1] if said.startswith("pgx.") else said
 
 
 # Run folders
@@ -164,8 +200,16 @@ def _load_one(sweep: Path, name: str, cache: str | Path | None) -> tuple[list[di
 
 
 def _run_folders(sweep: Path) -> Iterator[Path]:
-    """Folders with run.json, and Hydra's job folders without; there is nothing to be found below one of them."""
-    for path, subfolders, files in os.walk(sweep):
+    """Folders with run.json, and Hydra's job folders without; there is nothing to be found below one of them.
+
+    Symbolic links are followed; what can be reached in several ways is found once.
+    """
+    seen: set[str] = set()
+    for path, subfolders, files in os.walk(sweep, followlinks=True):
+        if (real := os.path.realpath(path)) in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
         if "run.json" in files or "metrics.csv" in files or ".hydra" in subfolders:
             subfolders.clear()
             yield Path(path)

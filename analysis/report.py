@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     said: list[str] = []
     sweeps = _usable(options.sweeps, said)
     question = Question(
-        score=options.score, metric=options.metric, threshold=options.threshold, base=options.base, by=tuple(options.by.split(",")),
+        score=options.score, metric=options.metric, threshold=options.threshold, base=options.base, by=options.by and tuple(options.by.split(",")),
         adjust=options.adjust, reliability=Reliability(window=options.window),
     )  # fmt: skip
     output = options.output or (sweeps or options.sweeps)[0] / "report"
@@ -89,12 +89,14 @@ def _usable(sweeps: list[Path], said: list[str]) -> list[Path]:
 
 
 def _study(tables, question: Question, said: list[str]) -> Study:
-    """With a grouping that there is not: grouped by variant, and said."""
+    """With a grouping that there is not: grouped as it is by default, and said. Raises InputError if that is none."""
     try:
         return Study(tables, question)
     except InputError as error:
+        if question.by is None:
+            raise
         said.append(str(error))
-        return Study(tables, dataclasses.replace(question, by=("variant",)))
+        return Study(tables, dataclasses.replace(question, by=None))
 
 
 def _make_room(output: Path) -> None:
@@ -136,8 +138,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("sweeps", nargs="+", type=Path, metavar="SWEEP_DIR", help="a folder with runs anywhere below it")
     add("--output", type=Path, metavar="DIR", help="where to write; by default SWEEP_DIR/report of the first")
-    add("--by", default="variant", metavar="KEY[,KEY …]",
-        help="what makes a group of replicates: variant,optimiser.learning_rate … (default: variant)")  # fmt: skip
+    add("--by", metavar="KEY[,KEY …]",
+        help="what makes a group of replicates: variant,optimiser.learning_rate … (default: the variant and whatever "
+        "else its runs differ in)")  # fmt: skip
     add("--score", default=default.score, metavar="METRIC",
         help=f"of curves, threshold and final scores (default: {default.score})")  # fmt: skip
     add("--metric", default=default.metric, metavar="METRIC",

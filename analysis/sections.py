@@ -530,6 +530,12 @@ def way_up(study: Study) -> list[str]:
     return [f"**The way up** goes from what an untrained policy returns ({of}) to the threshold. {'; '.join(said)}."]
 
 
+def _final(score: str) -> str:
+    if score == "return_recent":
+        return "The mean of the last 100 training episodes, which is `return_final` of run.json and of a sweep's table,"
+    return f"`{score}`"
+
+
 def method(study: Study) -> str:
     q, boot, fall = study.question, study.question.bootstrap, study.question.collapse
     horizons = ", ".join(f"{n:,} env steps ({env})" for env, n in study.horizons.items()) or "no step"
@@ -540,7 +546,9 @@ def method(study: Study) -> str:
         f"with {boot.rng_seed}: the same runs give the same numbers. With fewer than 10 seeds they are too narrow; "
         "with fewer than 3 there is none.",
         f"**Curves** are put on one grid of {q.points} points by their value at or before each point, never beyond "
-        f"their end. Final scores are those at {horizons}, which every completed run reached.",
+        "their end.",
+        f"**Final score.** {_final(q.score)} after the first update that reached {horizons}, as far as every completed "
+        "run came. Where all runs have one budget that is their last update. No other number here is called final.",
         *way_up(study),
         f"**Collapse.** After the mean of {fall.smoothing} episodes of `{q.metric}` reached {fall.level:.0%} of the way "
         f"up, it falls below {fall.fall:.0%} of its running peak on the way up and stays there for {fall.lasting} "

@@ -23,7 +23,7 @@ from analysis.aggregates import (
     tolerance_bands,
 )
 from analysis.events import Collapse, WayUp
-from analysis.load import CURVES, STATUSES, InputError, Tables, curves, grouped_by, ledger, warnings
+from analysis.load import CURVES, STATUSES, InputError, Tables, curves, grouped_by, ledger, replicate_keys, warnings
 from analysis.reliability import Reliability
 from analysis.results import table
 
@@ -41,14 +41,14 @@ HEALTH = {
 class Question:
     """What a report asks. `score` is what curves, threshold and final scores are of, `metric` the unsmoothed one that
     reliability and collapses are of; `threshold` None: the environment's own; `base`, what an untrained policy returns,
-    None: measured, see events.ways_up; `by`: columns of `runs` whose values make a group of replicates. A picture shows
-    at most `shown` groups."""
+    None: measured, see events.ways_up; `by`: columns of `runs` whose values make a group of replicates, None: the
+    variant and whatever else its runs differ in. A picture shows at most `shown` groups."""
 
     score: str = "return_recent"
     metric: str = "return_mean"
     threshold: float | None = None
     base: float | None = None
-    by: tuple[str, ...] = ("variant",)
+    by: tuple[str, ...] | None = None
     adjust: str = "holm"
     alpha: float = 0.05
     power: float = 0.8
@@ -67,10 +67,11 @@ class Study:
         if question.adjust not in compare.FAMILIES:
             raise InputError(f"there is no adjustment '{question.adjust}'; there are: {', '.join(compare.FAMILIES)}")
         self.sweeps = list(tables.runs["sweep"].unique())  # as they were given
-        plain = grouped_by(tables, question.by) if question.by != ("variant",) else tables
+        self.by = question.by or _replicate_keys(tables.runs)
+        plain = grouped_by(tables, self.by) if self.by != ("variant",) else tables
         self.tables = plain
-        if len(self.sweeps) > 1 and "sweep" not in question.by:
-            self.tables = grouped_by(tables, [*question.by, "sweep"])
+        if len(self.sweeps) > 1 and "sweep" not in self.by:
+            self.tables = grouped_by(tables, [*self.by, "sweep"])
         self.runs = self.tables.runs
         self.family_of = dict(
             zip(self.runs["variant"], plain.runs["variant"], strict=True)
@@ -88,7 +89,7 @@ class Study:
     @cached_property
     def warnings(self) -> list[str]:
         """What has to be known before any number, problems included."""
-        said = [*self.problems, *warnings(self.runs), *seed_hygiene(self.runs), *self._diagnosis[1]]
+        said = [*self.problems, *warnings(self.runs, self.by), *seed_hygiene(self.runs), *self._diagnosis[1]]
         if len(self.runs) == 1:
             said.append("one run only: nothing can be compared, and no interval can be given")
         if not self.runs["status"].isin(["completed", "running", "interrupted"]).any():
@@ -193,8 +194,9 @@ class Study:
 
     @cached_property
     def scores(self) -> pd.DataFrame:
-        """Every run's score at the horizon of its environment; NaN where it has none."""
-        parts = [align.score_at(self.scored[self.scored["env"] == env], at) for env, at in self.horizons.items()]
+        """Every run's score after the first update that reached the horizon of its environment, which is its last one
+        where all have one budget; NaN where it has none."""
+        parts = [align.score_when(self.scored[self.scored["env"] == env], at) for env, at in self.horizons.items()]
         there = pd.concat(parts, ignore_index=True) if parts else self.scored[list(align.SCORES)]
         return align.with_all(there, self.runs)
 
@@ -430,11 +432,14 @@ class Study:
 
     @cached_property
     def worst(self) -> pd.DataFrame:
-        """Runs from the worst on: by outcome, then by final score, lowest first."""
-        rank = self.outcomes["outcome"].map({name: i for i, name in enumerate(events.OUTCOMES)})
-        order = self.outcomes.assign(rank=rank).sort_values(["rank", "final", "run_id"], kind="stable")
-        errors = self.runs.set_index("run_id")["error"]
-        return order.drop(columns="rank").assign(error=order["run_id"].map(errors)).reset_index(drop=True)
+        """Runs from the worst on: those that failed or diverged, then by final score, lowest first; those without one
+        last. Of several environments the worst of each come first."""
+        known = self.outcomes.merge(self.scores[["run_id", "value"]].rename(columns={"value": "final"}), on="run_id")
+        known["error"] = known["run_id"].map(self.runs.set_index("run_id")["error"])
+        lost = known["outcome"].isin(["failed", "diverged"])
+        place = known["final"].mask(lost, -np.inf).groupby(known["env"]).rank(method="min", na_option="bottom")
+        order = known.assign(place=place).sort_values(["place", "env", "run_id"], kind="stable")
+        return order.drop(columns="place").reset_index(drop=True)
 
     def around_collapse(self, metric: str, points: int = 61) -> pd.DataFrame:
         """One metric on a grid of env steps relative to the first collapse of every run that had one."""
@@ -521,6 +526,19 @@ class Study:
                 results.append(frame.assign(table=name))
         if results:
             pd.concat(results, ignore_index=True).to_parquet(folder / "results.parquet", index=False)
+
+
+MOST_GROUPS = 30
+
+
+def _replicate_keys(runs: pd.DataFrame) -> tuple[str, ...]:
+    """`load.replicate_keys`. Raises InputError, with the commands that there are, if they make hardly any replicates."""
+    keys = replicate_keys(runs)
+    groups = runs.groupby(list(keys), dropna=False).ngroups
+    if groups > MOST_GROUPS and len(keys) > 1:
+        raise InputError(f"the runs of a variant differ in {', '.join(keys[1:])}, which makes {groups} groups: say "
+                         f"--by {','.join(keys)} to compare them all, or --by variant to pool them")  # fmt: skip
+    return keys
 
 
 def question_json(question: Question) -> str:

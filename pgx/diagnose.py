@@ -112,7 +112,12 @@ def run_folders(folders: Sequence[Path]) -> list[Path]:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    for path, subfolders, files in os.walk(folder):
+    seen: set[str] = set()
+    for path, subfolders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(path)) in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
         subfolders[:] = sorted((name for name in subfolders if not name.startswith(".")), key=lambda x: (len(x), x))
         if "run.json" in files:
             subfolders.clear()

@@ -244,3 +244,16 @@ def test_one_checkpoint_can_be_asked_for(sweep):
         for update in (4, 3):
             with pytest.raises(CheckpointError, match="altered" if update == 4 else "unfinished"):
                 checkpoints.at(update, empty)
+
+
+def test_links_to_runs_are_followed_once_each(tmp_path):
+    for seed in (0, 1):
+        (tmp_path / "all" / str(seed)).mkdir(parents=True)
+        (tmp_path / "all" / str(seed) / "run.json").write_text("{}")
+    chosen = tmp_path / "chosen"
+    chosen.mkdir()
+    (chosen / "first").symlink_to(tmp_path / "all" / "0")
+    (chosen / "everything").symlink_to(tmp_path / "all")
+    (chosen / "round").symlink_to(chosen)
+    found = diagnose.run_folders([chosen])
+    assert sorted(folder.resolve().name for folder in found) == ["0", "1"]

@@ -241,7 +241,7 @@ def test_outcomes_leave_no_run_out():
     table = outcomes(runs, curves, events, CARTPOLE)
     assert table["outcome"].tolist() == [*y, "failed"]
     assert table["collapses"].tolist() == [0, 1, 1, 0, 0, 0, 0, 1, 0, 0]
-    assert table["final"].iloc[:2].tolist() == [500, 20]
+    assert table["last"].iloc[:2].tolist() == [500, 20]
     assert table.loc[6, "undetermined"] == "fewer than 50 episodes"
     assert table.loc[9, "undetermined"] == "no episodes were recorded"
     reached = table["reached_at"].iloc[0]

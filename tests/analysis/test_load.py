@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from run_folders import HEADER, lines, write_run
 
-from analysis.load import METRICS, RUNS, InputError, curves, grouped_by, ledger, load, warnings
+from analysis.load import METRICS, RUNS, InputError, curves, grouped_by, ledger, load, replicate_keys, warnings
 
 
 @pytest.fixture
@@ -57,7 +57,9 @@ def test_config_values_that_vary_are_columns(sweep: Path):
     assert np.isnan(runs.loc["0", "optimiser.learning_rate"])
     assert any("also differ in depth, optimiser.learning_rate" in said for said in warnings(load(sweep).runs))
     grouped = grouped_by(load(sweep), ["variant", "optimiser.learning_rate"])
-    assert set(grouped.runs["variant"]) == {"vanilla, –", "baseline, –", "baseline, 0.1"}
+    assert set(grouped.runs["variant"]) == {
+        "vanilla, learning_rate –", "baseline, learning_rate –", "baseline, learning_rate 0.1"
+    }  # fmt: skip
     with pytest.raises(InputError, match=r"no column 'lr'; what varies: variant, depth, optimiser.learning_rate"):
         grouped_by(load(sweep), ["lr"])
 
@@ -233,3 +235,39 @@ def test_speed(tmp_path: Path):
         seconds = time.perf_counter() - start
         print(f"1,000 runs × 500 rows: {seconds:.2f} s")
         assert seconds < limit
+
+
+def test_links_are_followed_and_each_run_is_found_once(tmp_path: Path):
+    """A folder of chosen runs is usually made with `ln -s`; 1 of 4 was found, without a word."""
+    for seed in range(3):
+        write_run(tmp_path / "all" / f"run-{seed}", [1, 2, 3], seed=seed)
+    chosen = tmp_path / "chosen"
+    write_run(chosen / "own", [1, 2, 3], seed=7)
+    for seed in range(3):
+        (chosen / f"linked-{seed}").symlink_to(tmp_path / "all" / f"run-{seed}")
+    (chosen / "again").symlink_to(tmp_path / "all")  # the same three by another way
+    (chosen / "round").symlink_to(chosen)  # and a circle
+    tables = load(chosen)
+    assert sorted(tables.runs["seed"]) == [0, 1, 2, 7] and tables.runs["run_id"].is_unique
+    assert set(tables.metrics["run_id"]) == set(tables.runs["run_id"])
+
+
+def test_groups_are_made_of_what_varies_and_say_of_what(tmp_path: Path):
+    """Two learning rates were pooled as replicates by the README's own commands, with intervals and verdicts."""
+    for seed in range(2):
+        for rate in (0.001, 0.01):
+            for variant in ("a", "b"):
+                more = {"critic": {"optimiser": {"learning_rate": rate}}, "optimiser": {"learning_rate": rate}}
+                config = more | {"whiten": variant == "b", "checkpoint_every": 10 * seed}
+                write_run(tmp_path / f"{variant}-{rate}-{seed}", [1, 2, 3], config, variant=variant, seed=seed)
+    runs = load(tmp_path).runs
+    keys = replicate_keys(runs)
+    assert keys == ("variant", "optimiser.learning_rate"), "not what it implies, nor what the variant does, nor files"
+    grouped = grouped_by(load(tmp_path), keys).runs
+    assert sorted(set(grouped["variant"])) == [f"{v}, learning_rate {rate}" for v in "ab" for rate in ("0.001", "0.01")]
+    assert not any("replicates" in said for said in warnings(grouped, keys))
+    pooled = [said for said in warnings(runs) if "replicates" in said]
+    assert len(pooled) == 2 and pooled[0].endswith("--by variant,optimiser.learning_rate keeps them apart")
+    both = grouped_by(load(tmp_path), ["variant", "critic.optimiser.learning_rate", "optimiser.learning_rate"]).runs
+    assert both["variant"].iloc[0] == "a, critic.optimiser.learning_rate 0.001, optimiser.learning_rate 0.001"
+    assert set(grouped_by(load(tmp_path), ["whiten"]).runs["variant"]) == {"whiten true", "whiten false"}

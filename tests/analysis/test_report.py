@@ -314,3 +314,61 @@ def test_a_report_is_drawn_with_matplotlib_as_it_comes(tmp_path, monkeypatch):
         assert report.write(study, tmp_path, quiet=True) == []
     assert "[None, &#x27;figure&#x27;]" in (tmp_path / "report.html").read_text()
     assert os.environ["MPLBACKEND"] == "agg"
+
+
+# What a number is called
+
+
+def test_final_is_one_number_everywhere(tmp_path: Path):
+    """run.json's: the mean of the last 100 training episodes. A run had three "final" scores, in the table of its sweep,
+    in the plot and among the worst seeds; each run ends with the first update beyond the budget, where it is read off."""
+    for seed, ends in enumerate((1000, 1040, 1013)):  # of a budget of 1,000
+        folder = write_run(tmp_path / str(seed), [1.0, 2.0, 3.0, 10.0 * (seed + 1)], seed=seed)
+        lines = (folder / "metrics.csv").read_text().splitlines()
+        steps = (300, 600, 960, ends)
+        rows = [",".join([x.split(",")[0], str(t), *x.split(",")[2:]]) for x, t in zip(lines[1:], steps, strict=True)]
+        (folder / "metrics.csv").write_text("\n".join([lines[0], *rows]) + "\n")
+        recent = float(rows[-1].split(",")[4])
+        about = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps(about | {"return_final": recent}))
+    study = Study(load(tmp_path))
+    recorded = study.runs.set_index("run_id")["return_final"]
+    assert study.horizons == {"CartPole-v1": 1000} and recorded.nunique() == 3
+    for table, column in ((study.scores, "value"), (study.worst, "final")):
+        np.testing.assert_array_equal(table.set_index("run_id")[column].sort_index(), recorded.sort_index())
+    assert "last 100 training episodes" in sections.method(study) and "`return_final`" in sections.method(study)
+
+
+def test_the_worst_seeds_are_those_that_score_lowest_in_the_end(tmp_path: Path):
+    """A run that had risen to 500 and ended at 257 was left out for eight that ended at 481 and more: it counted as
+    learned, as it had stopped a hair above half of its peak."""
+    simulated.sweep(tmp_path, {"a": (1.5, 0)}, range(6), points=40)
+    fell = tmp_path / "a_3" / "metrics.csv"
+    lines = fell.read_text().splitlines()
+    columns = lines[0].split(",")
+    for i in range(-3, 0):
+        cells = lines[i].split(",")
+        cells[columns.index("return_recent")] = cells[columns.index("return_mean")] = "260"
+        lines[i] = ",".join(cells)
+    fell.write_text("\n".join(lines) + "\n")
+    for folder, status in (("a_0", "diverged"), ("a_1", "interrupted")):
+        path = tmp_path / folder / "run.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"status": status}))
+    worst = Study(load(tmp_path)).worst
+    assert worst["run_id"].tolist()[:2] == ["a_0", "a_3"] and worst["outcome"][0] == "diverged"
+    assert worst["final"][1:].dropna().is_monotonic_increasing and worst["final"][1] == 260
+
+
+def test_what_varies_makes_the_groups_unless_there_are_too_many(tmp_path, capsys, quick):
+    for rate in (0.001, 0.01):
+        more = {"config": {"optimiser": {"learning_rate": rate}}}
+        simulated.sweep(tmp_path / "few" / str(rate), {"a": (1, 0), "b": (1.3, 0)}, range(3), points=15, **more)
+    code, page, err = made(capsys, tmp_path / "few")
+    assert code == 0 and "replicates" not in err and "a, learning_rate 0.001" in page
+    code, _, err = made(capsys, tmp_path / "few", "--by", "variant")
+    assert code == 0 and "--by variant,optimiser.learning_rate keeps them apart" in err
+    for i in range(40):
+        write_run(tmp_path / "many" / str(i), [1.0, 2, 3], config={"optimiser": {"learning_rate": 1e-3 * (i + 1)}})
+    code, page, err = made(capsys, tmp_path / "many")
+    assert (code, page, err.count("\n")) == (2, "", 1)
+    assert "40 groups" in err and "--by variant,optimiser.learning_rate " in err and "--by variant to pool" in err
