@@ -10,12 +10,12 @@ from pathlib import Path
 
 from pgx.errors import ConfigError
 
-_ONE_KERNEL = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1000000000"
+ONE_KERNEL = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1000000000"
 """On a CPU: a loop without products and other calls of libraries is one kernel, however much it reads (default:
 1 kB). From kernel to kernel takes longer than what most of them do: see `networks.matmul_in_loop`."""
 
 
-_PINNED = {
+PINNED = {
     # what decides numbers
     "jax_enable_x64": False,
     "jax_threefry_partitionable": True,
@@ -63,11 +63,11 @@ def prepare(threads: int) -> None:
     configuration and not a property of the machine. Raises ConfigError if JAX_PLATFORMS names what is not there.
     """
     os.environ["PJRT_NPROC"] = str(threads)
-    if _ONE_KERNEL not in (flags := os.environ.get("XLA_FLAGS", "")):
-        os.environ["XLA_FLAGS"] = f"{_ONE_KERNEL} {flags}"  # a person's own come later and win
+    if ONE_KERNEL not in (flags := os.environ.get("XLA_FLAGS", "")):
+        os.environ["XLA_FLAGS"] = f"{ONE_KERNEL} {flags}"  # a person's own come later and win
     import jax
 
-    for name, value in _PINNED.items():
+    for name, value in PINNED.items():
         jax.config.update(name, value)
     # every result is waited for, so handing calls to another thread only costs; it halves a small call
     jax.config.update("jax_cpu_enable_async_dispatch", False)

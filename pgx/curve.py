@@ -9,7 +9,9 @@ import csv
 import io
 import json
 import os
+import queue
 import sys
+import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,10 @@ from pgx import child
 from pgx.files import write_atomically
 
 NAME = "learning_curve.png"
+
+
+PATIENCE = 30.0
+"""Seconds to wait for a picture."""
 
 
 class Artist:
@@ -34,6 +40,8 @@ class Artist:
 
     def __init__(self):
         self._child = child.start("pgx.curve")
+        self._answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
 
     def ask(self, folder: Path, title: str, threshold: float | None) -> None:
         """Begin to draw what the folder's metrics.csv has now."""
@@ -43,11 +51,19 @@ class Artist:
 
     def wait(self, folder: Path) -> str | None:
         """Until it is drawn; what went wrong."""
-        for line in self._child.stdout:
-            answer = json.loads(line)
-            if answer["folder"] == str(folder.absolute()):
-                return answer["error"]
+        try:
+            while (answer := self._answers.get(timeout=PATIENCE)) is not None:
+                if answer["folder"] == str(folder.absolute()):
+                    return answer["error"]
+        except queue.Empty:
+            self._child.kill()  # it hangs, or was stopped
+            return f"no answer for {PATIENCE:g} s"
         return "the process that draws has ended"
+
+    def _read(self) -> None:
+        for line in self._child.stdout:
+            self._answers.put(json.loads(line))
+        self._answers.put(None)
 
 
 def main() -> None:

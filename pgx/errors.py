@@ -1,6 +1,7 @@
 """Errors that are one line for the person at the keyboard. Everything may import this; it imports nothing of pgx."""
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 from hydra.errors import InstantiationException
@@ -8,6 +9,18 @@ from hydra.errors import InstantiationException
 
 class RunFailed(Exception):
     """A run, or a member of a sweep, failed; the message is one line and says where the traceback is."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A second signal: the run ends at once."""
+
+    def __init__(self, by: signal.Signals):
+        super().__init__(by.name)
+        self.by = by
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be written, or none can be used; the message is one line."""
 
 
 class ConfigError(Exception):
@@ -32,12 +45,12 @@ class ConfigError(Exception):
         super().__init__("; ".join(" ".join(part.split()) for part in parts if part))
 
 
-def root(error: Exception) -> Exception:
+def root(error: BaseException) -> BaseException:
     """The error that Hydra's instantiate wrapped."""
     return error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
 
 
-def one_line(error: Exception, most: int = 500) -> str:
-    """Its kind and its message, of which at most so many characters."""
-    text = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+def one_line(error: BaseException, most: int = 500) -> str:
+    """Its kind and its message, of which at most so many characters: it goes into run.json, a table and the screen."""
+    text = " ".join(f"{type(error).__name__}: {str(error)[: 10 * most]}".split()).removesuffix(":")
     return text if len(text) <= most else f"{text[:most]}…"

@@ -1,49 +1,108 @@
 """The run folder: metrics.csv, timing.csv, run.json. It is the truth about a run; everything else mirrors it."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
+import logging
 import math
 import os
 import signal
-import subprocess
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from functools import cache
-from importlib import metadata
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pgx.config import BUDGET, identity
-from pgx.errors import ConfigError
+from pgx.errors import ConfigError, one_line
 from pgx.files import write_atomically
 from pgx.tracker import id_of
 
-PACKAGES = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "gymnax", "numpy", "orbax-checkpoint", "wandb")
+log = logging.getLogger("pgx")
+
 TIMING = ("update", "env_steps", "seconds", "env_steps_per_second", "compile_seconds")
+STATUSES = ("running", "completed", "interrupted", "failed", "diverged")
 
 
 class Table:
-    """A CSV file that only grows, a chunk of rows at a time. Empty cells mean not applicable."""
+    """A CSV file that only grows, a chunk of rows at a time. Empty cells mean not applicable.
+
+    Of what is there, `keep` or `keep_until` chooses what stays; the file is not touched before `begin`.
+    """
 
     def __init__(self, path: Path, columns: tuple[str, ...]):
         self._path, self._columns = path, columns
+        self._header = (",".join(columns) + "\n").encode()
+        self._sum = hashlib.sha256(self._header)
+        self._kept: list[bytes] = []
 
-    def keep_until(self, update: int) -> list[dict[str, float | int | None]]:
-        """Drop the rows after `update` and a torn last line; what is left, byte for byte as it was."""
-        lines = self._path.read_text().splitlines(keepends=True) if self._path.exists() else []
-        header = ",".join(self._columns) + "\n"
-        if lines and lines[0].endswith("\n") and lines[0] != header:
+    @cached_property
+    def _lines(self) -> list[bytes]:
+        """The rows that are there, but a torn last one. Raises ConfigError if they are of other columns."""
+        try:
+            *whole, _ = self._path.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise ConfigError(str(self._path), f"cannot be read: {error.strerror}") from error
+        header, *lines = [line + b"\n" for line in whole] or [self._header]
+        if header != self._header:
             raise ConfigError(str(self._path), "has the columns of another version of pgx", hint="choose another folder")
-        kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",", 1)[0]) <= update]
-        write_atomically(self._path, header + "".join(kept))
-        return [dict(zip(self._columns, map(_number, line[:-1].split(",")), strict=True)) for line in kept]
+        return lines
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def sum_until(self, row: int) -> str:
+        """sha256 of the header and the first rows that are there: the history that a checkpoint proves."""
+        return hashlib.sha256(self._header + b"".join(self._lines[:row])).hexdigest()
+
+    @property
+    def sum(self) -> str:
+        """The same of all that was kept and appended."""
+        return self._sum.hexdigest()
+
+    def keep(self, rows: int) -> list[dict[str, float | int | None]]:
+        """The first `rows`, which must be the updates from 1 on. Raises ConfigError that names the one that is not."""
+        self._kept = self._lines[:rows]
+        self._sum.update(b"".join(self._kept))
+        return [self._read(line, number) for number, line in enumerate(self._kept, 1)]
+
+    def keep_until(self, update: int) -> None:
+        """The rows until this update. Those that cannot be read are left out, with a warning: they decide nothing."""
+        try:
+            for line in self._lines:
+                if self._read(line)["update"] <= update:
+                    self._kept.append(line)
+        except ConfigError as error:
+            log.warning(f"{error}; the file goes on without it and what follows")
+
+    def _read(self, line: bytes, number: int | None = None) -> dict[str, float | int | None]:
+        """A row, the one of this update if it is given."""
+        where, cells = f"row {len(self._kept) + 1 if number is None else number}", line[:-1].split(b",")
+        try:
+            if len(cells) != len(self._columns):
+                raise ValueError(f"{len(cells)} cells for {len(self._columns)} columns")
+            row = dict(zip(self._columns, (_number(cell.decode("ascii")) for cell in cells), strict=True))
+            if type(row["update"]) is not int or number not in (None, row["update"]):
+                raise ValueError(f"its update is {row['update']}")
+        except ValueError as error:
+            raise ConfigError(str(self._path), f"{where} was altered: {error}") from error
+        return row
+
+    def begin(self) -> None:
+        """Write what is kept, byte for byte as it was, and nothing after it."""
+        write_atomically(self._path, self._header + b"".join(self._kept))
+        self._kept = []
+        self.__dict__.pop("_lines", None)
 
     def append(self, rows: list[dict[str, Any]]) -> None:
         text = "".join(",".join(_cell(row[column]) for column in self._columns) + "\n" for row in rows)
+        self._sum.update(text.encode())
         with open(self._path, "a") as file:
             file.write(text)
 
@@ -147,7 +206,7 @@ def new_summary(
         "variant": config["variant"],
         "env": config["env"]["id"],
         "seed": config["seed"],
-        "group": before["group"] if before else group,
+        "group": before.get("group") if before else group,
         "tracker_id": id_of(before or {}),
         "executor": executor,
         "width": width,
@@ -173,14 +232,33 @@ def earlier_run(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
         summary = read_summary(folder)
         if summary is None:
             return None
+        _check_form(summary)
         old, new = identity(summary["config"]), identity(config)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(str(folder / "run.json"), f"cannot be read: {error}", hint="choose another folder") from error
-    for key in sorted(old.keys() | new.keys(), key=lambda key: (key.count("."), key)):  # gamma before estimator.gamma
-        if old.get(key) != new.get(key) and not _extends(key, old, new):
-            change = f"{old.get(key)} → {new.get(key)}"
-            raise ConfigError(key, f"{change}: {folder} holds a run of another configuration", hint="choose another folder")
+        other = [key for key in old.keys() | new.keys() if not _same(key, old, new) and not _extends(key, old, new)]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(str(folder / "run.json"), f"cannot be read: {one_line(error)}", hint="choose another folder") from error
+    if other:
+        key = min(other, key=lambda key: (key.count("."), key))  # gamma before estimator.gamma
+        change = f"{old.get(key)} → {new.get(key)}"
+        raise ConfigError(key, f"{change}: {folder} holds a run of another configuration", hint="choose another folder")
     return summary
+
+
+def _check_form(summary: Any) -> None:
+    """Raise unless it has what a run goes on from."""
+    for key, kind in (("status", str), ("started", str), ("wall_seconds", int | float), ("config", dict)):
+        if not isinstance(summary[key], kind):
+            raise ValueError(f"{key} is {summary[key]!r}")
+    if summary["status"] not in STATUSES:
+        raise ValueError(f"status is {summary['status']!r}")
+    if not all(type(stretch["from_update"]) is int for stretch in summary.get("made_with", [])):
+        raise ValueError("made_with does not say from which update on")
+
+
+def _same(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """As JSON: NaN is NaN there."""
+    a, b = (json.dumps(x.get(key), sort_keys=True) for x in (old, new))
+    return a == b
 
 
 def _extends(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
@@ -192,10 +270,20 @@ def _extends(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
     return new[key] is None or (old[key] is not None and new[key] > old[key])
 
 
+def must_have_saved(before: dict[str, Any] | None, rows: int, *, saving: bool) -> bool:
+    """Whether a run with so many rows has saved, so that it must not begin again where its checkpoints are gone: only
+    one that was killed, or failed, before the first may. `saving`: it was killed in a save, and that in the first,
+    unless it came to ask for a third: the second waits for the first."""
+    if before is None:
+        return rows > 0
+    ended = any(before.get(key) for key in ("updates", "resumed_from"))
+    return ended or rows > before["config"]["checkpoint_every"] * (2 if saving else 1)
+
+
 def goes_on(before: dict[str, Any], config: dict[str, Any]) -> bool:
     """Whether there is anything left to do: a finished run goes on only with a larger budget."""
     if before["status"] == "completed":
-        return any(before["config"][key] != config[key] for key in BUDGET)
+        return any(before["config"].get(key) != config[key] for key in BUDGET)
     return before["status"] != "diverged"  # it would diverge again, bit for bit
 
 
@@ -233,7 +321,30 @@ def exit_code(summary: dict[str, Any]) -> int:
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    write_atomically(folder / "run.json", json.dumps(summary, indent=2) + "\n")
+    text = json.dumps(summary, indent=2) + "\n"
+    try:
+        write_atomically(folder / "run.json", text)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        (folder / ROOM).unlink(missing_ok=True)
+        write_atomically(folder / "run.json", text)
+
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+ROOM = ".room"
+"""A file that holds room for the last run.json while a run is at work: that the disk is full should be said there."""
+
+
+@contextlib.contextmanager
+def room(folder: Path) -> Iterator[None]:
+    file = folder / ROOM
+    file.unlink(missing_ok=True)
+    file.write_bytes(b"\0" * 16384)  # bytes, not a hole: that would be no room
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -244,14 +355,21 @@ def sole_use(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError("hydra.run.dir", f"another process is at work in {folder}") from None
+        except OSError as error:
+            _warn_of_no_locks(folder.parent, error.strerror)
         yield
+
+
+@cache  # once for the members of a sweep
+def _warn_of_no_locks(place: Path, reason: str) -> None:
+    log.warning(f"{place} is on a file system without locks ({reason}): nothing keeps a second process out of a run's folder")
 
 
 def at_work(folder: Path) -> bool:
     """Whether a process has this run folder to itself now. Asked without writing: one may have no right to."""
     try:
         with open(folder / ".lock") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:  # there is no lock, or none to be had
@@ -268,30 +386,15 @@ def last_env_steps(folder: Path) -> int:
     return 0
 
 
+def run_hash(config: dict[str, Any]) -> str:
+    """Identifies a run, whatever budget it is given."""
+    return config_hash(config, without=BUDGET)
+
+
 def config_hash(config: dict[str, Any], *, without: Sequence[str] = ()) -> str:
     """Identifies what decides a run's results, whatever the folder or the tracker."""
     known = {key: x for key, x in identity(config).items() if key not in without}
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@cache  # of this process: what it has imported does not change
-def provenance() -> dict[str, Any]:
-    """What a run was made with."""
-
-    def git(*words: str) -> str | None:
-        command = ["git", "-C", str(Path(__file__).parent), *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    try:
-        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
-    except FileNotFoundError:  # no git on this machine
-        commit = changes = None
-    return {
-        "versions": {name: metadata.version(name) for name in PACKAGES},
-        "git_commit": commit,
-        "git_dirty": None if changes is None else bool(changes),
-    }
 
 
 def now() -> str:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pgx import backend, curve, record
-from pgx.errors import one_line, root
+from pgx import backend, curve, provenance, record
+from pgx.errors import CheckpointError, Interrupted, one_line, root
 from pgx.tracker import of_run
 
 if TYPE_CHECKING:
+    from pgx.checkpoint import Restored
     from pgx.train import Chunk
     from pgx.types import TrainState
 
@@ -46,10 +47,12 @@ class Recording:
             before = record.earlier_run(self._folder, self.config)
             self.goes_on = before is None or record.goes_on(before, self.config)
             if self.goes_on:
+                opened.enter_context(record.room(self._folder))
                 self.summary = record.new_summary(self.config, before, **self._about)
-                opened.enter_context(self._put_down())
-                _warn_of_other_bits(before, self.summary)
-                self._open(opened)
+                history = (self._folder / name for name in ("metrics.csv", "checkpoints"))
+                new = before is None and not any(path.exists() for path in history)  # else run.json is all that is lost
+                opened.enter_context(self._put_down(new=new))
+                self._open(opened, before)
             else:
                 self.summary = before | {"already": True}
             self._opened = opened.pop_all()
@@ -61,26 +64,35 @@ class Recording:
         self.close()
 
     @contextlib.contextmanager
-    def _put_down(self) -> Iterator[None]:
-        """How it ended, in run.json."""
-        summary = self.summary
-        self._started = time.perf_counter() - summary["wall_seconds"]
+    def _put_down(self, *, new: bool) -> Iterator[None]:
+        """How it ended, in run.json. What fails before a run that is not new has gone on leaves it as it was."""
+        self._begun = new
+        self._started = time.perf_counter() - self.summary["wall_seconds"]
+        _at_work.add(self)
         try:
             yield
-        except Exception as error:
-            summary |= {"status": "failed", "error": one_line(root(error))}
-            raise
-        except KeyboardInterrupt:
-            summary |= {"status": "interrupted", "error": "SIGINT"}
+        except BaseException as error:  # an environment may call sys.exit
+            if isinstance(error, KeyboardInterrupt):
+                by = error.by if isinstance(error, Interrupted) else signal.SIGINT
+                self.summary |= {"status": "interrupted", "error": by.name}
+            else:
+                self.summary |= {"status": "failed", "error": one_line(root(error))}
+            with contextlib.suppress(OSError):  # the disk is full, say: the error itself matters more
+                self._write()
             raise
         finally:
-            summary |= self._times()
-            record.write_summary(self._folder, summary)
+            _at_work.discard(self)
+        self._write()
+
+    def _write(self) -> None:
+        if self._begun:
+            self.summary |= self._times()
+            record.write_summary(self._folder, self.summary)
 
     def _times(self) -> dict[str, Any]:
         return {"finished": record.now(), "wall_seconds": round(time.perf_counter() - self._started, 3)}
 
-    def _open(self, opened: contextlib.ExitStack) -> None:
+    def _open(self, opened: contextlib.ExitStack, before: dict[str, Any] | None) -> None:
         config, folder = self.config, self._folder
         curve.Artist.running()  # gets ready while we import jax
         backend.prepare(config["xla_threads"])
@@ -93,28 +105,42 @@ class Recording:
         self.env, self.algorithm = build(config)
         self.skeleton = skeleton(config, self.env, self.algorithm)
         threshold = self.env.spec.reward_threshold
-        self.summary |= record.provenance() | {"device": jax.devices()[0].device_kind, "reward_threshold": threshold}
         self._metrics = record.Table(folder / "metrics.csv", tuple(COLUMNS))
         self._timing = record.Table(folder / "timing.csv", record.TIMING)
-        self._checkpoints = opened.enter_context(Checkpoints(folder / "checkpoints", keep=config["checkpoints_kept"]))
+        places = {"run": record.run_hash(config), "keep": config["checkpoints_kept"]}
+        self._checkpoints = opened.enter_context(Checkpoints(folder / "checkpoints", **places))
         self._tracker = tracker(config)
         self.summary["tracker_id"] = self.summary["tracker_id"] or self._tracker.new_id()
-        restored = self._checkpoints.restore(self.skeleton)
+        restored = self._checkpoints.restore(self.skeleton, rows=self._metrics.sum_until)
         if restored is None:
+            if record.must_have_saved(before, len(self._metrics), saving=self._checkpoints.unfinished):
+                problem = "there is none, and to begin again would overwrite the only record of what the run did"
+                raise CheckpointError(f"no checkpoint in {folder / 'checkpoints'} can be used: {problem}")
             self._saved, self.state = 0, lambda: initial_state(config, self.env, self.algorithm)[0]
         else:
-            self._saved, self.state = restored[0], lambda: restored[1]
-        self.history = record.History(self._metrics.keep_until(self._saved), threshold)
-        if self.history.updates != self._saved:
-            has = f"metrics.csv has {self.history.updates} updates, the checkpoint {self._saved}"
-            raise RuntimeError(f"{has}: the file was altered")
+            self._saved, self.state = restored.update, lambda: restored.state
+            _check_old(restored, len(self._metrics), folder)
+        self.history = record.History(self._metrics.keep(self._saved), threshold)
         self._timing.keep_until(self._saved)
-        record.write_summary(folder, self.summary)
+        now = provenance.made_with(config, jax.devices()[0].device_kind)
+        made_with, changes = provenance.stretches(before, self._saved, now)
+        self.summary |= {key: now[key] for key in ("versions", "git_commit", "git_dirty", "device")}
+        self.summary |= {"made_with": made_with, "reward_threshold": threshold, "resumed_from": self._saved}
+        _warn_of_other_bits(before, self.summary, changes)
+        if self._begun:
+            self._begin()
 
         # from here to the end of compilation XLA and other processes work beside us
         self._tracker.start(folder=folder, **of_run(self.summary))
         self._tracker.log(self.history.rows)
         self._status = "completed"
+
+    def _begin(self) -> None:
+        """The first new update is done, or the run is new: from here on its files are of what is running now."""
+        self._begun = True
+        self._metrics.begin()
+        self._timing.begin()
+        record.write_summary(self._folder, self.summary)
 
     def warm_up(self) -> None:
         """Start importing, in the background, what it takes to save: better done while XLA compiles."""
@@ -146,6 +172,8 @@ class Recording:
 
     def take(self, chunk: "Chunk") -> None:
         """The next Chunk is done."""
+        if not self._begun:
+            self._begin()
         rows = self.history.extend(chunk.rows)
         self._metrics.append(rows)
         self._tracker.log(rows)
@@ -163,12 +191,19 @@ class Recording:
         """A checkpoint, unless there is one of this update."""
         if self._saved != self.history.updates:
             self._saved = self.history.updates
-            self._checkpoints.save(self._saved, self.state(), {}, self.history.recent)
+            self._checkpoints.save(self._saved, self.state(), self._metrics.sum, self.history.recent)
 
     def interrupted(self, by: signal.Signals) -> None:
         """It ends before its time."""
         self._status = "interrupted"
         self.summary["error"] = by.name
+
+    def abandon(self, by: signal.Signals) -> None:
+        """The process ends now, whatever hangs: say so in run.json. Called by another thread than the run's."""
+        if self.summary["status"] == "running":
+            self.summary |= {"status": "interrupted", "error": by.name}
+        with contextlib.suppress(OSError):
+            self._write()
 
     def close(self) -> None:
         """Its last checkpoint and its last files. Nothing to do if it is closed already."""
@@ -179,12 +214,15 @@ class Recording:
     def _end(self) -> None:
         import jax
 
+        if not self._begun:
+            self._begin()
         config, env, history = self.config, self.env.spec, self.history
         artist = curve.Artist.running()
         artist.ask(self._folder, f"{config['variant']} on {env.id}, seed {config['seed']}", env.reward_threshold)
         self.save()
-        self._checkpoints.close()
+        self._checkpoints.sweep()
         final, iqm = record.last_returns(jax.device_get(self.state().recent_returns))
+        del self.summary["resumed_from"]  # `updates` says more
         self.summary |= history.summary() | {"return_final": final, "return_final_iqm": iqm, "status": self._status}
         if (error := artist.wait(self._folder)) is None:
             self._tracker.image("learning_curve", self._folder / curve.NAME, history.env_steps)
@@ -196,8 +234,31 @@ class Recording:
         self._tracker.finish(self.summary, 0 if self._status == "completed" else 1)
 
 
-def _warn_of_other_bits(before: dict[str, Any] | None, now: dict[str, Any]) -> None:
-    """A run ends with the bits it began with only if it goes on in a program of the same width."""
+_at_work: set[Recording] = set()
+
+
+def abandon_all(by: signal.Signals) -> None:
+    """Say in run.json of every run of this process that it ends now, by this signal."""
+    for recording in list(_at_work):
+        recording.abandon(by)
+
+
+def _check_old(restored: "Restored", rows: int, folder: Path) -> None:
+    """A checkpoint of an older version of pgx does not say whose it is: ask of it what can be asked."""
+    if restored.origin is not None:
+        return
+    name, update = folder / "checkpoints" / str(restored.update), int(restored.state.update)
+    if update != restored.update:
+        raise CheckpointError(f"checkpoint {name} is in truth that of update {update}")
+    if rows < update:
+        raise CheckpointError(f"{folder / 'metrics.csv'} has {rows} rows, the checkpoint {update}: the file was altered")
+    log.warning(f"checkpoint {name} is of an older version of pgx and does not prove that it is of this run; used all the same")
+
+
+def _warn_of_other_bits(before: dict[str, Any] | None, now: dict[str, Any], changes: list[str]) -> None:
+    """A run ends with the bits it began with only if it goes on with the same code, in a program of the same width."""
     if before is not None and before.get("width", 1) != now["width"]:
         was, is_now = (f"{x['executor']} of width {x.get('width', 1)}" for x in (before, now))
-        log.warning(f"{was} → {is_now}: the last bits will not be those of an uninterrupted run")
+        changes = [f"{was} → {is_now}", *changes]
+    if changes:
+        log.warning(f"{', '.join(changes)}: the last bits will not be those of an uninterrupted run")

@@ -8,13 +8,13 @@ import contextlib
 import gc
 import logging
 import os
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from traceback import format_exception_only
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -22,8 +22,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from pgx.config import CONF, check
-from pgx.errors import ConfigError, RunFailed, one_line, root
+from pgx.errors import CheckpointError, ConfigError, Interrupted, RunFailed, one_line, root
 from pgx.gate import Gate, of_words, one_line_errors
+from pgx.interrupt import Interrupt
 from pgx.streams import tolerant_streams
 
 if TYPE_CHECKING:
@@ -54,9 +55,10 @@ def run(
     """
     from pgx.recording import Recording
 
-    with Interrupt() as interrupt, Recording(config, folder, group=group, executor=executor) as recording:
+    with Interrupt(alone=watch is None) as interrupt, Recording(config, folder, group=group, executor=executor) as recording:
         if recording.goes_on:
             _train(recording, interrupt, watch)
+            interrupt.beat("the end of the run")
     return recording.summary
 
 
@@ -76,6 +78,7 @@ def _train(recording: "Recording", interrupt: "Interrupt", watch: Watch | None) 
     # XLA compiles without the interpreter's lock: what is in Python costs little beside it
     first = ThreadPoolExecutor(1).submit(recording.state)
     recording.warm_up()
+    interrupt.beat("compiling")
     compiling = time.perf_counter()
     runner.compile()
     recording.compile_seconds = time.perf_counter() - compiling
@@ -83,37 +86,14 @@ def _train(recording: "Recording", interrupt: "Interrupt", watch: Watch | None) 
     gc.freeze()  # what start-up made lives on
     gc.enable()
     with _progress_bar(recording) if watch is None else _told(watch, recording) as show:
+        interrupt.beat(f"the chunk from update {recording.history.updates + 1} on")
         for chunk in train(runner, state, **recording.limits):
             recording.take(chunk)
             show(chunk)
+            interrupt.beat(f"the chunk from update {recording.history.updates + 1} on", chunk.seconds)
             if interrupt.by is not None:
                 recording.interrupted(interrupt.by)
                 break
-
-
-class Interrupt:
-    """A signal of STOP ends a run after the chunk in progress; a second SIGINT ends it at once."""
-
-    STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-    """Ctrl-C, `kill`, and what `sbatch --signal=USR2@120` sends before a job's time is up."""
-
-    def __init__(self):
-        self.by: signal.Signals | None = None
-
-    def __enter__(self) -> "Interrupt":
-        self._before = {}
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in self.STOP}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: object) -> None:
-        if self.by is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.by = signal.Signals(number)
 
 
 @contextlib.contextmanager
@@ -154,16 +134,27 @@ def job() -> Iterator[tuple[Path, str | None]]:
     folder, many = Path(settings.runtime.output_dir), settings.mode.name == "MULTIRUN"
     try:
         yield folder, settings.sweep.dir if many else None
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # an environment may call sys.exit
         error = root(error)
         if isinstance(error, ConfigError):
             if many:  # else it ends the program, which says it
                 log.warning(error)
             raise error from None
-        log.debug("the run failed", exc_info=True)
-        file = folder / f"{settings.job.name}.log"
-        where = f"; the traceback is in {file}" if file.exists() else ""  # hydra/job_logging may keep none
-        raise RunFailed(one_line(error) + where) from None
+        if isinstance(error, CheckpointError):
+            raise RunFailed(str(error)) from None
+        traceback = _logged(folder / f"{settings.job.name}.log", error)
+        raise RunFailed(one_line(error) + (f"; the traceback is in {traceback}" if traceback else "")) from None
+
+
+def _logged(file: Path, error: BaseException) -> Path | None:
+    """Log the traceback; the log, if it is there: hydra/job_logging may keep none, and the disk may be full."""
+    log.debug("the run failed", exc_info=error)
+    try:
+        with open(file, "rb") as written:
+            written.seek(max(0, file.stat().st_size - 100_000))
+            return file if "".join(format_exception_only(error)).strip().encode() in written.read() else None
+    except OSError:
+        return None
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -189,6 +180,8 @@ def _in_one_line() -> Iterator[None]:
     with one_line_errors(whatever=True):
         try:
             yield
+        except Interrupted as error:
+            sys.exit(128 + error.by)
         except KeyboardInterrupt:
             sys.exit(130)
         except RunFailed as error:
@@ -198,6 +191,8 @@ def _in_one_line() -> Iterator[None]:
 
 def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and we say it in one line
+    logging.raiseExceptions = False  # a log on a full disk is no reason for a traceback a line
+    threading.excepthook = _of_thread
     gc.disable()  # until all is imported and compiled: 0.5 s
     with tolerant_streams():
         try:
@@ -208,9 +203,19 @@ def main() -> None:
             Gate.take_back()
 
 
+def _of_thread(failed: threading.ExceptHookArgs) -> None:
+    """Orbax raises in its threads what it raises in ours as well."""
+    if "orbax" not in type(failed.thread).__module__:
+        threading.__excepthook__(failed)
+
+
 if __name__ == "__main__":
-    main()
+    code = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code or 0
     atexit._run_exitfuncs()
     with tolerant_streams():
         sys.stdout.flush()
-    os._exit(0)  # taking jax apart object by object would take 0.5 s
+    os._exit(code)  # taking jax apart object by object would take 0.5 s, and a thread that hangs would never end

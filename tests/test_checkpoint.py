@@ -1,6 +1,7 @@
 """A checkpoint that restores wrong numbers silently is worse than none: these tests damage them in every way
 and ask that the damage is named and an intact one used."""
 
+import contextlib
 import functools
 import itertools
 import json
@@ -47,7 +48,7 @@ def state(fill: float = 0.0, width: int = 4) -> State:
 def saved(folder: Path, updates: list[int], **options) -> Checkpoints:
     with Checkpoints(folder, **options) as checkpoints:
         for update in updates:
-            checkpoints.save(update, state(update), {"update": update})
+            checkpoints.save(update, state(update), f"rows until {update}")
     return Checkpoints(folder, **options)
 
 
@@ -79,10 +80,10 @@ def test_round_trip_is_bit_exact(tmp_path):
         "parts": (None, [], {}, "text", 3, jax.nn.relu),
     }
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(3, leaves, {"note": "é", "nested": [1, None, 0.1]})
+        checkpoints.save(3, leaves, "a sum")
         skeleton = jax.tree.map(lambda x: jnp.zeros_like(x) if eqx.is_array(x) else x, leaves)
-        update, restored, meta = checkpoints.restore(skeleton)
-    assert (update, meta) == (3, {"note": "é", "nested": [1, None, 0.1]})
+        update, restored, origin = checkpoints.restore(skeleton)
+    assert (update, origin) == (3, ("", 3, "a sum"))
     assert jax.tree.structure(restored) == jax.tree.structure(leaves)
     assert_bits_equal(restored, leaves)
 
@@ -90,7 +91,7 @@ def test_round_trip_is_bit_exact(tmp_path):
 @pytest.mark.parametrize("nothing", [(), None, {"a": None}, {"a": jnp.zeros((0, 2))}])
 def test_states_without_content(tmp_path, nothing):
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(0, nothing, {})
+        checkpoints.save(0, nothing)
         assert checkpoints.restore(nothing)[0] == 0
 
 
@@ -105,7 +106,7 @@ def test_restored_state_does_not_recompile(tmp_path):
     leaves = [jnp.zeros(3), jnp.int32(1)]  # strongly typed, as leaves come back
     step(leaves)
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(0, leaves, {})
+        checkpoints.save(0, leaves)
         step(checkpoints.restore(leaves)[1])
     assert step._cache_size() == 1
 
@@ -113,18 +114,16 @@ def test_restored_state_does_not_recompile(tmp_path):
 def test_the_caller_may_change_what_it_saved(tmp_path):
     # Training donates the state's buffers to the next chunk while the thread is still writing.
     add = jax.jit(lambda x: x + 1, donate_argnums=0)
-    x, meta = jnp.zeros(100_000), {"a": 1}
+    x = jnp.zeros(100_000)
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(0, x, meta)
-        meta["a"] = 2
+        checkpoints.save(0, x)
         add(x)
-        _, restored, meta = checkpoints.restore(jnp.ones(100_000))
-    assert not restored.any() and meta == {"a": 1}
+        assert not checkpoints.restore(jnp.ones(100_000)).state.any()
 
 
 def test_a_numpy_leaf_is_refused(tmp_path):
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(TypeError, match=r"\['x'\] .* NumPy"):
-        checkpoints.save(0, {"x": np.zeros(2)}, {})
+        checkpoints.save(0, {"x": np.zeros(2)})
 
 
 def is_pickle(data: bytes) -> bool:
@@ -149,7 +148,7 @@ def test_plain_orbax_reads_it(tmp_path):
     (tmp_path / ".unfinished").mkdir()
     with ocp.CheckpointManager(tmp_path, item_names=("state", "meta")) as manager:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore())
-        assert manager.restore(manager.latest_step(), args=args)["meta"]["meta"] == {"update": 2}
+        assert manager.restore(manager.latest_step(), args=args)["meta"]["origin"]["update"] == 2
 
 
 def test_import_is_light():
@@ -169,9 +168,9 @@ def test_no_step_is_none(tmp_path):
 def test_newest_wins(tmp_path):
     checkpoints = saved(tmp_path, [9, 10, 100])
     assert checkpoints.restore(state())[0] == 100
-    assert checkpoints.restore(state(), before=100)[0] == 10
-    with pytest.raises(CheckpointError, match=r"before update 9, only \[9, 10, 100\]"):
-        checkpoints.restore(state(), before=9)
+    assert_bits_equal(checkpoints.at(10, state()), state(10))
+    with pytest.raises(CheckpointError, match=r"no checkpoint of update 8, only \[9, 10, 100\]"):
+        checkpoints.at(8, state())
 
 
 @pytest.mark.parametrize(
@@ -188,7 +187,7 @@ def test_newest_wins(tmp_path):
 def test_the_newest_and_the_best_are_kept(tmp_path, scores, kept, best):
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         for update, score in enumerate(scores):
-            checkpoints.save(update, state(update), {}, score)
+            checkpoints.save(update, state(update), score=score)
     assert checkpoints.steps() == kept
     found = Checkpoints(tmp_path).best(state())
     assert (found and found[0]) == best
@@ -199,7 +198,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path, scores, kept, best):
 def test_best_falls_back_to_the_next_best(tmp_path, caplog):
     with Checkpoints(tmp_path) as checkpoints:
         for update, score in enumerate([2.0, 3.0, 1.0]):
-            checkpoints.save(update, state(update), {}, score)
+            checkpoints.save(update, state(update), score=score)
         (tmp_path / "1" / "state" / "_METADATA").unlink()
         assert checkpoints.best(state())[0] == 0
     assert "_METADATA is missing" in caplog.text
@@ -244,8 +243,8 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
 
 def assert_falls_back(folder: Path, caplog, *words: str):
     caplog.clear()
-    update, restored, meta = Checkpoints(folder).restore(state())
-    assert (update, meta) == (1, {"update": 1})
+    update, restored, origin = Checkpoints(folder).restore(state())
+    assert update == origin.update == 1
     assert_bits_equal(restored, state(1))
     [record] = [record for record in caplog.records if record.name == "pgx"]
     assert record.levelno == logging.WARNING
@@ -287,6 +286,62 @@ def _parsed(path: Path):
         return None
 
 
+@pytest.mark.parametrize("left_out", [None, "state/bytes/0", "meta/metadata"], ids=["all", "state", "meta"])
+def test_what_the_manifest_does_not_list_is_not_believed(left_out, tmp_path, caplog):
+    """One that lists nothing would prove everything: a flipped bit beside it was used."""
+    saved(tmp_path, [1, 7])
+    manifest = tmp_path / "7" / "manifest.json"
+    sums = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({name: x for name, x in sums.items() if left_out and name != left_out}))
+    assert_falls_back(tmp_path, caplog, f"{left_out or min(sums)} is not in manifest.json")
+
+
+# Whose a step is.
+
+
+def test_a_step_of_another_run_or_update_is_not_used(tmp_path, caplog):
+    """Copied in, renamed, or left behind by a run whose run.json is gone: each is intact, and none is this run's."""
+    for run in ("ours", "theirs"):
+        with Checkpoints(tmp_path / run, run=run) as checkpoints:
+            for update in (1, 2):
+                checkpoints.save(update, state(update))
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    shutil.copytree(theirs / "2", ours / "3")
+    shutil.copytree(ours / "1", ours / "4")
+    (ours / "2").rename(ours / "5")
+    assert Checkpoints(ours, run="ours").restore(state()).update == 1
+    says = ["5 is in truth that of update 2", "4 is in truth that of update 1", "3 is of a run with another configuration"]
+    assert [word in r.getMessage() for word, r in zip(says, caplog.records, strict=True)] == [True] * 3
+    with pytest.raises(CheckpointError, match="1 is of a run with another configuration or seed"):
+        Checkpoints(theirs, run="ours").restore(state())
+
+
+def test_a_step_of_another_history_is_not_used(tmp_path, caplog):
+    """The table was altered after row 1: what was saved then is the newest that proves itself."""
+    now = {1: "rows until 1", 7: "rows until 7, but one"}
+    assert saved(tmp_path, [1, 7]).restore(state(), rows=now.get).update == 1
+    assert "the first 7 rows of metrics.csv are not those that it was saved with" in caplog.text
+    with pytest.raises(CheckpointError, match="1 is of another history"):
+        saved(tmp_path, [1]).restore(state(), rows=lambda update: "")
+
+
+def test_a_step_that_is_rotated_away_while_it_is_read_is_no_defect(tmp_path, caplog, monkeypatch):
+    """Whoever evaluates a run at work looks again, and finds the newer one."""
+    import pgx.checkpoint
+
+    checkpoints = saved(tmp_path, [1])
+    saved(tmp_path / "newer", [7])
+
+    def late(step):
+        monkeypatch.undo()
+        (tmp_path / "newer/7").rename(tmp_path / "7")
+        shutil.rmtree(step)
+        raise FileNotFoundError(step)
+
+    monkeypatch.setattr(pgx.checkpoint, "_orbax_restore", late)
+    assert checkpoints.restore(state()).update == 7 and caplog.text == ""
+
+
 @pytest.mark.parametrize("manifest", ["[]", "{}x", '{"a": 1}', "", "null"])
 def test_nonsense_for_a_manifest(tmp_path, caplog, manifest):
     saved(tmp_path, [1, 7])
@@ -306,7 +361,7 @@ def test_never_silently_from_zero(tmp_path):
     (tmp_path / "7" / "manifest.json").unlink()
     with pytest.raises(CheckpointError) as error:
         checkpoints.restore(state())
-    assert "7 (unfinished" in str(error.value) and "1 (state/bytes/0 is truncated)" in str(error.value)
+    assert "7 is defective: unfinished" in str(error.value) and "1 is defective: state/bytes/0 is truncated" in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -333,49 +388,88 @@ def test_a_defective_step_is_saved_again(tmp_path, caplog):
         for step in "7", "9":
             truncate(tmp_path / step / "state" / "bytes" / "0")
         assert checkpoints.restore(state())[0] == 1
-        checkpoints.save(7, state(70), {"again": True})
+        checkpoints.save(7, state(70), "again")
         assert checkpoints.restore(state())[0] == 7  # and 9, of the future that was given up, is gone
     caplog.clear()
-    update, restored, meta = Checkpoints(tmp_path).restore(state())
-    assert (update, meta, caplog.text) == (7, {"again": True}, "")
+    update, restored, origin = Checkpoints(tmp_path).restore(state())
+    assert (update, origin.rows, caplog.text) == (7, "again", "")
     assert_bits_equal(restored, state(70))
 
 
 def test_going_back_does_not_lose_what_is_saved_then(tmp_path):
     with saved(tmp_path, [1, 7, 9, 11]) as checkpoints:
-        checkpoints.restore(state(), before=9)
-        checkpoints.save(8, state(8), {})
+        checkpoints.save(8, state(8))
     assert checkpoints.steps() == [7, 8]
+
+
+@pytest.mark.parametrize("name", ["007", "٣", "-1", "backup", "7.bak"])
+def test_strange_names_in_the_folder_are_left_alone(name, tmp_path):
+    """No checkpoint could be written any more."""
+    (tmp_path / name).mkdir()
+    assert saved(tmp_path, [7, 8], keep=1).steps() == [8] and (tmp_path / name).is_dir()
+
+
+@pytest.mark.parametrize("what", ["file", "link", "dangling link"])
+def test_what_stands_in_the_way_of_a_save_is_removed_and_what_it_points_to_is_not(what, tmp_path):
+    folder, elsewhere = tmp_path / "checkpoints", tmp_path / "elsewhere"
+    folder.mkdir()
+    if what != "dangling link":
+        elsewhere.mkdir()
+        (elsewhere / "precious").touch()
+    for name in (".unfinished", "7"):
+        (folder / name).touch() if what == "file" else (folder / name).symlink_to(elsewhere)
+    assert saved(folder, [7]).restore(state()).update == 7
+    assert what == "dangling link" or (elsewhere / "precious").exists()
+
+
+def test_a_sweep_removes_what_a_kill_left(tmp_path):
+    """At the end of a run, which may have nothing left to save."""
+    with saved(tmp_path, [1]) as checkpoints:
+        (tmp_path / ".unfinished/2").mkdir(parents=True)
+        checkpoints.sweep()
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_a_disk_that_hangs_is_an_error_in_the_end(tmp_path, monkeypatch):
+    import threading
+
+    import pgx.checkpoint
+
+    hang = threading.Event()
+    monkeypatch.setattr(pgx.checkpoint, "PATIENCE", 0.05)
+    monkeypatch.setattr(pgx.checkpoint, "_orbax_save", lambda *_: hang.wait(30))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state())
+        try:
+            with pytest.raises(CheckpointError, match="was not written within 0.05 s"):
+                checkpoints.save(2, state())
+        finally:
+            hang.set()
 
 
 def test_errors_of_the_thread_surface_once_at_the_next_save(tmp_path):
     blocker = tmp_path / "run"
     blocker.write_text("a file where the folder should be")
     with Checkpoints(blocker / "checkpoints") as checkpoints:
-        checkpoints.save(1, state(), {})
+        checkpoints.save(1, state())
         with pytest.raises(CheckpointError, match="cannot write .*checkpoints/1: NotADirectoryError") as error:
-            checkpoints.save(2, state(), {})
+            checkpoints.save(2, state())
         assert "\n" not in str(error.value)
         blocker.unlink()
-        checkpoints.save(3, state(), {})
+        checkpoints.save(3, state())
     assert checkpoints.steps() == [3]
 
 
 def test_errors_of_the_thread_surface_at_close(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError), Checkpoints(tmp_path / "file") as checkpoints:
-        checkpoints.save(1, state(), {})
-
-
-def test_meta_must_be_json(tmp_path):
-    with Checkpoints(tmp_path) as checkpoints, pytest.raises(TypeError, match="JSON"):
-        checkpoints.save(1, state(), {"path": tmp_path})
+        checkpoints.save(1, state())
 
 
 def test_a_failed_save_does_not_hide_what_ended_the_run(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     with pytest.raises(ZeroDivisionError), Checkpoints(tmp_path / "file") as checkpoints:
-        checkpoints.save(1, state(), {})
+        checkpoints.save(1, state())
         raise ZeroDivisionError
     assert "cannot write checkpoint" in caplog.text
 
@@ -416,17 +510,20 @@ def test_a_kill_at_each_operation_on_files(tmp_path, caplog, monkeypatch, owner,
     saved(tmp_path / "whole", [2, 3])
     for number in range(1, 99):
         folder = shutil.copytree(tmp_path / "whole", tmp_path / str(number))
+        (folder / ".unfinished").mkdir()  # of another kill
         checkpoints = Checkpoints(folder, keep=1)
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, deadly(getattr(owner, name), number, moment))
-            checkpoints.save(3, state(3), {})  # replaces 3 and removes 2
-            survived = checkpoints._writing.exception() is None
+            with contextlib.suppress(Killed):
+                survived = False
+                checkpoints.save(3, state(3))  # replaces 3 and removes 2
+                survived = checkpoints._writing.exception() is None
         if survived:
             break
         left = Checkpoints(folder)
         assert left.steps()
         for step in left.steps():
-            assert left.restore(state(), before=step + 1)[0] == step
+            assert_bits_equal(left.at(step, state()), state(step))
     assert number > 2 and caplog.text == ""
     assert checkpoints.steps() == [3]
 
@@ -445,7 +542,7 @@ def save_for_ever():
         update = found[0] if found else 0
         while True:
             update += 1
-            checkpoints.save(update, {"a": jnp.full(1000, float(update)), "b": jnp.int32(update)}, {"update": update})
+            checkpoints.save(update, {"a": jnp.full(1000, float(update)), "b": jnp.int32(update)})
 
 for line in sys.stdin:
     pid = os.fork()
@@ -474,10 +571,9 @@ def test_a_kill_at_any_moment_leaves_a_good_checkpoint(tmp_path, caplog):
             time.sleep(chance.uniform(0, 0.05))
             os.kill(pid, signal.SIGKILL)
             for step in Checkpoints(tmp_path).steps():
-                update, restored, meta = Checkpoints(tmp_path).restore(skeleton, before=step + 1)
-                assert meta == {"update": update} and update == step
-                assert int(restored["b"]) == update and (restored["a"] == update).all()
-            assert update > reached
-            reached, leftovers = update, leftovers + (tmp_path / ".unfinished").exists()
+                restored = Checkpoints(tmp_path).at(step, skeleton)
+                assert int(restored["b"]) == step and (restored["a"] == step).all()
+            assert step > reached
+            reached, leftovers = step, leftovers + (tmp_path / ".unfinished").exists()
     assert caplog.text == ""
     assert leftovers  # else no kill fell into a save, and the test shows nothing

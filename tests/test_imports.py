@@ -80,7 +80,7 @@ def test_a_package_is_known_to_few_files(packages, files):
     assert importers(*packages) and within(importers(*packages), *files)
 
 
-EDGE = "backend build checkpoint child config gate curve diagnose evaluate play record recording restore resume run sweep tracker".split()
+EDGE = "backend build checkpoint child config gate curve diagnose evaluate interrupt play provenance record recording restore resume run sweep tracker".split()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The files of a run folder, one by one: every figure is drawn from them, and a resumed run believes them."""
 
+import errno
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,14 @@ COLUMNS = ("update", "x", "y")
 @pytest.fixture
 def table(tmp_path) -> Table:
     table = Table(tmp_path / "table.csv", COLUMNS)
-    table.keep_until(0)
+    table.begin()
     return table
+
+
+def again(tmp_path: Path, rows: int, columns: tuple[str, ...] = COLUMNS) -> tuple[Table, list[dict]]:
+    """The table as a resumed run opens it, and what the first `rows` say."""
+    table = Table(tmp_path / "table.csv", columns)
+    return table, table.keep(rows)
 
 
 def append(table: Table, *updates: int) -> None:
@@ -31,10 +39,10 @@ def append(table: Table, *updates: int) -> None:
 def test_what_is_appended_is_read_back(table, tmp_path):
     """A resumed run goes on with these numbers, so they must be those that were computed."""
     values = [0.1, 1e-45, 3.4028235e38, 16777216.0, -0.0, 1 / 3]
-    table.append([{"update": k, "x": float(np.float32(x)), "y": None} for k, x in enumerate(values)])
-    again = Table(tmp_path / "table.csv", COLUMNS).keep_until(99)
-    assert [row["update"] for row in again] == list(range(6)) and {row["y"] for row in again} == {None}
-    bits = [np.float32(row["x"]).tobytes() for row in again]
+    table.append([{"update": k, "x": float(np.float32(x)), "y": None} for k, x in enumerate(values, 1)])
+    _, rows = again(tmp_path, 99)
+    assert [row["update"] for row in rows] == list(range(1, 7)) and {row["y"] for row in rows} == {None}
+    bits = [np.float32(row["x"]).tobytes() for row in rows]
     assert bits == [np.float32(x).tobytes() for x in values]
 
 
@@ -50,7 +58,9 @@ def test_a_torn_last_line_is_dropped(torn, table, tmp_path):
     append(table, 1, 2)
     whole = (tmp_path / "table.csv").read_bytes()
     (tmp_path / "table.csv").write_bytes(whole + torn.encode())
-    assert [row["update"] for row in table.keep_until(9)] == [1, 2]
+    opened, rows = again(tmp_path, 9)
+    assert [row["update"] for row in rows] == [1, 2] and opened.sum == table.sum
+    opened.begin()
     assert (tmp_path / "table.csv").read_bytes() == whole
 
 
@@ -59,10 +69,64 @@ def test_rows_after_the_checkpoint_are_dropped_and_the_others_stay_byte_for_byte
     """They will be computed again; twice in the file they would count twice."""
     append(table, 1, 2, 3)
     lines = (tmp_path / "table.csv").read_text().splitlines(keepends=True)
-    assert len(table.keep_until(update)) == update
+    opened, rows = again(tmp_path, update)
+    assert len(opened) == 3 and len(rows) == update
+    assert (tmp_path / "table.csv").read_text() == "".join(lines)  # nothing is lost before the run goes on
+    opened.begin()
     assert (tmp_path / "table.csv").read_text() == "".join(lines[: update + 1])
-    append(table, *range(update + 1, 4))
+    append(opened, *range(update + 1, 4))
     assert (tmp_path / "table.csv").read_text() == "".join(lines)
+
+
+def test_a_sum_is_of_the_rows_until_then_however_they_came_there(table, tmp_path):
+    """A checkpoint proves the table by it, after any number of resumes."""
+    append(table, 1)
+    first = table.sum
+    append(table, 2, 3)
+    opened, _ = again(tmp_path, 1)
+    assert opened.sum_until(1) == opened.sum == first != table.sum and opened.sum_until(3) == table.sum
+    opened.begin()
+    append(opened, 2, 3)
+    assert opened.sum == table.sum
+    assert Table(tmp_path / "table.csv", COLUMNS).sum_until(9) == table.sum
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        (b"2,1.0", r"row 2 was altered: 2 cells for 3 columns"),
+        (b"2,abc,,", r"row 2 was altered: 4 cells"),
+        (b"2,abc,", r"row 2 was altered: .*'abc'"),
+        (b"3,1.0,", r"row 2 was altered: its update is 3"),
+        (b"2.0,1.0,", r"row 2 was altered: its update is 2\.0"),
+        (b",1.0,", r"row 2 was altered: its update is None"),
+        (b"2,\xff,", r"row 2 was altered: .*ascii"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_named(row, says, table, tmp_path):
+    """Old checkpoints do not prove the table: then at least it must be one. Which row is what one wants to know."""
+    append(table, 1, 2, 3)
+    lines = (tmp_path / "table.csv").read_bytes().splitlines(keepends=True)
+    (tmp_path / "table.csv").write_bytes(b"".join([*lines[:2], row + b"\n", lines[3]]))
+    with pytest.raises(ConfigError, match=rf"table\.csv: {says}"):
+        again(tmp_path, 3)
+
+
+def test_what_decides_nothing_stops_nothing(table, tmp_path, caplog):
+    """timing.csv: its good rows stay, until the damaged one."""
+    append(table, 20, 40, 60)
+    damaged = (tmp_path / "table.csv").read_text().replace("20.0", "2v.0")
+    (tmp_path / "table.csv").write_text(damaged)
+    opened = Table(tmp_path / "table.csv", COLUMNS)
+    opened.keep_until(60)
+    opened.begin()
+    assert (tmp_path / "table.csv").read_text() == "update,x,y\n20,10.0,\n"
+    assert "table.csv: row 2 was altered" in caplog.text
+    (tmp_path / "table.csv").write_text("something else\n")
+    opened = Table(tmp_path / "table.csv", COLUMNS)
+    opened.keep_until(60)
+    opened.begin()
+    assert (tmp_path / "table.csv").read_text() == "update,x,y\n"
 
 
 def test_a_table_of_other_columns_is_refused_and_left_alone(table, tmp_path):
@@ -70,14 +134,15 @@ def test_a_table_of_other_columns_is_refused_and_left_alone(table, tmp_path):
     append(table, 1, 2)
     before = (tmp_path / "table.csv").read_bytes()
     with pytest.raises(ConfigError, match=r"table\.csv.* columns"):
-        Table(tmp_path / "table.csv", ("update", "y", "x")).keep_until(9)
+        again(tmp_path, 9, ("update", "y", "x"))
     assert (tmp_path / "table.csv").read_bytes() == before
 
 
 def test_a_file_that_was_torn_in_its_header_starts_again(tmp_path):
     (tmp_path / "table.csv").write_text("upd")
-    table = Table(tmp_path / "table.csv", COLUMNS)
-    assert table.keep_until(9) == []
+    table, rows = again(tmp_path, 9)
+    assert rows == []
+    table.begin()
     append(table, 1)
     assert (tmp_path / "table.csv").read_text() == "update,x,y\n1,0.5,\n"
 
@@ -107,12 +172,12 @@ def test_a_history_read_back_goes_on_as_the_one_that_was_written(tmp_path):
     """The sums of a resumed run start from the file: a rounding there would show in every later row."""
     names = ("update", "env_steps", "episodes", "return_recent", "x")
     table, history = Table(tmp_path / "table.csv", names), History([], None)
-    table.keep_until(0)
+    table.begin()
     chunk = columns(x=[0.1, 1 / 3, 1e-8])
     table.append(history.extend(chunk))
-    again = History(table.keep_until(3), None)
-    assert again.rows == history.rows
-    assert again.extend(chunk) == history.extend(chunk)
+    resumed = History(again(tmp_path, 3, names)[1], None)
+    assert resumed.rows == history.rows
+    assert resumed.extend(chunk) == history.extend(chunk)
 
 
 @pytest.mark.parametrize(
@@ -281,6 +346,50 @@ def test_the_hash_is_of_what_decides_the_results(config):
     assert len({record.config_hash(x) for x in (config, *others)}) == 4
 
 
+def test_nan_in_a_configuration_is_the_same_nan(config, tmp_path):
+    """An environment may be given one; it would never go on."""
+    odd = config | {"env": config["env"] | {"kwargs": {"x": math.nan}}}
+    record.write_summary(tmp_path, record.new_summary(odd, None))
+    assert record.earlier_run(tmp_path, odd)["status"] == "running"
+    with pytest.raises(ConfigError, match=r"env\.kwargs\.x: nan → 1"):
+        record.earlier_run(tmp_path, config | {"env": config["env"] | {"kwargs": {"x": 1}}})
+
+
+@pytest.mark.parametrize(
+    ("before", "rows", "saving", "saved"),
+    [
+        (None, 0, False, False),
+        (None, 3, False, True),  # a table whose run.json is gone
+        ({}, 0, False, False),  # killed before the first row
+        ({}, 10, False, False),  # just before the first save
+        ({}, 11, False, True),
+        ({}, 20, True, False),  # in the first save: the second waits for it
+        ({}, 21, True, True),
+        ({"updates": 3}, 3, False, True),  # interrupted: it saved
+        ({"updates": 0}, 0, False, False),
+        ({"resumed_from": 3}, 5, False, True),  # killed after it had gone on from update 3
+        ({"updates": 30}, 0, False, True),  # the table is gone, too
+    ],
+)
+def test_only_a_run_that_never_saved_may_begin_again(before, rows, saving, saved):
+    """Checkpoints may be left out of a copy, or deleted to save space: to begin again would overwrite all that is left."""
+    before = before if before is None else before | {"config": {"checkpoint_every": 10}}
+    assert record.must_have_saved(before, rows, saving=saving) == saved
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"status": "complated"}, {"status": None}, {"wall_seconds": "1"}, {"config": []}, {"made_with": [1]}, {"made_with": [{}]}],
+)
+def test_a_run_json_of_another_form_is_refused(change, config, tmp_path):
+    """A flipped bit: the run would go on from it, and fail later or never."""
+    record.write_summary(tmp_path, record.new_summary(config, None) | change)
+    before = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(ConfigError, match=r"run\.json: cannot be read"):
+        record.earlier_run(tmp_path, config)
+    assert (tmp_path / "run.json").read_bytes() == before
+
+
 @pytest.mark.parametrize("text", ["", "{", '{"status": "completed"}', "[1]", '"x"'])
 def test_a_run_json_that_cannot_be_read_is_refused_and_not_overwritten(text, config, tmp_path):
     """It may be another program's, or all that is left of a run."""
@@ -310,3 +419,42 @@ def test_a_folder_has_one_user_at_a_time(tmp_path):
             pass
     with record.sole_use(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_one_warning(code, tmp_path, monkeypatch, caplog):
+    """Some network disks have none: the run goes on, and says once what it cannot keep out."""
+
+    def flock(*_):
+        raise OSError(code, "no locks")
+
+    monkeypatch.setattr(record.fcntl, "flock", flock)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        with record.sole_use(tmp_path / name):
+            assert not record.at_work(tmp_path / name)
+    assert caplog.text.count("without locks (no locks)") == 1
+
+
+def test_whether_a_run_is_at_work_is_asked_without_a_trace(tmp_path):
+    """Of a folder that can only be read, too."""
+    assert not record.at_work(tmp_path) and not list(tmp_path.iterdir())
+    with record.sole_use(tmp_path):
+        (tmp_path / ".lock").chmod(0o444)
+        assert record.at_work(tmp_path)
+    assert not record.at_work(tmp_path)
+
+
+def test_a_full_disk_has_room_for_the_last_word(tmp_path, monkeypatch):
+    """That it was full should stand in run.json, and not `running` for ever."""
+    with record.room(tmp_path):
+        assert (tmp_path / record.ROOM).stat().st_blocks * 512 >= 16384
+
+        def full(path, content):
+            if (tmp_path / record.ROOM).exists():
+                raise OSError(errno.ENOSPC, "no space left")
+            path.write_text(content)
+
+        monkeypatch.setattr(record, "write_atomically", full)
+        record.write_summary(tmp_path, {"status": "failed"})
+    assert record.read_summary(tmp_path) == {"status": "failed"} and not (tmp_path / record.ROOM).exists()

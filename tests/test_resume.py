@@ -1,6 +1,7 @@
 """A run that was killed, stopped or damaged on the way must end as if nothing had happened, to the last bit: otherwise
 every machine that goes down makes a result that nobody can have again. And it must not continue what it should not."""
 
+import json
 import logging
 import os
 import random
@@ -18,8 +19,9 @@ import numpy as np
 import pytest
 from program import environment, finish, gate, pgx, start, summary, train_here
 
+from pgx import backend, provenance
 from pgx.build import build, skeleton
-from pgx.checkpoint import CheckpointError, Checkpoints
+from pgx.checkpoint import MANIFEST, CheckpointError, Checkpoints, _checksums
 from pgx.errors import ConfigError
 
 # Many short chunks and checkpoints: moments to be killed at
@@ -121,12 +123,13 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(whole, tmp_path):
 
 
 def test_signals_save_and_say_so_and_a_second_process_is_kept_out(whole, tmp_path):
-    """Batch systems send SIGTERM or SIGUSR2, people press Ctrl-C: nothing may be lost, and two processes in one folder would
+    """Batch systems send SIGTERM or SIGUSR2, people press Ctrl-C or close the terminal: nothing may be lost, and two processes in one folder would
     lose everything. The run goes on by its own command and at last by `pgx.resume`."""
     uninterrupted, command = whole
     folder, updates = tmp_path / "r", num_rows(uninterrupted)
     rows = sorted(random.sample(range(1, updates - 20), 3))
-    for number, row in zip((signal.SIGTERM, signal.SIGINT, signal.SIGUSR2), rows, strict=True):
+    fourth = signal.SIGUSR2 if command is HOST or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else signal.SIGHUP
+    for number, row in zip((signal.SIGTERM, signal.SIGINT, fourth), rows, strict=True):
         process = start(*command, cwd=tmp_path)
         wait(process, lambda row=row: num_rows(folder) > row)
         before = snapshot(folder)
@@ -137,7 +140,8 @@ def test_signals_save_and_say_so_and_a_second_process_is_kept_out(whole, tmp_pat
         process.send_signal(number)
         process.send_signal(signal.SIGCONT)
         done, found = finish(process), summary(folder)
-        assert done.returncode == 128 + number and done.stderr == ""
+        assert done.returncode == 128 + number
+        assert done.stderr.startswith(f"pgx: {number.name}: the run ends after") and done.stderr.count("\n") == 1
         assert f": interrupted ({number.name}): return" in done.stdout and done.stdout.endswith("files in r\n")
         assert (found["status"], found["error"]) == ("interrupted", number.name)
         assert saved(folder)[0][-1] == num_rows(folder) == found["updates"] < updates
@@ -257,25 +261,159 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(damage, copy, 
     with caplog.at_level(logging.WARNING, "pgx"):
         train_here(*HERE, "num_updates=26", folder=copy)
     (warning,) = caplog.records
-    assert warning.getMessage() == f"checkpoint {newest} is defective and not used: {says}"
+    assert warning.getMessage() == f"checkpoint {newest} is defective: {says}; not used"
     assert metrics(copy) == metrics(short_and_long[1]) and saved(copy)[1] == saved(short_and_long[1])[1]
+
+
+def assert_refused(folder: Path, says: str, *changes: str) -> None:
+    """By name, and every byte is what it was."""
+    before = contents(folder)
+    with pytest.raises((CheckpointError, ConfigError), match=says):
+        train_here(*HERE, "num_updates=26", *changes, folder=folder)
+    assert contents(folder) == before
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: x for path, (_, x) in snapshot(folder).items() if x is not None and path.name != ".lock"}
+
+
+def steps(folder: Path) -> list[Path]:
+    return [path for path in (folder / "checkpoints").iterdir() if path.name.isdecimal()]
 
 
 def test_without_any_good_checkpoint_nothing_starts_from_zero(copy):
     """It would overwrite the only record of the run that there is."""
-    steps = [path for path in (copy / "checkpoints").iterdir() if path.name.isdecimal()]
-    for step in steps:
+    for step in steps(copy):
         flip_a_bit(step)
-    before = metrics(copy)
-    with pytest.raises(CheckpointError, match="no checkpoint in .* can be used"):
+    assert len(steps(copy)) > 2
+    assert_refused(copy, "no checkpoint in .* can be used: 13 is defective")
+
+
+@pytest.mark.parametrize("gone", ["folder", "steps", "table as well", "run.json as well"])
+def test_without_any_checkpoint_nothing_starts_from_zero(gone, copy):
+    """Left out of a copy, deleted to save space, not in the archive: it wiped the history without a word."""
+    shutil.rmtree(copy / "checkpoints")
+    if gone == "steps":
+        (copy / "checkpoints").mkdir()
+    if gone == "table as well":
+        (copy / "metrics.csv").unlink()
+    if gone == "run.json as well":
+        (copy / "run.json").unlink()
+    assert_refused(copy, "no checkpoint in .* can be used: there is none")
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(copy, short_and_long):
+    """Nothing is lost that would not be computed again at once."""
+    shutil.rmtree(copy / "checkpoints")
+    lines = metrics(copy).splitlines(keepends=True)
+    (copy / "metrics.csv").write_bytes(b"".join(lines[:3]))  # of two updates: one is saved every three
+    killed = {"status": "running", "updates": None, "finished": None}
+    (copy / "run.json").write_text(json.dumps(summary(copy) | killed))
+    assert train_here(*HERE, "num_updates=26", folder=copy)["status"] == "completed"
+    assert metrics(copy) == metrics(short_and_long[1])
+
+
+def test_run_json_is_left_as_it_was_by_what_fails_before_the_first_new_update(copy, short_and_long, monkeypatch):
+    """A finished run became `failed`, and its results were gone, because there was no GPU that day."""
+    import pgx.train
+
+    before = contents(copy)
+
+    def fails(*_, **__):
+        raise AssertionError
+
+    for where, name in ((backend, "prepare"), (pgx.train, "make_runner"), (pgx.train, "train")):
+        with monkeypatch.context() as patch, pytest.raises(AssertionError):
+            patch.setattr(where, name, fails)
+            train_here(*HERE, "num_updates=26", folder=copy)
+        assert contents(copy) == before
+    assert train_here(*HERE, "num_updates=26", folder=copy)["status"] == "completed"  # it can still go on
+    assert metrics(copy) == metrics(short_and_long[1])
+
+
+# The table and the checkpoints prove each other
+
+
+def test_a_run_whose_run_json_is_gone_goes_on_by_its_own_command_only(copy, short_and_long):
+    """20 updates of seed 0 and 10 of seed 1 were a whole run of seed 1."""
+    (copy / "run.json").unlink()
+    for other in ("seed=1", "gamma=0.5", "optimiser.learning_rate=0.5"):
+        assert_refused(copy, "13 is of a run with another configuration or seed", other)
+    assert train_here(*HERE, "num_updates=26", folder=copy)["status"] == "completed"
+    assert metrics(copy) == metrics(short_and_long[1])
+
+
+@pytest.mark.parametrize("row", [2, 11])
+def test_a_table_that_somebody_edited_is_not_believed(row, copy, short_and_long, caplog):
+    """One digit, in a row that some checkpoints still prove, or in one that none does."""
+    lines = metrics(copy).splitlines(keepends=True)
+    first, second, rest = lines[row].split(b",", 2)
+    lines[row] = b",".join([first, b"9999", rest])
+    (copy / "metrics.csv").write_bytes(b"".join(lines))
+    if row == 2:
+        assert_refused(copy, "13 is of another history: the first 13 rows of metrics.csv are not those")
+    else:
         train_here(*HERE, "num_updates=26", folder=copy)
-    assert len(steps) > 2 and metrics(copy) == before
-    assert summary(copy)["status"] == "failed" and "CheckpointError" in summary(copy)["error"]
+        assert "13 is of another history" in caplog.text and "12 is of another history" in caplog.text
+        assert metrics(copy) == metrics(short_and_long[1])
 
 
-def test_rows_that_are_missing_are_noticed(copy):
-    """A table that somebody has edited does not fit its checkpoint: it must not become a run with a gap."""
+def test_a_torn_table_goes_on_from_the_checkpoint_that_it_still_has(copy, short_and_long, caplog):
+    """What a power failure leaves: the last rows are gone, the checkpoint that they led to is there."""
+    (copy / "metrics.csv").write_bytes(metrics(copy)[:-3])
+    train_here(*HERE, "num_updates=26", folder=copy)
+    assert "13 is of another history" in caplog.text
+    assert metrics(copy) == metrics(short_and_long[1]) and saved(copy)[1] == saved(short_and_long[1])[1]
+
+
+def test_a_damaged_timing_csv_stops_nothing(copy, short_and_long, caplog):
+    """It decides nothing."""
+    damaged = (copy / "timing.csv").read_bytes().replace(b".", b"v")
+    (copy / "timing.csv").write_bytes(damaged)
+    assert train_here(*HERE, "num_updates=26", folder=copy)["status"] == "completed"
+    assert "timing.csv: row 1 was altered" in caplog.text and metrics(copy) == metrics(short_and_long[1])
+
+
+def of_an_older_version(folder: Path) -> None:
+    """As checkpoints were before they said whose they are."""
+    for step in steps(folder):
+        about = json.loads((step / "meta/metadata").read_text())
+        del about["origin"]
+        (step / "meta/metadata").write_text(json.dumps(about | {"meta": {}}))
+        (step / MANIFEST).write_text(json.dumps(_checksums(step)))
+
+
+def test_a_checkpoint_of_an_older_version_is_used_with_a_warning(copy, short_and_long, caplog):
+    """Of it only this can be asked: has the table its rows, and is it the update that its folder says?"""
+    of_an_older_version(copy)
     lines = metrics(copy).splitlines(keepends=True)
     (copy / "metrics.csv").write_bytes(b"".join(lines[:-2]))
-    with pytest.raises(RuntimeError, match=r"metrics\.csv has 11 updates, the checkpoint 13"):
-        train_here(*HERE, "num_updates=26", folder=copy)
+    assert_refused(copy, r"metrics\.csv has 11 rows, the checkpoint 13: the file was altered")
+    (copy / "metrics.csv").write_bytes(b"".join([*lines[:4], lines[4].replace(b",", b",x", 1), *lines[5:]]))
+    assert_refused(copy, r"metrics\.csv: row 4 was altered")
+    (copy / "metrics.csv").write_bytes(b"".join(lines))
+    (copy / "checkpoints/13").rename(copy / "checkpoints/14")
+    assert_refused(copy, "14 is in truth that of update 13")
+    (copy / "checkpoints/14").rename(copy / "checkpoints/13")
+    caplog.clear()
+    train_here(*HERE, "num_updates=26", folder=copy)
+    assert "13 is of an older version of pgx and does not prove that it is of this run" in caplog.text
+    assert metrics(copy) == metrics(short_and_long[1])
+
+
+# What a run was made with
+
+
+def test_what_each_stretch_was_made_with_is_kept_and_a_change_is_told(copy, monkeypatch, caplog):
+    """run.json named the last commit, whoever had made the first thirty updates."""
+    (first,) = summary(copy)["made_with"]
+    assert first["from_update"] == 1 and first["device"] and first["versions"]["jax"]
+    train_here(*HERE, "num_updates=14", folder=copy)
+    assert summary(copy)["made_with"] == [first] and caplog.text == ""
+    other = {"git_commit": "f" * 40, "versions": first["versions"] | {"jax": "99"}, "environment": {"XLA_FLAGS": "--fast"}}
+    monkeypatch.setattr(provenance, "made_with", lambda *_: {key: x for key, x in first.items() if key != "from_update"} | other)
+    train_here(*HERE, "num_updates=16", folder=copy)
+    assert f"jax {jax.__version__} → 99" in caplog.text and "XLA_FLAGS none → --fast" in caplog.text
+    found = summary(copy)
+    assert [stretch["from_update"] for stretch in found["made_with"]] == [1, 15] and found["git_commit"] == "f" * 40
+    assert found["made_with"][0] == first and found["made_with"][1]["environment"] == {"XLA_FLAGS": "--fast"}

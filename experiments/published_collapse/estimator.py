@@ -63,10 +63,8 @@ def measure(run: Path, update: int, episodes: int, reference: int, walks: int) -
     env, algorithm = build(config)
     state, keys = initial_state(config, env, algorithm)
     with Checkpoints(run / "checkpoints") as checkpoints:
-        found = checkpoints.restore(state, before=update + 1)
-    if found is None or found[0] != update:
-        raise SystemExit(f"{run} has no checkpoint of update {update}")
-    state, key = found[1], keys.evaluate
+        state = checkpoints.at(update, state)
+    key = keys.evaluate
     algorithms = {name: build(configuration(overrides))[1] for name, overrides in FORMS.items()}
     play = eqx.filter_jit(lambda policy, key: rollout(env, policy, key, BLOCK))
 

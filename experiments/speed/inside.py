@@ -52,12 +52,12 @@ def main(report: Path, started: float) -> None:
         since_last("compose, check, run folder")
         prepare(threads)
         since_last("import jax")
-        from pgx import build, checkpoint, curve, record, train
+        from pgx import build, checkpoint, curve, provenance, record, train
 
         since_last("import equinox, optax …")
         wrap(build, "build", "build")
         wrap(build, "initial_state", "initial state")
-        wrap(record, "provenance", "provenance (git)")
+        wrap(provenance, "made_with", "provenance (git)")
         wrap(train.JittedRunner, "__init__", "trace")
         wrap(train.JittedRunner, "compile", "compile")
         wrap(train.JittedRunner, "__call__", "chunks")

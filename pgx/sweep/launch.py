@@ -16,7 +16,7 @@ from pgx import record
 from pgx.backend import accelerator
 from pgx.envs import on_host
 from pgx.errors import RunFailed
-from pgx.run import Interrupt
+from pgx.interrupt import Interrupt
 from pgx.sweep import ledger
 from pgx.sweep.index import Index, look
 from pgx.sweep.members import Member, program

@@ -18,7 +18,8 @@ from omegaconf import DictConfig
 from pgx.config import check
 from pgx.record import objective
 from pgx.recording import Recording
-from pgx.run import Interrupt, job
+from pgx.interrupt import Interrupt
+from pgx.run import job
 
 Watch = Callable[[int, float, int], None]
 """Called after every chunk with a member's number, the share of its budget that is used, and its environment steps."""
@@ -101,13 +102,15 @@ class Pack:
             recording.compile_seconds = time.perf_counter() - compiling
 
         with ThreadPoolExecutor(1, thread_name_prefix="clerk") as clerk:  # writes while the next chunk is computed
-            writing = None
+            writing, started = None, time.perf_counter()
             while self._interrupt.by is None:
                 limits = [
                     None if n in self._failures else budget.limits(runner.max_updates) for n, budget in budgets.items()
                 ]
                 if not any(limits):
                     break
+                self._interrupt.beat("a chunk of the pack", time.perf_counter() - started)
+                started = time.perf_counter()
                 chunks = {n: chunk for n, chunk in zip(budgets, runner(limits), strict=True) if chunk is not None}
                 for number, chunk in chunks.items():
                     budgets[number].count(chunk)
