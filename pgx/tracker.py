@@ -52,7 +52,7 @@ class Tracker:
         self,
         *,
         folder: Path,
-        id: str,
+        id: str | None,
         name: str,
         group: str | None,
         job_type: str,
@@ -145,7 +145,7 @@ class WandbTracker(Tracker):
             self._ask("checkpoint", folder=str(folder.absolute()))
 
     def finish(self, summary, exit_code=0):
-        told = {name: x for name, x in summary.items() if name != "config"}  # that it has
+        told = {name: x for name, x in summary.items() if name not in ("config", "made_with")}  # that it has; not numbers
         self._ask("finish", summary=_applicable(told), exit_code=exit_code)
         if not self._over.wait(self._patience):
             self.end(f"no answer for {self._patience:g} s")
