@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.load import RUNS
+
 HEADER = "update,env_steps,episodes,return_mean,return_recent,value_loss"
 
 
@@ -54,6 +56,12 @@ def made_curves(
         same = {"run_id": name, "variant": variant, "env": "CartPole-v1", "seed": int(seed)}
         parts.append(pd.DataFrame(same | {"env_steps": t, "value": np.array(y, float), "episodes": episodes}))
     return pd.concat(parts, ignore_index=True)
+
+
+def made_runs(rows: pd.DataFrame | list[dict[str, Any]]) -> pd.DataFrame:
+    """`runs` of which only some columns matter."""
+    made = pd.DataFrame(rows).reindex(columns=list(RUNS))
+    return made.fillna({"folder": "f", "stopped_when_solved": False})
 
 
 def made_scores(groups: dict[str, list[float]], env: str = "CartPole-v1") -> pd.DataFrame:
