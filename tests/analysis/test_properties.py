@@ -133,7 +133,7 @@ def test_rows_without_an_episode_and_rows_without_a_value_change_nothing(curves:
     padded = pd.concat([curves, padding, empty]).sort_values(["run_id", "env_steps"], kind="stable", ignore_index=True)
     plain, changed = became(curves), became(padded)
     assert_same(plain[0], changed[0], WHAT)
-    assert_same(plain[1], changed[1], ["run_id", "outcome", "final", "reached_at", "watched"])
+    assert_same(plain[1], changed[1], ["run_id", "outcome", "last", "reached_at", "watched"])
     assert_same(plain[2], changed[2], SHARE)
 
 
