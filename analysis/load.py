@@ -19,7 +19,7 @@ STATUSES = ("completed", "interrupted", "running", "failed", "diverged", "broken
 
 RUNS = {
     "run_id": "the folder below the sweep's (with the sweep's name in front where there are several): the key",
-    "variant": "what was run, such as baseline",
+    "variant": "what was run, such as baseline, or `baseline (estimator=vanilla)` where a part of it was exchanged",
     "env": "its id, such as CartPole-v1",
     "seed": "missing where it is not known",
     "config_hash": "identifies what decides a run's results",
@@ -258,7 +258,7 @@ def _record(folder: Path, run_id: str, sweep: str, reached: int | None, note: st
     errors = [summary.get("error"), problem, note]
     return {
         "run_id": run_id,
-        "variant": _text(summary.get("variant")) or asked.get("variant") or "?",
+        "variant": _text(summary.get("label")) or _text(summary.get("variant")) or asked.get("variant") or "?",
         "env": _text(summary.get("env")) or "?",
         "seed": _number(summary.get("seed", asked.get("seed"))),
         "config_hash": _text(summary.get("config_hash")),

@@ -199,11 +199,13 @@ def new_summary(
     group: str | None = None,
     executor: str = "single",
     width: int = 1,
+    label: str | None = None,
 ) -> dict[str, Any]:
     """run.json of a run that starts, or that goes on from `before`."""
     return {
         "status": "running",
         "variant": config["variant"],
+        "label": label or config["variant"],
         "env": config["env"]["id"],
         "seed": config["seed"],
         "group": before.get("group") if before else group,
@@ -294,9 +296,14 @@ def objective(summary: dict[str, Any] | None) -> float:
     return -math.inf if value is None else value
 
 
+def called(summary: dict[str, Any]) -> str:
+    """`baseline on CartPole-v1, seed 0`."""
+    return f"{summary.get('label', summary['variant'])} on {summary['env']}, seed {summary['seed']}"
+
+
 def last_line(summary: dict[str, Any], folder: Path) -> str:
     """What happened, and where the files are."""
-    what = f"{summary['variant']} on {summary['env']}, seed {summary['seed']}"
+    what = called(summary)
     if summary["status"] != "completed":
         what += f": {summary['status']} ({summary['error']})"
     if summary["return_final"] is not None:

@@ -36,9 +36,10 @@ class Recording:
         group: str | None = None,
         executor: str = "single",
         width: int = 1,
+        label: str | None = None,
     ):
         self.config, self._folder = config, folder
-        self._about = {"group": group, "executor": executor, "width": width}
+        self._about = {"group": group, "executor": executor, "width": width, "label": label}
 
     def __enter__(self) -> "Recording":
         """From the first import of jax to the state that training goes on from."""
@@ -218,7 +219,7 @@ class Recording:
             self._begin()
         config, env, history = self.config, self.env.spec, self.history
         artist = curve.Artist.running()
-        artist.ask(self._folder, f"{config['variant']} on {env.id}, seed {config['seed']}", env.reward_threshold)
+        artist.ask(self._folder, record.called(self.summary), env.reward_threshold)
         self.save()
         self._checkpoints.sweep()
         final, iqm = record.last_returns(jax.device_get(self.state().recent_returns))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 from pgx.config import Rule
 from pgx.errors import ConfigError
 from pgx.gate import one_line_errors, refuse
-from pgx.record import read_summary
+from pgx.record import called, read_summary
 from pgx.streams import tolerant_streams
 
 
@@ -155,4 +155,4 @@ def trained(folder: Path, config: dict[str, Any], *, best: bool) -> Trained:
 def title(summary: dict[str, Any], update: int, *, greedy: bool) -> str:
     """What acted, and where: the beginning of a last line."""
     how = ", greedy" if greedy else ""
-    return f"{summary['variant']} on {summary['env']}, seed {summary['seed']}, update {update:,}{how}"
+    return f"{called(summary)}, update {update:,}{how}"

@@ -25,6 +25,7 @@ from pgx.config import CONF, check
 from pgx.errors import CheckpointError, ConfigError, Interrupted, RunFailed, one_line, root
 from pgx.gate import Gate, of_words, one_line_errors
 from pgx.interrupt import Interrupt
+from pgx.label import label
 from pgx.streams import tolerant_streams
 
 if TYPE_CHECKING:
@@ -44,18 +45,23 @@ def run(
     *,
     group: str | None = None,
     executor: str = "single",
+    label: str | None = None,
     watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Train in `folder`, going on from what is there, until the budget ends; returns the summary (run.json).
 
-    `group` is the sweep that the run belongs to; a run that goes on keeps its own. Without `watch` a progress bar is
+    `group` is the sweep that the run belongs to; a run that goes on keeps its own. `label` is what it is called, if not
+    by its variant. Without `watch` a progress bar is
     shown, if somebody is there to see it.
     A fault is recorded as status `failed` and raised. Raises ConfigError if another process is at work here, or
     another configuration was.
     """
     from pgx.recording import Recording
 
-    with Interrupt(alone=watch is None) as interrupt, Recording(config, folder, group=group, executor=executor) as recording:
+    with (
+        Interrupt(alone=watch is None) as interrupt,
+        Recording(config, folder, group=group, executor=executor, label=label) as recording,
+    ):
         if recording.goes_on:
             _train(recording, interrupt, watch)
             interrupt.beat("the end of the run")
@@ -113,7 +119,7 @@ def _progress_bar(recording: "Recording") -> Iterator[Callable[["Chunk"], None]]
     by_steps = config["num_env_steps"] is not None
     total, unit = (config["num_env_steps"], "step") if by_steps else (config["num_updates"], "update")
     form = "{desc} {percentage:3.0f}% |{bar}| {postfix} [{elapsed} < {remaining}]"
-    with tqdm(total=total, unit=unit, bar_format=form, desc=config["variant"], dynamic_ncols=True, leave=False) as bar:
+    with tqdm(total=total, unit=unit, bar_format=form, desc=recording.summary["label"], dynamic_ncols=True, leave=False) as bar:
 
         def show(chunk: "Chunk") -> None:
             if not history.rows:
@@ -128,12 +134,12 @@ def _progress_bar(recording: "Recording") -> Iterator[Callable[["Chunk"], None]]
 
 
 @contextlib.contextmanager
-def job() -> Iterator[tuple[Path, str | None]]:
-    """A job of Hydra's: (its folder, its sweep's folder). Raises RunFailed, the traceback logged."""
+def job() -> Iterator[tuple[Path, dict[str, str | None]]]:
+    """A job of Hydra's: (its folder, arguments of a Recording: its sweep's folder, what the run is called). Raises RunFailed, the traceback logged."""
     settings = HydraConfig.get()
     folder, many = Path(settings.runtime.output_dir), settings.mode.name == "MULTIRUN"
     try:
-        yield folder, settings.sweep.dir if many else None
+        yield folder, {"group": settings.sweep.dir if many else None, "label": label(settings)}
     except (Exception, SystemExit) as error:  # an environment may call sys.exit
         error = root(error)
         if isinstance(error, ConfigError):
@@ -166,8 +172,8 @@ def task(config: DictConfig) -> float:
     many = HydraConfig.get().mode.name == "MULTIRUN"
     if not (many or Gate.passed):
         raise ConfigError("hydra.callbacks.gate", "cannot be removed")
-    with contextlib.nullcontext() if many else _in_one_line(), job() as (folder, group):
-        summary = run(check(config), folder, group=group)
+    with contextlib.nullcontext() if many else _in_one_line(), job() as (folder, about):
+        summary = run(check(config), folder, **about)
     print(record.last_line(summary, folder))
     if summary["status"] == "interrupted" or (summary["status"] == "diverged" and not many):
         raise SystemExit(record.exit_code(summary))

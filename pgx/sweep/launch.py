@@ -17,6 +17,7 @@ from pgx.backend import accelerator
 from pgx.envs import on_host
 from pgx.errors import RunFailed
 from pgx.interrupt import Interrupt
+from pgx.label import label
 from pgx.sweep import ledger
 from pgx.sweep.index import Index, look
 from pgx.sweep.members import Member, program
@@ -118,7 +119,8 @@ def dry_run(members: Sequence[Member], processes: int | None) -> list[JobReturn]
         each = sum(timed) / len(timed) if timed else None
         seconds = seconds + each * len(left) if each is not None or not left else float("nan")
         first = group[0].config
-        print(f"group {number}: {first['variant']} on {first['env']['id']}, {len(left)} of {len(group)} to run")
+        called = label(group[0].hydra_config.hydra) or first["variant"]
+        print(f"group {number}: {called} on {first['env']['id']}, {len(left)} of {len(group)} to run")
         for member in group:
             state = "broken" if member.broken else member.before["status"] if member.before else "to run"
             print(f"  {member.name:>6}  {state:<12} {' '.join(member.task_overrides)}")

@@ -55,9 +55,9 @@ class Pack:
 
         def task(config: DictConfig) -> float:
             os.chdir(self._home)  # hydra.job.chdir means one job's folder, and these are many
-            with job() as (folder, group), ExitStack() as stack:
+            with job() as (folder, about), ExitStack() as stack:
                 try:
-                    recording = Recording(check(config), folder, group=group, executor="vmap", width=self._width)
+                    recording = Recording(check(config), folder, executor="vmap", width=self._width, **about)
                     self._recordings[number] = stack.enter_context(recording)
                 except Exception as error:
                     self._failures[number] = error

@@ -269,9 +269,9 @@ def _work(connection: Connection, callbacks: Callbacks) -> None:
 
 def _alone(number: int, config: DictConfig, context: HydraContext, watch: Callable[[int, float, int], None]) -> JobReturn:
     def task(config: DictConfig) -> float:
-        with job() as (folder, group):
+        with job() as (folder, about):
             told = partial(watch, number)
-            return objective(run(check(config), folder, group=group, executor="map", watch=told))
+            return objective(run(check(config), folder, executor="map", watch=told, **about))
 
     where = {"job_dir_key": "hydra.sweep.dir", "job_subdir_key": "hydra.sweep.subdir"}
     return run_job(hydra_context=context, task_function=task, config=config, **where)

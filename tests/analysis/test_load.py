@@ -271,3 +271,11 @@ def test_groups_are_made_of_what_varies_and_say_of_what(tmp_path: Path):
     both = grouped_by(load(tmp_path), ["variant", "critic.optimiser.learning_rate", "optimiser.learning_rate"]).runs
     assert both["variant"].iloc[0] == "a, critic.optimiser.learning_rate 0.001, optimiser.learning_rate 0.001"
     assert set(grouped_by(load(tmp_path), ["whiten"]).runs["variant"]) == {"whiten true", "whiten false"}
+
+
+def test_a_run_is_grouped_by_what_it_is_called(tmp_path):
+    """A baseline with another estimator is no replicate of the baselines."""
+    write_run(tmp_path / "0", [1.0] * 4, label="baseline")
+    write_run(tmp_path / "1", [1.0] * 4, label="baseline (estimator=vanilla)")
+    write_run(tmp_path / "2", [1.0] * 4)  # of a pgx that gave no labels
+    assert load(tmp_path).runs["variant"].tolist() == ["baseline", "baseline (estimator=vanilla)", "baseline"]
