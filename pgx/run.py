@@ -51,8 +51,7 @@ def run(
     """Train in `folder`, going on from what is there, until the budget ends; returns the summary (run.json).
 
     `group` is the sweep that the run belongs to; a run that goes on keeps its own. `label` is what it is called, if not
-    by its variant. Without `watch` a progress bar is
-    shown, if somebody is there to see it.
+    by its variant. Without `watch` a progress bar is shown, if somebody is there to see it.
     A fault is recorded as status `failed` and raised. Raises ConfigError if another process is at work here, or
     another configuration was.
     """
@@ -135,7 +134,8 @@ def _progress_bar(recording: "Recording") -> Iterator[Callable[["Chunk"], None]]
 
 @contextlib.contextmanager
 def job() -> Iterator[tuple[Path, dict[str, str | None]]]:
-    """A job of Hydra's: (its folder, arguments of a Recording: its sweep's folder, what the run is called). Raises RunFailed, the traceback logged."""
+    """A job of Hydra's: (its folder, arguments of a Recording: its sweep's folder, what the run is called). Raises
+    RunFailed, the traceback logged."""
     settings = HydraConfig.get()
     folder, many = Path(settings.runtime.output_dir), settings.mode.name == "MULTIRUN"
     try:

@@ -30,11 +30,12 @@ def id_of(summary: dict[str, Any]) -> str | None:
 
 def of_run(summary: dict[str, Any]) -> dict[str, Any]:
     """What `Tracker.start` is told about a run, from its run.json."""
+    label = summary.get("label", summary["variant"])
     return {
         "id": summary["tracker_id"],
-        "name": f"{summary['variant']} {summary['env']} s{summary['seed']}",
+        "name": f"{label} {summary['env']} s{summary['seed']}",
         "group": summary["group"],
-        "job_type": summary["variant"],
+        "job_type": label,
         "tags": [summary["env"]],
         "commit": summary.get("git_commit"),
         "config": summary["config"],
