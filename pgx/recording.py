@@ -217,7 +217,7 @@ class Recording:
 
         if not self._begun:
             self._begin()
-        config, env, history = self.config, self.env.spec, self.history
+        env, history = self.env.spec, self.history
         artist = curve.Artist.running()
         artist.ask(self._folder, record.called(self.summary), env.reward_threshold)
         self.save()
