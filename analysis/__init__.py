@@ -22,7 +22,7 @@ Four shapes of table go round, all tidy, one row an observation:
 
     runs      one row a run (load.RUNS), and a column for every config value that varies
     metrics   run_id, update, env_steps, phase, metric, value, n_samples
-    curves    run_id, variant, env, seed, env_steps, value: one metric, one row a (run, step)
+    curves    run_id, variant, env, seed, env_steps, value: one metric, one row a (run, step); events want episodes, too
     scores    run_id, variant, env, seed, value: one number a run
     results   results.COLUMNS, then what places a row (env_steps, tau, p …)
 

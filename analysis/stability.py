@@ -112,7 +112,7 @@ sections.shown(sections.readable(study.differences, study.effects, study.seeds_n
 # %% [markdown]
 # ## How stably?
 # Within a run: DT, SRT, LRT and the largest drawdown; across runs: DR and RR (Chan et al. 2020). All are divided by the
-# range that a run covers; DT and SRT are per env step.
+# range that a run covers; DT and SRT are per env step, and RR is counted from what an untrained policy returns.
 
 # %%
 show(sections.forests(study, looks), "reliability")

@@ -18,8 +18,9 @@ import simulated
 from matplotlib.figure import Figure
 from run_folders import write_run
 
-from analysis import load, report, sections
+from analysis import load, report, sections, verdict
 from analysis.aggregates import Bootstrap
+from analysis.events import Collapse
 from analysis.notebook import Cell, Picture
 from analysis.results import COLUMNS
 from analysis.study import Question, Study, ranges, seed_hygiene, sweeper_of
@@ -372,3 +373,30 @@ def test_what_varies_makes_the_groups_unless_there_are_too_many(tmp_path, capsys
     code, page, err = made(capsys, tmp_path / "many")
     assert (code, page, err.count("\n")) == (2, "", 1)
     assert "40 groups" in err and "--by variant,optimiser.learning_rate " in err and "--by variant to pool" in err
+
+
+def test_without_a_threshold_collapses_are_not_determined_and_no_number_says_that_there_were_none(tmp_path: Path):
+    """F3: of 20 runs that all fall for good it said "0 of 10 collapsed" twice, and "never learned" of every one."""
+    falling = {"a": (1.2, 1.0), "b": (1.2, 1.0)}
+    study = Study(load(simulated.sweep(tmp_path / "s", falling, range(5), reward_threshold=None)))
+    assert (study.outcomes["outcome"] == "not determined").all()
+    reason = "no threshold (--threshold X sets one)"
+    assert f"CartPole-v1: collapses are not determined: {reason}" in study.warnings
+    said = verdict.sentences(study)
+    assert f"- **Not determined**: {reason}." in said and "collapsed" not in said
+    assert "0 of" not in sections.outcome_counts(study).to_string() and reason in sections.method(study)
+    given = Study(study.tables, Question(threshold=475.0))
+    assert set(given.outcomes["outcome"]) <= {"collapsed", "falling at the end"}
+    assert (given.collapse_shares["collapsed"] + given.collapse_shares["falling"]).tolist() == [5, 5]
+    beneath = Study(study.tables, Question(threshold=10.0))
+    assert any("the threshold 10 is not above" in line for line in beneath.warnings)
+
+
+def test_the_method_describes_the_rule_with_its_numbers(tmp_path: Path):
+    study = Study(load(simulated.sweep(tmp_path / "s", seeds=range(3), points=30)))
+    assert "CartPole-v1: from 2" in sections.method(study) and "to 475." in sections.method(study)
+    other = Collapse(level=0.7, fall=0.4, back=0.95, smoothing=25, lasting=60)
+    said = sections.method(Study(study.tables, Question(collapse=other, base=5.0)))
+    for number in ("mean of 25 episodes", "70% of the way up", "below 40%", "for 60 episodes", "at 95% of the peak"):
+        assert number in said
+    assert "(as given)" in said and "from 5 to 475" in said
