@@ -266,7 +266,10 @@ def collapse_shares(
         counts |= {name: int(at_risk[name].sum()) for name in ("catastrophic", "falling", "stopped")}
         counts |= {name: int(group[name].sum()) for name in ("diverged", "failed", "unfinished")}
         gone = group["diverged"] | group["failed"]
-        unknown = group.loc[~gone & (group["undetermined"] != ""), "undetermined"]
+        undetermined = group["undetermined"] != ""
+        if not ways[env].undetermined:  # a run that is gone has its own column, and left nothing to determine
+            undetermined &= ~gone
+        unknown = group.loc[undetermined, "undetermined"]
         counts["undetermined"] = len(unknown)
         unseen = gone | group["unfinished"] | group["stopped"] | (group["undetermined"] != "")
         share, lo, hi = proportion(counts["collapsed"], len(at_risk), level)

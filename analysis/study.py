@@ -109,9 +109,11 @@ class Study:
             if far > 1.1 * horizon:
                 said.append(f"{env}: completed runs end between {horizon:,.0f} and {far:,.0f} env steps; final scores "
                             f"are those at {horizon:,.0f}")  # fmt: skip
-        for env, way in self.ways.items():
-            if way.undetermined and (self.measured["env"] == env).any():
-                said.append(f"{env}: collapses are not determined: {way.undetermined}")
+        gone = self.outcomes["diverged"] | self.outcomes["failed"]
+        unknown = self.outcomes[~gone & (self.outcomes["undetermined"] != "")]
+        for (env, why), rows in unknown.groupby(["env", "undetermined"]):
+            of = (self.runs["env"] == env).sum()
+            said.append(f"{env}: collapses are not determined for {len(rows)} of {of} runs: {why}")
         if len(self.shown) < len(self.variants):
             said.append(
                 f"{len(self.variants)} groups: the pictures show the {len(self.shown)} with the best final scores"

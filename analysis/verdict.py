@@ -72,12 +72,14 @@ def of_variant(
 
 def of_share(row: pd.Series) -> str:
     """A row of collapse_shares: of the runs that were at risk, and what else became of runs."""
-    if row["undetermined"] == row["runs"]:
-        return ""  # the same for all: it is among the warnings
     level = f"{json.loads(row['params_json'])['level']:.0%}"
     others = {"diverged": "diverged", "failed": "failed", "unfinished": "unfinished", "undetermined": "not determined",
               "falling": "falling at the end", "stopped": "stopped when solved"}  # fmt: skip
+    if row["undetermined"] == row["runs"]:
+        del others["undetermined"]  # of all runs, and so among the warnings
     beside = [f"{row[name]} {what}" for name, what in others.items() if row[name]]
+    if row["undetermined"] == row["runs"]:
+        return ", ".join(beside)
     if row["n_runs"]:
         collapsed = f"{_share(row, 'collapsed')} {text.between(row['lo'], row['hi'], text.share)} collapsed"
         for_good = f", {row['catastrophic']} for good" if row["catastrophic"] else ""

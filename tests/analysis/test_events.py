@@ -173,6 +173,9 @@ def test_without_a_way_up_nothing_is_determined_and_nobody_is_at_risk(way: WayUp
     assert events.empty and table["outcome"].tolist() == ["not determined"] and reason in table["undetermined"].item()
     assert share["n_runs"] == 0 and share["undetermined"] == 1 and np.isnan(share["estimate"])
     assert "not determined for 1 of 1 runs" in share["warning"] and reason in share["warning"]
+    gone = outcomes(made_runs(["completed", "diverged", "missing"]), curves, events, ways)
+    share = collapse_shares(gone, ways).iloc[0]
+    assert share[["runs", "undetermined", "diverged", "failed"]].tolist() == [3, 3, 1, 1]
 
 
 def in_batches(returns: np.ndarray, size: int) -> list[float]:

@@ -381,7 +381,7 @@ def test_without_a_threshold_collapses_are_not_determined_and_no_number_says_tha
     study = Study(load(simulated.sweep(tmp_path / "s", falling, range(5), reward_threshold=None)))
     assert (study.outcomes["outcome"] == "not determined").all()
     reason = "no threshold (--threshold X sets one)"
-    assert f"CartPole-v1: collapses are not determined: {reason}" in study.warnings
+    assert f"CartPole-v1: collapses are not determined for 10 of 10 runs: {reason}" in study.warnings
     said = verdict.sentences(study)
     assert f"- **Not determined**: {reason}." in said and "collapsed" not in said
     assert "0 of" not in sections.outcome_counts(study).to_string() and reason in sections.method(study)

@@ -115,6 +115,7 @@ def test_what_is_said_of_collapses_beside_their_share():
     )
     assert of_share(share("a", 0, 0)) == "none of 30 got 80% of the way up, so none could collapse"
     assert of_share(share("a", 0, 0, undetermined=30)) == ""
+    assert of_share(share("a", 0, 0, undetermined=30, diverged=2, failed=1)) == "2 diverged, 1 failed"
     assert "collapsed" not in pair(collapsed={"baseline": (0, 0)})
 
 
