@@ -10,7 +10,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 
 @dataclass
@@ -74,6 +74,8 @@ class PgxLauncher(Launcher):
         from pgx.sweep.pool import cores
 
         self._check()
+        if not self._asked:
+            self._look_ahead()
         sweep = Path(self._config.hydra.sweep.dir)
         if self._inner is None and not accelerator() and not (sweep / index.FILE).exists():  # all is missing
             self._start(min(len(job_overrides), self._processes or cores()))  # its imports overlap with composing the members
@@ -105,6 +107,21 @@ class PgxLauncher(Launcher):
             raise ConfigError("hydra.launcher.patience", f"{self._patience} is not allowed", "a number ≥ 0")
         if self._detach and self._inner is None:
             raise ConfigError("hydra.launcher.detach", "the members would run here", "false", "hydra/launcher=slurm can")
+
+    def _look_ahead(self) -> None:
+        """Look at all members before the first batch of them runs, where Hydra's own sweeper makes batches."""
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        from pgx.sweep.members import composed, distinct
+
+        sweeper = self._config.hydra.sweeper
+        if not sweeper._target_.endswith(f".{BasicSweeper.__name__}") or sweeper.max_batch_size is None:
+            return
+        words = [f"{key}={x}" for key, x in (sweeper.params or {}).items()]
+        words += OmegaConf.to_container(self._config.hydra.overrides.task, resolve=False)
+        [every] = BasicSweeper.split_arguments(OverridesParser.create(self._loader).parse_overrides(words), None)
+        distinct(composed(self._loader, self._config, enumerate(every)), {})
 
     def _start(self, size: int) -> None:
         """Have so many workers. A sweeper may call again: what is compiled serves all its batches."""

@@ -205,10 +205,12 @@ class Untouched:
         self.folder, self._there = folder, []
         self.multirun: tuple[bytes, int] | None = None
         """Hydra's note of an earlier command in this folder, and its time."""
-        with contextlib.suppress(OSError):  # too long a name, say: it will not be made
-            self._there = [path for path in (folder, *folder.parents) if path.exists()]
+        with contextlib.suppress(OSError):
             file = folder / "multirun.yaml"
             self.multirun = (file.read_bytes(), file.stat().st_mtime_ns) if file.exists() else None
+        for path in (folder, *folder.parents):
+            with contextlib.suppress(OSError):  # too long a name, say: it will not be made
+                self._there += [path] if path.exists() else []
 
     def restore(self) -> None:
         """Take away what was made since: the note, the lock, and the folders, unless somebody else has put anything there."""
@@ -220,9 +222,10 @@ class Untouched:
                 text, when = self.multirun
                 file.write_bytes(text)
                 os.utime(file, ns=(when, when))
-            for path in (self.folder, *self.folder.parents):
-                if path in self._there:
-                    return
+        for path in (self.folder, *self.folder.parents):
+            if path in self._there:
+                return
+            with contextlib.suppress(OSError):
                 (path / ".lock").unlink(missing_ok=True)
                 path.rmdir()
 

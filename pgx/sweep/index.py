@@ -7,8 +7,8 @@ is rebuilt from them. Folders are chosen and written down under a lock, so that 
 import contextlib
 import fcntl
 import json
-import logging
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +18,6 @@ from pgx import record
 from pgx.config import BUDGET
 from pgx.errors import ConfigError, one_line
 from pgx.files import write_atomically
-
-log = logging.getLogger("pgx")
 
 FILE, LOCK = "members.json", ".lock"
 PATIENCE = 60.0
@@ -145,7 +143,8 @@ class Index:
     def tell(self) -> None:
         """Say what was wrong with the file."""
         if self.remarks:
-            log.warning(f"{self.sweep / FILE} {'was not right' if self.there else 'was missing'}: {'; '.join(self.remarks)}")
+            was = "was not right" if self.there else "was missing"
+            print(f"pgx: {self.sweep / FILE} {was}: {'; '.join(self.remarks)}", file=sys.stderr)
 
 
 def key_of(config: dict[str, Any]) -> str:
@@ -236,5 +235,6 @@ def _locks(file: Any) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        log.warning(f"{file.name}: this file system has no locks ({error.strerror}): start one command at a time here")
+        what = f"this file system has no locks ({error.strerror}): start one command at a time"
+        print(f"pgx: {Path(file.name).parent}: {what}", file=sys.stderr)
     return True

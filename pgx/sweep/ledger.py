@@ -37,10 +37,16 @@ def _row(sweep: Path, name: str, overrides: list[str], run: Run) -> dict[str, An
                 status, reason = "killed", "its process is gone"
         else:
             env_steps = summary.get("env_steps")
-        row |= {"status": status, "env_steps": env_steps, "reason": reason}
+        row |= {"status": status, "env_steps": env_steps, "reason": reason and shortened(reason)}
         row |= {"return_final": summary["return_final"], "solved_at": summary.get("solved_at_env_steps")}
         row["log"] = next((str(path) for path in folder.glob("*.log")), None) if status == "failed" else None
     return {column: row.get(column) for column in COLUMNS}
+
+
+def shortened(reason: Any, most: int = 500) -> str:
+    """A line that a table can show."""
+    text = " ".join(str(reason)[: 2 * most].split())
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def write(sweep: Path, rows: list[dict[str, Any]]) -> None:
@@ -91,7 +97,7 @@ def show(index: Index, reasons: Mapping[str, str] | None = None) -> int:
     """Write ledger.csv, print the table; the exit code. `reasons`: of members whose run.json does not say any."""
     rows = read(index)
     for row in rows:
-        row["reason"] = row["reason"] or (reasons or {}).get(row["member"])
+        row["reason"] = row["reason"] or shortened((reasons or {}).get(row["member"], ""))
     print(table(rows))
     if index.there:
         write(index.sweep, rows)

@@ -6,12 +6,12 @@ Under map a member's bits are those of the same run alone, because it *is* the s
 """
 
 import contextlib
-import logging
 import math
 import multiprocessing
 import multiprocessing.resource_tracker
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -31,8 +31,6 @@ from pgx.record import objective
 from pgx.run import Interrupt, job, run
 from pgx.sweep.members import Member, program
 from pgx.sweep.pack import Pack
-
-log = logging.getLogger("pgx")
 
 
 class Progress(NamedTuple):
@@ -188,7 +186,8 @@ class Pool:
                     worker.kill(f"did not stop within {self._patience:g} s, and was killed")
             elif now > worker.heard + self.SILENCE:
                 worker.heard = math.inf
-                log.warning(f"{members} (process {worker.process.pid}): nothing heard of for {self.SILENCE:.0f} s; does it hang?")
+                said = f"nothing heard of {members} for {self.SILENCE:.0f} s; does process {worker.process.pid} hang?"
+                print(f"pgx: {said}", file=sys.stderr, flush=True)
 
     def _open(self, waiting: dict[Hashable, list[Batch]]) -> dict[Hashable, list[Batch]]:
         being_compiled = {worker.program for worker in self._workers if worker.at_work} - self._compiled
