@@ -6,7 +6,9 @@ the long axis must be the contiguous one.
 """
 
 import abc
+import math
 from collections.abc import Callable
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -14,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from pgx.networks import MLP
-from pgx.spaces import Space
+from pgx.spaces import Box, Discrete, Space
 
 
 class Distribution(eqx.Module):
@@ -97,17 +99,136 @@ class Categorical(Distribution):
         return jax.nn.log_softmax(self.logits, axis=0)
 
 
+class Gaussian(Distribution):
+    """A independent normal numbers: raw u, which the environment bounds (see `spaces.Box`).
+
+    With `tanh` the score, the ratio and the divergence stay the Gaussian's, as the Jacobian of tanh has no parameters
+    (brax stores actions before tanh for the same reason); the entropy is that of u, not of the action.
+    """
+
+    mean: Float[Array, "A *N"]
+    log_std: Float[Array, "A *N"]
+    actions: Box = eqx.field(static=True)
+
+    def noise(self, key, times):
+        return jax.random.normal(key, (times * self.mean.size,)).reshape(times, *self.mean.shape)
+
+    def sample(self, noise: Float[Array, "A N"]) -> Float[Array, "A N"]:
+        return self.mean + jnp.exp(self.log_std) * noise
+
+    def mode(self) -> Float[Array, "A N"]:
+        return self.mean
+
+    def log_prob(self, action: Float[Array, "A N"]) -> Float[Array, " N"]:
+        """Σ_i −½ ((u_i − μ_i) / σ_i)² − log σ_i − ½ log 2π."""
+        return self._log_density(action).sum(0)
+
+    def entropy(self) -> Float[Array, " N"]:
+        """Σ_i log σ_i + ½ log 2πe: of u, whatever the environment makes of it."""
+        return (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(0)
+
+    def kl(self, new: "Gaussian") -> Float[Array, " N"]:
+        """Σ_i log σ'_i − log σ_i + (σ_i² + (μ_i − μ'_i)²) / 2σ'_i² − ½."""
+        ratio = jnp.exp(2 * (self.log_std - new.log_std))
+        distance = ((self.mean - new.mean) * jnp.exp(-new.log_std)) ** 2
+        return (new.log_std - self.log_std + 0.5 * (ratio + distance - 1)).sum(0)
+
+    def columns(self, action, taken):
+        """Mean and least standard deviation, and the share of numbers that the bound cuts off or squashes flat."""
+        std = jnp.exp(self.log_std)
+        taken = jnp.broadcast_to(taken, std.shape)
+        columns = {"std_mean": std.mean(where=taken), "std_min": std.min(where=taken, initial=jnp.inf)}
+        if self.actions.bound == "none":
+            return columns
+        low, high = (jnp.expand_dims(edge, range(1, std.ndim)) for edge in self.actions.edges)
+        if self.actions.bound == "tanh":
+            low, high = low * FLAT, high * FLAT
+        return columns | {"saturated_share": ((action <= low) | (action >= high)).mean(where=taken)}
+
+    def _log_density(self, action: Float[Array, "A N"]) -> Float[Array, "A N"]:
+        z = (action - self.mean) * jnp.exp(-self.log_std)
+        return -0.5 * z**2 - self.log_std - 0.5 * math.log(2 * math.pi)
+
+
+FLAT = math.atanh(0.99)
+"""From this |u| on tanh is within a hundredth of its end: what u is makes no difference any more."""
+
+
+class ClippedGaussian(Gaussian):
+    """The same actions under `env.bound=clip`, scored as what the environment is given (CAPG; Fujita & Maeda 2018,
+    section 3): where u was cut off at an end, all that is known of it is that it lay beyond, and log P(u ≤ low) or
+    log P(u ≥ high) takes the place of its log density. Its score is the expectation of the Gaussian's given the clipped
+    action: as unbiased, and never of greater variance.
+    """
+
+    def log_prob(self, action: Float[Array, "A N"]) -> Float[Array, " N"]:
+        low, high = (edge[:, None] for edge in self.actions.edges)
+        std = jnp.exp(self.log_std)
+        # an end that is infinite is never reached; 0 in its place keeps the gradient of what is not chosen finite
+        finite_low, finite_high = jnp.where(jnp.isfinite(low), low, 0.0), jnp.where(jnp.isfinite(high), high, 0.0)
+        below = jax.scipy.special.log_ndtr((finite_low - self.mean) / std)
+        above = jax.scipy.special.log_ndtr((self.mean - finite_high) / std)
+        inside = self._log_density(action)
+        return jnp.where(action <= low, below, jnp.where(action >= high, above, inside)).sum(0)
+
+
 class MLPPolicy(eqx.Module):
-    """A multilayer perceptron with the distribution that the environment's actions ask for."""
+    """A multilayer perceptron, with the distribution that the environment's actions ask for."""
 
     network: MLP
+    rho: Float[Array, " A"] | None
+    """What the standard deviations are made of, where they are free; None of a Categorical, or where the network puts
+    them out."""
+    actions: Space = eqx.field(static=True)
+    log_std_floor: float = eqx.field(static=True)
+    clipped_score: bool = eqx.field(static=True)
 
-    def __init__(self, obs_size: int, actions: Space, *, width: int, depth: int, activation: str, key: PRNGKeyArray):
-        self.network = MLP(obs_size, actions.n, width=width, depth=depth, activation=activation, key=key)
+    def __init__(
+        self,
+        obs_size: int,
+        actions: Space,
+        *,
+        width: int,
+        depth: int,
+        activation: str,
+        std: float = 1.0,
+        log_std_floor: float = -5.0,
+        state_dependent_std: bool = False,
+        last_layer_scale: float = 0.01,
+        clipped_score: bool = False,
+        key: PRNGKeyArray,
+    ):
+        """The numbers from `std` on are a Gaussian's: its initial standard deviation in u, the floor of log σ, whether σ
+        is a free vector or put out by the network, by what the last layer is made smaller at first, and whether
+        clipped actions are scored as such (`ClippedGaussian`)."""
+        self.actions, self.log_std_floor, self.clipped_score = actions, log_std_floor, clipped_score
+        self.rho = None
+        make = partial(MLP, obs_size, width=width, depth=depth, activation=activation, key=key)
+        if isinstance(actions, Discrete):
+            self.network = make(actions.n)
+            return
+        # softplus⁻¹, so that σ is `std` at first
+        excess = math.log(std) - log_std_floor
+        rho = log_std_floor + excess + math.log(-math.expm1(-excess))
+        network = make((2 if state_dependent_std else 1) * actions.size)
+        last = jax.tree.map(lambda x: last_layer_scale * x, network.layers[-1])
+        if state_dependent_std:
+            last = eqx.tree_at(lambda layer: layer.bias, last, last.bias.at[actions.size :].add(rho))
+        else:
+            self.rho = jnp.full(actions.size, rho)
+        self.network = eqx.tree_at(lambda network: network.layers[-1], network, last)
 
     def __call__(self, obs: Float[Array, "O N"], matmul: Callable = jnp.matmul) -> Distribution:
         """π(·|s) of N observations. A rollout passes a `matmul` for its loop of small steps: `networks.matmul_in_loop`."""
-        return Categorical(self.network(obs, matmul))
+        out = self.network(obs, matmul)
+        if isinstance(self.actions, Discrete):
+            return Categorical(out)
+        size = self.actions.size
+        rho = out[size:] if self.rho is None else jnp.broadcast_to(self.rho[:, None], out.shape)
+        # log σ = floor + softplus(ρ − floor): never below the floor, and never without a gradient that leads up again
+        log_std = self.log_std_floor + jax.nn.softplus(rho - self.log_std_floor)
+        family = ClippedGaussian if self.clipped_score else Gaussian
+        return family(out[:size], log_std, self.actions)
 
     def hidden(self, obs: Float[Array, " O"]) -> list[Float[Array, " H"]]:
         """The output of every hidden layer, for `pgx.diagnose`."""
