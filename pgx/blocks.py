@@ -23,6 +23,22 @@ class Blocks(NamedTuple):
     """[..., blocks, N]"""
     steps: Int[Array, ""]
     """How many there are; after them come zeros."""
+    length: Int[Array, " B"]
+    """How many each episode has."""
+
+    @property
+    def num_episodes(self) -> int:
+        return len(self.length)
+
+    @property
+    def mean_length(self) -> Float[Array, ""]:
+        """Steps an episode."""
+        return self.length.mean()
+
+    @property
+    def segments(self) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
+        """Where in the row of all steps each episode begins, and where it ends; of `to_blocks` only."""
+        return _segments(self.length)
 
     @property
     def taken(self) -> Bool[Array, "blocks N"]:
@@ -36,7 +52,7 @@ def to_blocks(tree: PyTree[Array], mask: Bool[Array, "T B"]) -> Blocks:
     T, B = mask.shape
     size = min(BLOCK_STEPS if jax.default_backend() == "cpu" else STRETCH * B, T * B)
     count = -(-T * B // size)
-    start, _ = segments(mask)
+    start, _ = _segments(mask.sum(0))
 
     def one(x):
         def put(b, row):
@@ -48,19 +64,18 @@ def to_blocks(tree: PyTree[Array], mask: Bool[Array, "T B"]) -> Blocks:
         row = jax.lax.fori_loop(0, B, put, jnp.zeros((*x.shape[2:], count * size), x.dtype))
         return row.reshape(*row.shape[:-1], count, size)
 
-    return Blocks(jax.tree.map(one, tree), mask.sum(0).sum())
+    return Blocks(jax.tree.map(one, tree), mask.sum(0).sum(), mask.sum(0))
 
 
 def from_blocks(row: Float[Array, "blocks N"], mask: Bool[Array, "T B"]) -> Float[Array, "T B"]:
     """Every step's number, back where the step was; 0 on padding."""
-    row, (start, _) = row.reshape(-1), segments(mask)
+    row, (start, _) = row.reshape(-1), _segments(mask.sum(0))
     of_episode = jax.lax.map(lambda first: jax.lax.dynamic_slice_in_dim(row, first, len(mask)), start)
     return jnp.where(mask, of_episode.T, 0.0)
 
 
-def segments(mask: Bool[Array, "T B"]) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
-    """Where in the row of all steps each episode begins, and where it ends."""
-    stop = jnp.cumsum(length := mask.sum(0))
+def _segments(length: Int[Array, " B"]) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
+    stop = jnp.cumsum(length)
     return stop - length, stop
 
 
@@ -74,20 +89,20 @@ def by_time(tree: PyTree[Array], mask: Bool[Array, "T B"]) -> Blocks:
         x = x.reshape(x.shape[0] // size, size * x.shape[1], *x.shape[2:])
         return jnp.moveaxis(x, (0, 1), (-2, -1))
 
-    return Blocks(jax.tree.map(one, tree), mask.sum(0).max() * mask.shape[1])
+    return Blocks(jax.tree.map(one, tree), mask.sum(0).max() * mask.shape[1], mask.sum(0))
 
 
 def fold(
     f: Callable[[PyTree, Int[Array, " N"]], tuple[PyTree, PyTree]],
     blocks: Blocks,
     segment: tuple[Int[Array, ""], Int[Array, ""]] | None = None,
-    stacks: PyTree = None,
 ) -> tuple[PyTree, PyTree]:
-    """(Σ_i f(block_i, position_i)[0], stack_i f(block_i, position_i)[1]) over the blocks that hold steps, or over those
-    that hold some of a segment: from its first step to before its last. `position` says which of all steps a block has.
+    """(Σ_i f(block_i, position_i)[0], stack_i f(block_i, position_i)[1]) over the blocks that hold steps, or those of
+    `segment`: from its first step to before its last. `position` says which of all steps a block holds.
 
-    The trip count is dynamic: nothing recompiles when it changes. What is stacked stays 0, or what it is in `stacks`,
-    in blocks that were not visited.
+        mean, predictions = fold(lambda block, position: (jnp.where(position < blocks.steps, …).sum(), …), blocks)
+
+    The trip count is dynamic: nothing recompiles when it changes. What is stacked is 0 in blocks that were not visited.
     """
     f = jax.jit(f)  # traced once, for its shapes and for the loop
     count, size = jax.tree.leaves(blocks.arrays)[0].shape[-2:]
@@ -100,8 +115,7 @@ def fold(
     shapes = jax.eval_shape(of_block, 0)
     # one sum of a vector, not one a leaf: each is a kernel
     sums, unravel = ravel_pytree(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[0]))
-    if stacks is None:
-        stacks = jax.tree.map(lambda s: jnp.zeros((*s.shape[:-1], count, s.shape[-1]), s.dtype), shapes[1])
+    stacks = jax.tree.map(lambda s: jnp.zeros((*s.shape[:-1], count, s.shape[-1]), s.dtype), shapes[1])
 
     def body(i, carry):
         sums, stacks = carry

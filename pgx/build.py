@@ -24,13 +24,11 @@ def build(config: dict[str, Any]) -> tuple[JittedEnv | HostEnv, Algorithm]:
     algorithm = Algorithm(
         estimator=_part(config["estimator"]),
         critic=_part(config["critic"]),
-        optimiser=_part(config["optimiser"]),
+        update=_part(config["update"] | {key: config[key] for key in ("optimiser", "entropy_coefficient")}),
         gamma=config["gamma"],
-        entropy_coefficient=config["entropy_coefficient"],
         whiten=config["whiten"],
         bootstrap_truncated=config["bootstrap_truncated"],
         discount_power=config["discount_power"],
-        update=_part(config["update"]),
     )
     return env, traced(algorithm)
 

@@ -116,7 +116,7 @@ _OPTIMISER = {
     "decay": number(0, 1),
     "clip_norm": number(0, above=True, or_null=True),
     "schedule": one_of("constant", "linear", "cosine"),
-    "decay_updates": whole(1, or_null=True),
+    "decay_steps": whole(1, or_null=True),
 }
 
 RULES: dict[str, Rule] = {
@@ -264,8 +264,8 @@ def _check_together(config: dict[str, Any]) -> None:
     if lanes > episodes:
         raise ConfigError("env.num_lanes", f"{lanes} lanes have only {episodes} episodes an update", "at most one an episode")
     for where, optimiser in (("optimiser", config["optimiser"]), ("critic.optimiser", config["critic"].get("optimiser"))):
-        if optimiser and optimiser.get("schedule", "constant") != "constant" and optimiser.get("decay_updates") is None:
-            raise ConfigError(f"{where}.decay_updates", f"schedule {optimiser['schedule']} needs it", "a whole number ≥ 1")
+        if optimiser and optimiser.get("schedule", "constant") != "constant" and optimiser.get("decay_steps") is None:
+            raise ConfigError(f"{where}.decay_steps", f"schedule {optimiser['schedule']} needs it", "a whole number ≥ 1")
     from pgx import envs  # imports gymnasium where the environment needs it
 
     threshold = envs.check(config["env"])

@@ -13,7 +13,7 @@ METHODS = {"adam": optax.adam, "adamw": optax.adamw, "sgd": optax.sgd, "rmsprop"
 class Optimiser(eqx.Module):
     """One of optax's optimisers, with optional clipping of the global norm and a schedule.
 
-    `schedule` takes the learning rate to 0 over `decay_updates` gradient steps (linear or cosine).
+    `schedule` takes the learning rate to 0 over `decay_steps` gradient steps (linear or cosine).
     `settings` go to optax's constructor by name (b1, b2, eps, weight_decay, momentum …).
     """
 
@@ -21,7 +21,7 @@ class Optimiser(eqx.Module):
     learning_rate: float | Float[Array, ""]
     clip_norm: float | Float[Array, ""] | None
     schedule: str = eqx.field(static=True)
-    decay_updates: int | None = eqx.field(static=True)
+    decay_steps: int | None = eqx.field(static=True)
     settings: dict[str, float | bool | None]
 
     def __init__(
@@ -30,18 +30,18 @@ class Optimiser(eqx.Module):
         learning_rate: float,
         clip_norm: float | None = None,
         schedule: Literal["constant", "linear", "cosine"] = "constant",
-        decay_updates: int | None = None,
+        decay_steps: int | None = None,
         **settings: float | bool | None,
     ):
         self.method, self.learning_rate, self.clip_norm = method, learning_rate, clip_norm
-        self.schedule, self.decay_updates, self.settings = schedule, decay_updates, settings
+        self.schedule, self.decay_steps, self.settings = schedule, decay_steps, settings
 
     def transformation(self) -> optax.GradientTransformation:
         rate = self.learning_rate
         if self.schedule == "linear":
-            rate = optax.linear_schedule(rate, 0.0, self.decay_updates)
+            rate = optax.linear_schedule(rate, 0.0, self.decay_steps)
         elif self.schedule == "cosine":
-            rate = optax.cosine_decay_schedule(rate, self.decay_updates)
+            rate = optax.cosine_decay_schedule(rate, self.decay_steps)
         method = METHODS[self.method](rate, **self.settings)
         if self.clip_norm is not None:
             method = optax.chain(optax.clip_by_global_norm(self.clip_norm), method)

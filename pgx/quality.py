@@ -24,7 +24,7 @@ from pgx.envs.base import JittedEnv
 from pgx.estimators import lambda_return, reward_to_go, vanilla
 from pgx.rounding import differ, explained_variance
 from pgx.types import Episodes, TrainState
-from pgx.update import Algorithm
+from pgx.update import Algorithm, update
 
 Value = Callable[[Float[Array, "O N"]], Float[Array, " N"]]
 """V(s)."""
@@ -344,7 +344,7 @@ def updated(
     state: TrainState, algorithm: Algorithm, episodes: Episodes, key: PRNGKeyArray
 ) -> tuple[Callable, Bool[Array, ""]]:
     """(the policy after one update by the run's own algorithm and optimiser, whether all of it is finite)."""
-    new, _ = algorithm.update(state, episodes, algorithm, key, jnp.array(False))
+    new, _ = update(state, episodes, algorithm, key, jnp.array(False))
     finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(eqx.filter(new.policy, eqx.is_inexact_array))]
     return new.policy, jnp.stack(finite).all()
 

@@ -19,7 +19,7 @@ from pgx.lanes import largest
 from pgx.metrics import NO_GRADIENT_QUALITY
 from pgx.rollout import HostRollout, rollout
 from pgx.types import Episodes, Metrics, TrainState
-from pgx.update import Algorithm
+from pgx.update import Algorithm, update
 
 WATCHED = ("policy_loss", "value_loss", "grad_norm", "parameters")
 """Quantities whose first non-finite value ends a run."""
@@ -74,7 +74,7 @@ def init(algorithm: Algorithm, make_policy: Callable, spec: EnvSpec, key: PRNGKe
     policy = make_policy(spec.obs_size, spec.actions, key=policy_key)
     return TrainState(
         policy=policy,
-        policy_opt_state=algorithm.optimiser.init(policy),
+        policy_opt_state=algorithm.update.init(policy),
         critic=algorithm.critic.init(spec.obs_size, critic_key),
         recent_returns=jnp.full(100, jnp.nan, jnp.float32),
         update=jnp.zeros((), jnp.int32),
@@ -135,7 +135,7 @@ def advance(
     """One update, and which of WATCHED came out finite; `key` is the stream of updates."""
     diagnose = (state.update + 1) % diagnose_every == 0
     key = jax.random.fold_in(key, state.update)
-    new, row = algorithm.update(state, episodes, algorithm, key, largest(diagnose))
+    new, row = update(state, episodes, algorithm, key, largest(diagnose))
     row |= {name: jnp.where(diagnose, row[name], nothing) for name, nothing in NO_GRADIENT_QUALITY.items()}
     parameters, _ = ravel_pytree(eqx.filter((new.policy, new.critic), eqx.is_inexact_array))
     finite = [

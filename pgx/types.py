@@ -41,7 +41,7 @@ class Steps(NamedTuple):
 
     obs: Float[Array, "O *N"]
     action: Shaped[Array, "..."]
-    advantage: Float[Array, " *N"]
+    weight: Float[Array, " *N"]
     """What multiplies ∇ log π."""
     returns: Float[Array, " *N"]
     """The reward-to-go, to which V is fitted."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from quick import quickly_compiled
 
-from pgx.blocks import BLOCK_STEPS, STRETCH, by_time, fold, from_blocks, segments, to_blocks
+from pgx.blocks import BLOCK_STEPS, STRETCH, by_time, fold, from_blocks, to_blocks
 
 T, B, O = BLOCK_STEPS + 5, 3, 2
 COUNT = 4  # blocks, the last of them hardly filled
@@ -30,7 +30,7 @@ def mask_of(lengths):
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 def test_one_episode_after_the_other(lengths):
     mask = mask_of(lengths)
-    (obs, number), steps = quickly_compiled(to_blocks)((jnp.asarray(OBS), jnp.asarray(NUMBER)), jnp.asarray(mask))
+    (obs, number), steps, _ = quickly_compiled(to_blocks)((jnp.asarray(OBS), jnp.asarray(NUMBER)), jnp.asarray(mask))
     assert obs.shape == (O, COUNT, BLOCK_STEPS) and number.shape == (COUNT, BLOCK_STEPS)
     wanted = np.zeros((COUNT * BLOCK_STEPS, O))
     wanted[: mask.sum()] = np.concatenate([OBS[:length, b] for b, length in enumerate(lengths)])
@@ -43,7 +43,7 @@ def test_one_episode_after_the_other(lengths):
 
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 def test_by_time_keeps_the_episodes_apart(lengths):
-    (obs, number), steps = quickly_compiled(by_time)((jnp.asarray(OBS), jnp.asarray(NUMBER)), jnp.asarray(mask_of(lengths)))
+    (obs, number), steps, _ = quickly_compiled(by_time)((jnp.asarray(OBS), jnp.asarray(NUMBER)), jnp.asarray(mask_of(lengths)))
     assert obs.shape == (O, 11, STRETCH * B) and number.shape == (11, STRETCH * B)
     np.testing.assert_array_equal(np.asarray(number).reshape(-1, B)[:T], NUMBER)
     np.testing.assert_array_equal(np.moveaxis(obs, 0, -1).reshape(-1, B, O)[:T], OBS)
@@ -67,17 +67,17 @@ def test_fold_visits_what_is_used(lengths):
 
 
 def of_each_episode(mask):
-    """(blocks visited, sum of the numbers, all numbers one after the other where blocks were visited) of each."""
+    """(blocks visited, sum of the numbers, the numbers of the visited blocks) of each."""
     blocks = to_blocks(jnp.asarray(NUMBER), mask)
 
     def of_segment(segment):
         def of_block(number, position):
             inside = (segment[0] <= position) & (position < segment[1])
-            return (1.0, jnp.where(inside, number, 0.0).sum()), number
+            return (1.0, jnp.where(inside, number, 0.0).sum()), number + 1
 
-        return fold(of_block, blocks, segment, stacks=jnp.full((COUNT, BLOCK_STEPS), -1.0))
+        return fold(of_block, blocks, segment)
 
-    (visited, total), stacked = jax.lax.map(of_segment, segments(mask))
+    (visited, total), stacked = jax.lax.map(of_segment, blocks.segments)
     return visited, total, stacked
 
 
@@ -89,7 +89,7 @@ def test_fold_over_a_segment(lengths):
     begin, end = (last - lengths) // BLOCK_STEPS, -(-last // BLOCK_STEPS)
     np.testing.assert_array_equal(visited, end - begin)
     for row, i, j in zip(np.asarray(stacked), begin, end, strict=True):
-        assert (row[i:j] >= 0).all() and (row[:i] == -1).all() and (row[j:] == -1).all()
+        assert (row[i:j] >= 1).all() and not row[:i].any() and not row[j:].any()
 
 
 def test_side_by_side_each_has_its_own_steps():
@@ -104,6 +104,6 @@ def test_side_by_side_each_has_its_own_steps():
 def test_episodes_shorter_than_a_block():
     short = jnp.asarray(NUMBER[:2])
     mask = jnp.array([[True, True, True], [False, True, False]])
-    blocks, steps = to_blocks(short, mask)
-    np.testing.assert_array_equal(blocks, [[NUMBER[0, 0], NUMBER[0, 1], NUMBER[1, 1], NUMBER[0, 2], 0, 0]])
-    assert steps == 4
+    packed = to_blocks(short, mask)
+    np.testing.assert_array_equal(packed.arrays, [[NUMBER[0, 0], NUMBER[0, 1], NUMBER[1, 1], NUMBER[0, 2], 0, 0]])
+    assert packed.steps == 4 and packed.length.tolist() == [1, 2, 1] and packed.taken.sum() == 4

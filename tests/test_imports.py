@@ -68,7 +68,7 @@ def test_analysis_reads_run_folders_only():
         (["wandb"], ["pgx/tracker.py", "pgx/wandb_process.py"]),
         (["matplotlib", "seaborn"], ["pgx/curve.py", "analysis"]),
         (["pandas"], ["pgx/wandb_process.py", "analysis"]),
-        (["optax"], ["pgx/optimiser.py", "pgx/types.py", "pgx/update.py"]),
+        (["optax"], ["pgx/optimiser.py", "pgx/types.py", "pgx/updates"]),
         (["gymnasium"], ["pgx/envs", "pgx/play.py"]),
         # a DictConfig has no attribute that a type checker knows, and no rule: it ends at the edge
         (["omegaconf"], ["pgx/config.py", "pgx/gate.py", "pgx/run.py", "pgx/resume.py", "pgx/sweep", "hydra_plugins"]),
@@ -84,7 +84,7 @@ EDGE = "backend build checkpoint child config gate curve diagnose evaluate inter
 
 
 @pytest.mark.parametrize(
-    "name", "types blocks networks estimators losses critics optimiser metrics update rollout train decomposition quality".split()
+    "name", "types blocks networks estimators losses critics optimiser metrics advantages update rollout train decomposition quality policies spaces rounding".split()
 )
 def test_the_core_knows_nothing_of_files_and_commands(name):
     """Data flows one way: conf → build → rollout → Episodes → Ψ, V → loss → update → metrics → folder."""
@@ -94,7 +94,7 @@ def test_the_core_knows_nothing_of_files_and_commands(name):
 
 def test_no_update_knows_the_variant_or_the_environment():
     """If adding a variant touches the update or the loop, the seam is wrong."""
-    learners = {f"pgx/{name}.py" for name in ("update", "losses", "estimators", "critics")}
+    learners = {f"pgx/{name}.py" for name in ("update", "updates/base", "updates/gradient", "advantages", "losses", "estimators", "critics", "policies")}
     assert not learners & importers("pgx.envs", "pgx.rollout", "pgx.train")
     assert learners <= FILES.keys()
 

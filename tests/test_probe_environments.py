@@ -15,6 +15,7 @@ from pgx.optimiser import Optimiser
 from pgx.policies import MLPPolicy
 from pgx.train import Keys, Limits, chunk, init
 from pgx.update import Algorithm
+from pgx.updates.gradient import GradientStep
 
 GAMMA = 0.5
 UPDATES = 300
@@ -22,9 +23,8 @@ UPDATES = 300
 ALGORITHM = Algorithm(
     estimator=partial(reward_to_go, gamma=GAMMA),
     critic=ValueNetwork(optimiser=Optimiser("adam", 0.03), width=8, depth=1, activation="tanh"),
-    optimiser=Optimiser("adam", 0.03),
+    update=GradientStep(Optimiser("adam", 0.03), 0.0),
     gamma=GAMMA,
-    entropy_coefficient=0.0,
     whiten=False,
     bootstrap_truncated=False,
     discount_power=False,

@@ -36,6 +36,7 @@ from pgx.build import build, initial_state
 from pgx.errors import ConfigError
 from pgx.rollout import rollout
 from pgx.types import Episodes, TrainState
+from pgx.update import update
 
 STUDY = "hydra.searchpath=[file://{}experiments/published_collapse/conf]"
 EPISODES = 120
@@ -119,7 +120,7 @@ def test_fast_equals_literal(name):
     state, keys = initial_state(config, env, algorithm)
     critic_of = lambda state: None if state.critic is None else state.critic[0]
     play = compiled(partial(rollout, env, num_episodes=1), state.policy, keys.train)
-    learn = compiled(algorithm.update, state, play(state.policy, keys.train), algorithm, keys.update, jnp.array(False))
+    learn = compiled(update, state, play(state.policy, keys.train), algorithm, keys.update, jnp.array(False))
     learner = literal.start(state.policy, critic_of(state), program)
     moved = 0.0
     for number in range(EPISODES):
@@ -240,7 +241,7 @@ def expected_gradient(overrides: str, episodes: Episodes) -> np.ndarray:
     _, _, algorithm = study(*overrides.split(), *sgd.split(), *window.split())
 
     def of_episode(i):
-        new, _ = algorithm.update(fresh(algorithm), choose(episodes, i[None]), algorithm, KEY, jnp.array(False))
+        new, _ = update(fresh(algorithm), choose(episodes, i[None]), algorithm, KEY, jnp.array(False))
         return ravel_pytree(jax.tree.map(jnp.subtract, new.policy, POLICY))[0]
 
     each = jax.jit(jax.vmap(of_episode), compiler_options={"xla_backend_optimization_level": 0})
@@ -253,7 +254,7 @@ KEY = jax.random.key(0)
 
 def fresh(algorithm) -> TrainState:
     recent, update = jnp.full(100, jnp.nan, jnp.float32), jnp.zeros((), jnp.int32)
-    return TrainState(POLICY, algorithm.optimiser.init(POLICY), None, recent, update)
+    return TrainState(POLICY, algorithm.update.init(POLICY), None, recent, update)
 
 
 @pytest.mark.parametrize("name", DEFECTS)
@@ -297,7 +298,7 @@ def test_a_stale_gradient_pulls_back(steps):
     pi = softmax(bias)
 
     def moved(i):
-        new, _ = algorithm.update(fresh(algorithm), choose(episodes, i[None]), algorithm, KEY, jnp.array(False))
+        new, _ = update(fresh(algorithm), choose(episodes, i[None]), algorithm, KEY, jnp.array(False))
         return new.policy.network.layers[0].bias - POLICY.network.layers[0].bias
 
     chance = pi[pairs[:, 0]] * pi[pairs[:, 1]]

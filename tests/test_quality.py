@@ -357,7 +357,7 @@ def test_returns_after_one_update():
     learn = eqx.filter_jit(quality.updated)
 
     def after(learning_rate):
-        chosen = eqx.tree_at(lambda a: a.optimiser.learning_rate, algorithm(G), jnp.array(learning_rate))
+        chosen = eqx.tree_at(lambda a: a.update.optimiser.learning_rate, algorithm(G), jnp.array(learning_rate))
         return np.array(
             quality.post_update_returns(
                 play, learn, state_for(chosen), chosen, jax.random.key(0),

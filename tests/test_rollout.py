@@ -27,6 +27,7 @@ from pgx.spaces import Discrete
 from pgx.train import Keys, Limits, init, make_runner
 from pgx.types import Episodes
 from pgx.update import Algorithm
+from pgx.updates.gradient import GradientStep
 
 POLICY = linear_policy()
 THETA = np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(POLICY)])
@@ -361,8 +362,8 @@ def test_nothing_compiles_after_the_first_update(make_env, compilations):
     env = make_env()
     critic = ValueNetwork(optimiser=Optimiser("adam", 0.01), width=4, depth=1, activation="tanh")
     estimator = jax.tree_util.Partial(reward_to_go, gamma=0.9)
-    switches = {"entropy_coefficient": 0.01, "whiten": False, "bootstrap_truncated": True, "discount_power": False}
-    algorithm = traced(Algorithm(estimator, critic, Optimiser("adam", 0.01), 0.9, **switches))
+    switches = {"whiten": False, "bootstrap_truncated": True, "discount_power": False}
+    algorithm = traced(Algorithm(estimator, critic, GradientStep(Optimiser("adam", 0.01), 0.01), 0.9, **switches))
     make_policy = partial(MLPPolicy, width=4, depth=1, activation="tanh")
     state = jax.jit(partial(init, make_policy=make_policy, spec=env.spec))(algorithm, key=jax.random.key(0))
     runner = make_runner(state, algorithm, env, Keys.of_seed(1), num_episodes=2, diagnose_every=3, max_updates=2)

@@ -384,8 +384,8 @@ PROGRAMS = (
     "optimiser=sgd optimiser.nesterov=true",
     "optimiser=rmsprop",
     "optimiser.clip_norm=0.001 optimiser.eps=0.1",  # Adam alone does not feel a rescaled gradient
-    "optimiser.schedule=linear optimiser.decay_updates=4",
-    "optimiser.schedule=cosine optimiser.decay_updates=4",
+    "optimiser.schedule=linear optimiser.decay_steps=4",
+    "optimiser.schedule=cosine optimiser.decay_steps=4",
 )
 """Each makes a program of its own, which takes five seconds to compile."""
 
@@ -418,7 +418,7 @@ def test_a_switch_changes_the_program():
 
 def test_a_schedule_ends_at_zero(tmp_path):
     """linear over 2 updates: the third and later ones move nothing (the KL divergence of a step says so)."""
-    schedule = ("optimiser.schedule=linear", "optimiser.decay_updates=2")
+    schedule = ("optimiser.schedule=linear", "optimiser.decay_steps=2")
     train_here("+variant=reward_to_go", *schedule, "num_updates=4", folder=tmp_path)
     kl = [float(row["kl"]) for row in rows(tmp_path)]
     assert kl[0] > 0 and kl[1] > 0 and kl[2] == kl[3] == 0

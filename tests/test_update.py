@@ -32,6 +32,7 @@ from quick import quickly_compiled
 
 from pgx import losses
 from pgx.blocks import to_blocks
+from pgx.advantages import weights
 from pgx.critics import LeaveOneOut, NoCritic, ValueNetwork
 from pgx.estimators import lambda_return, reward_to_go, vanilla
 from pgx.networks import MLP
@@ -40,7 +41,8 @@ from pgx.policies import Categorical, MLPPolicy
 from pgx.rollout import rollout
 from pgx.train import Keys, Limits, advance, chunk
 from pgx.types import Episodes, Steps, TrainState
-from pgx.update import Algorithm, update, weights
+from pgx.update import Algorithm, update
+from pgx.updates.gradient import GradientStep
 
 GAMMA, LAM, BONUS = 0.8, 0.6, 0.3
 TOLERANCE = 1e-6
@@ -63,15 +65,16 @@ THETA = np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(
 
 
 def algorithm(estimator, critic=NoCritic(), gamma: float = GAMMA, **switches) -> Algorithm:
-    off = {"entropy_coefficient": 0.0, "whiten": False, "bootstrap_truncated": False, "discount_power": False}
-    return Algorithm(estimator, critic, ONE_STEP, gamma, **(off | switches))
+    off = {"whiten": False, "bootstrap_truncated": False, "discount_power": False}
+    step = GradientStep(ONE_STEP, switches.pop("entropy_coefficient", 0.0))
+    return Algorithm(estimator, critic, step, gamma, **(off | switches))
 
 
 def state_for(algorithm: Algorithm, policy: MLPPolicy = POLICY, critic: MLP = V) -> TrainState:
     learns = isinstance(algorithm.critic, ValueNetwork)
     return TrainState(
         policy=policy,
-        policy_opt_state=algorithm.optimiser.init(policy),
+        policy_opt_state=algorithm.update.init(policy),
         critic=(critic, algorithm.critic.optimiser.init(critic)) if learns else None,
         recent_returns=jnp.full(100, jnp.nan, jnp.float32),
         update=jnp.zeros((), jnp.int32),
@@ -241,7 +244,7 @@ def slice_of_an_episode(algorithm, episodes, monkeypatch):
 def mean_over_own_steps(algorithm, episodes, monkeypatch):
     """Each episode's sum is divided by its own length."""
     own = lambda a, mask, algorithm: weights(a, mask, algorithm) / mask.sum(0, dtype=jnp.float32)[None]  # noqa: E731
-    monkeypatch.setattr("pgx.update.weights", own)
+    monkeypatch.setattr("pgx.advantages.weights", own)
     return algorithm, episodes
 
 
@@ -251,7 +254,7 @@ def mean_over_all_steps(algorithm, episodes, monkeypatch):
     def divided(a, mask, algorithm):
         return weights(a, mask, algorithm) * 5 / mask.sum(dtype=jnp.float32)
 
-    monkeypatch.setattr("pgx.update.weights", divided)
+    monkeypatch.setattr("pgx.advantages.weights", divided)
     return algorithm, episodes
 
 
@@ -261,7 +264,7 @@ def broadcast(algorithm, episodes, monkeypatch):
     def outer(log_prob, advantage):
         return -(log_prob[:, None] * advantage[None, :]).mean(0).sum()
 
-    monkeypatch.setattr("pgx.update.policy_loss", outer)
+    monkeypatch.setattr("pgx.updates.gradient.policy_loss", outer)
     return algorithm, episodes
 
 
@@ -593,7 +596,7 @@ def test_both_kinds_of_environment_get_the_same_update():
     which the two doors leave different things on, changes nothing."""
     env, keys = TabularMDP(), Keys.of_seed(5)
     gae = algorithm(G_LAMBDA, VALUE, bootstrap_truncated=True, entropy_coefficient=BONUS)
-    adam = dataclasses.replace(gae, optimiser=Optimiser("adam", 0.01))
+    adam = dataclasses.replace(gae, update=GradientStep(Optimiser("adam", 0.01), BONUS))
     state = state_for(adam)
     limits = Limits(jnp.array(1), jnp.array(1000), jnp.array(jnp.inf))
     one_chunk = partial(chunk, num_episodes=6, max_updates=1)

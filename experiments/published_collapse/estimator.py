@@ -22,6 +22,7 @@ from pgx.build import build, initial_state
 from pgx.checkpoint import Checkpoints
 from pgx.config import CONF, check
 from pgx.rollout import rollout
+from pgx.update import update
 
 FORMS = {
     "as published": POST,
@@ -119,7 +120,7 @@ def _walk(env, state, algorithm, key, episodes):
     def one(state, number):
         key_ = jax.random.fold_in(key, number)
         episode = rollout(env, state.policy, key_, 1)
-        new, row = algorithm.update(state, episode, algorithm, key_, jnp.array(False))
+        new, row = update(state, episode, algorithm, key_, jnp.array(False))
         return ravel_pytree(jax.tree.map(jnp.subtract, new.policy, state.policy))[0], row["kl"]
 
     found = [jax.device_get(one(state, jnp.array(2 * 10**6 + i))) for i in range(episodes)]

@@ -1,7 +1,7 @@
 """The posts' way to learn, as an update of the harness: one optimiser step for every few consecutive steps.
 
 Every defect is an option, so that each can be taken out of the published program and put into the correct one. With
-all of them off this is `pgx.update.update` up to rounding. literal.py is the oracle.
+all of them off this is `pgx.updates.gradient.GradientStep` up to rounding. literal.py is the oracle.
 """
 
 from collections.abc import Callable
@@ -10,14 +10,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from pgx import metrics
 from pgx.blocks import fold, to_blocks
 from pgx.errors import ConfigError
 from pgx.losses import policy_loss
-from pgx.types import Episodes, Metrics, Steps, TrainState
-from pgx.update import Algorithm
+from pgx.optimiser import Optimiser
+from pgx.types import Episodes, Metrics, Steps
+from pgx.updates.base import Learned, Moved, Update
 
 CHOICES = {
     "optimiser_steps": ("minibatch", "frozen", "batch"),
@@ -26,10 +26,12 @@ CHOICES = {
 }
 
 
-class Minibatches(eqx.Module):
-    """`algorithm` says Ψ, critic and optimiser as everywhere; the fields say how they are fed. Letters: M minibatches
-    of W steps, episode after episode."""
+class Minibatches(Update):
+    """`algorithm` says Ψ and critic as everywhere; the fields say how they are fed. Letters: M minibatches of W steps,
+    episode after episode."""
 
+    optimiser: Optimiser
+    entropy_coefficient: float | Float[Array, ""]
     window: int = eqx.field(static=True)
     """W, the consecutive steps in a minibatch; the posts have 4."""
     drop_last: bool = eqx.field(static=True)
@@ -56,15 +58,8 @@ class Minibatches(eqx.Module):
         if type(self.window) is not int or self.window < 1:
             raise ConfigError("update.window", f"{self.window!r} is not allowed", "a whole number ≥ 1")
 
-    def __call__(
-        self,
-        state: TrainState,
-        episodes: Episodes,
-        algorithm: Algorithm,
-        key: PRNGKeyArray,
-        diagnose: Bool[Array, ""],
-    ) -> tuple[TrainState, Metrics]:
-        """Learn from B whole episodes. The gradient's variance is not measured: `diagnose` changes nothing."""
+    def learn(self, state, episodes, algorithm, key, diagnose):
+        """Policy and critic take turns, a minibatch at a time. The gradient's spread is not measured."""
         if algorithm.whiten or algorithm.bootstrap_truncated or algorithm.discount_power:
             raise ConfigError("update", "minibatches know neither whiten nor bootstrap_truncated nor discount_power")
         used, share, psi, target = self.weights(episodes, algorithm.estimator)
@@ -72,19 +67,10 @@ class Minibatches(eqx.Module):
         policy, policy_opt_state, critic, value, (loss, value_loss, grad_norm) = learn(
             state, episodes, algorithm, key, used, share, psi, target
         )
-        recent = jnp.concatenate([state.recent_returns, episodes.reward.sum(0)])[-len(state.recent_returns) :]
-        new = TrainState(policy, policy_opt_state, critic, recent, state.update + 1)
         mean_entropy, mean_kl, of_actions = _moved(state.policy, policy, episodes)
-        row = metrics.of_episodes(episodes) | of_actions | {
-            "return_recent": recent.mean(),
-            "policy_loss": loss,
-            "value_loss": value_loss,
-            "entropy": mean_entropy,
-            "grad_norm": grad_norm,
-            "explained_variance": algorithm.critic.explained_variance(target, value, used),
-            "kl": mean_kl,
-        }
-        return new, row | metrics.NO_GRADIENT_QUALITY
+        moved = Moved(loss, mean_entropy, grad_norm, jnp.array(jnp.nan), mean_kl, of_actions)
+        explained = algorithm.critic.explained_variance(target, value, used)
+        return Learned(policy, policy_opt_state, critic, moved, value_loss, explained)
 
     def weights(
         self, episodes: Episodes, estimator: Callable
@@ -151,8 +137,8 @@ class Minibatches(eqx.Module):
             value, critic, value_loss = _value_and_fit(algorithm.critic, critic, alone, target[:, None], jax.random.fold_in(key, i))
             actor = state.policy if self.optimiser_steps == "frozen" else policy
             weight = share * (psi - value[:, 0])
-            loss, gradient = gradient_of(actor, obs.T, action, weight, share, algorithm.entropy_coefficient)
-            policy, policy_opt_state = algorithm.optimiser.step(policy, gradient, policy_opt_state)
+            loss, gradient = gradient_of(actor, obs.T, action, weight, share, self.entropy_coefficient)
+            policy, policy_opt_state = self.optimiser.step(policy, gradient, policy_opt_state)
             measured = jnp.stack([loss, value_loss, optax.global_norm(gradient)])
             return policy, policy_opt_state, critic, values.at[visited[i]].set(value[:, 0]), sums + measured
 
@@ -170,10 +156,10 @@ class Minibatches(eqx.Module):
         blocks = to_blocks((episodes.obs, episodes.action, share * (psi - value), share), episodes.mask)
 
         def of_block(block, _):
-            return eqx.filter_value_and_grad(_loss)(state.policy, *block, algorithm.entropy_coefficient), ()
+            return eqx.filter_value_and_grad(_loss)(state.policy, *block, self.entropy_coefficient), ()
 
         (loss, gradient), _ = fold(of_block, blocks)
-        policy, policy_opt_state = algorithm.optimiser.step(state.policy, gradient, state.policy_opt_state)
+        policy, policy_opt_state = self.optimiser.step(state.policy, gradient, state.policy_opt_state)
         return policy, policy_opt_state, critic, value, jnp.stack([loss, value_loss, optax.global_norm(gradient)])
 
 

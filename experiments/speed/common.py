@@ -112,7 +112,7 @@ def at_the_limit(*overrides: str) -> Trained:
 
     parts = assemble(*overrides)
     state = train_to(480.0, parts)
-    still = eqx.tree_at(lambda algorithm: algorithm.optimiser.learning_rate, parts.algorithm, jnp.zeros(()))
+    still = eqx.tree_at(lambda algorithm: algorithm.update.optimiser.learning_rate, parts.algorithm, jnp.zeros(()))
     runner = _runner(parts.config, parts.env, still, parts.keys, state)
     return parts._replace(algorithm=still, runner=runner, state=state)
 

@@ -1,0 +1,59 @@
+"""What multiplies ∇ log π(a_t|s_t): A_t = Ψ_t − b(s_t), and what the switches make of it."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
+
+from pgx.estimators import reward_to_go
+from pgx.rounding import differ, equal
+from pgx.types import Episodes
+
+if TYPE_CHECKING:
+    from pgx.update import Algorithm
+
+
+class Weighted(NamedTuple):
+    """Numbers of every step; what stands on padding is 0 in `weight` and means nothing in the others."""
+
+    returns: Float[Array, "T B"]
+    """The reward-to-go, to which V is fitted."""
+    baseline: Float[Array, "T B"]
+    weight: Float[Array, "T B"]
+
+
+def weigh(critic_state: PyTree, episodes: Episodes, algorithm: "Algorithm") -> Weighted:
+    """Returns, b and the weights of a batch, by the critic as it is before it is fitted to this batch."""
+    bootstrap = jnp.zeros(episodes.terminated.shape)
+    if algorithm.bootstrap_truncated:
+        after = algorithm.critic.bootstrap(critic_state, episodes.last_obs)
+        bootstrap = jnp.where(episodes.terminated, 0.0, jax.lax.stop_gradient(after))
+
+    zeros = jnp.zeros_like(episodes.reward)
+    returns = each_episode(reward_to_go, episodes, zeros, bootstrap, gamma=algorithm.gamma)
+    baseline = algorithm.critic.baseline(critic_state, episodes, returns)
+    psi = each_episode(algorithm.estimator, episodes, baseline, bootstrap)
+    weight = weights(psi - baseline, episodes.mask, algorithm)
+    return Weighted(returns, baseline, jnp.where(equal(psi, baseline, episodes.mask), 0.0, weight))
+
+
+def weights(
+    advantage: Float[Array, "T B"], mask: Bool[Array, "T B"], algorithm: "Algorithm"
+) -> Float[Array, "T B"]:
+    """The advantage, 0 on padding, changed by whichever switches are on."""
+    if algorithm.whiten:
+        deviation = advantage - advantage.mean(where=mask)
+        advantage = jnp.where(differ(advantage, mask), deviation / (advantage.std(where=mask) + 1e-8), 0.0)
+    if algorithm.discount_power:
+        advantage = advantage * algorithm.gamma ** jnp.arange(mask.shape[0], dtype=advantage.dtype)[:, None]
+    return jnp.where(mask, advantage, 0.0)
+
+
+def each_episode(
+    estimator: Callable, episodes: Episodes, value: Float[Array, "T B"], bootstrap: Float[Array, " B"], **numbers
+) -> Float[Array, "T B"]:
+    """Ψ of every episode."""
+    over_episodes = jax.vmap(lambda *episode: estimator(*episode, **numbers), in_axes=(1, 1, 1, 0), out_axes=1)
+    return over_episodes(episodes.reward, value, episodes.mask, bootstrap)

@@ -1,0 +1,1 @@
+"""What N weighted steps do to the policy: one file a method."""

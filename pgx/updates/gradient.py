@@ -1,0 +1,104 @@
+"""One gradient step a batch (REINFORCE): sums over the steps of an episode, means over episodes."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float, PyTree
+
+from pgx.blocks import Blocks, fold
+from pgx.losses import policy_loss
+from pgx.optimiser import Optimiser
+from pgx.policies import Distribution
+from pgx.types import Steps
+from pgx.updates.base import Moved, PolicyUpdate
+
+
+class GradientStep(PolicyUpdate):
+    """θ ← θ + optimiser(1/B Σ_b Σ_t ∇ log π(a_t|s_t) A_t + c ∇H)."""
+
+    optimiser: Optimiser
+    entropy_coefficient: float | Float[Array, ""]
+
+    def __call__(self, policy, state, steps, key, diagnose):
+        found = gradient(policy, steps, self.entropy_coefficient)
+        spread = spread_over_episodes(policy, steps, self.entropy_coefficient, found.gradient, diagnose)
+        new, state = self.optimiser.step(policy, found.gradient, state)
+        moved = Moved(
+            loss=found.loss,
+            entropy=found.entropy / steps.mean_length,
+            grad_norm=optax.global_norm(found.gradient),
+            spread=spread,
+            kl=mean_kl(found.pi, new, steps),
+            columns=found.pi.columns(steps.arrays.action, steps.taken),
+        )
+        return new, state, moved
+
+
+class Gradient(NamedTuple):
+    """Of the batch: sums over steps, means over episodes."""
+
+    loss: Float[Array, ""]
+    entropy: Float[Array, ""]
+    gradient: PyTree
+    pi: Distribution
+    """π(·|s) of every step, packed as the steps are."""
+
+
+def block_loss(policy: PyTree, block: Steps, share: Float[Array, " N"], entropy_coefficient: float | Float[Array, ""]):
+    """Loss of a block of N steps; `share` is 1/B on steps that were taken and 0 on padding."""
+    pi = policy(block.obs)
+    mean_entropy = (share * pi.entropy()).sum()
+    loss = policy_loss(pi.log_prob(block.action), share * block.weight) - entropy_coefficient * mean_entropy
+    return loss, (mean_entropy, pi)
+
+
+def gradient(policy: PyTree, steps: Blocks, entropy_coefficient: float | Float[Array, ""]) -> Gradient:
+    """The gradient of the batch's loss."""
+    share = 1 / steps.num_episodes
+
+    def of_block(block, position):
+        loss_and_gradient = eqx.filter_value_and_grad(block_loss, has_aux=True)
+        inside = jnp.where(position < steps.steps, share, 0.0)
+        (loss, (entropy, pi)), gradient = loss_and_gradient(policy, block, inside, entropy_coefficient)
+        return (loss, entropy, gradient), pi
+
+    sums, pi = fold(of_block, steps)
+    return Gradient(*sums, pi)
+
+
+def spread_over_episodes(
+    policy: PyTree,
+    steps: Blocks,
+    entropy_coefficient: float | Float[Array, ""],
+    mean: PyTree,
+    diagnose: Bool[Array, ""],
+) -> Float[Array, ""]:
+    """Σ_b ‖g_b − ḡ‖², where g_b is the gradient that episode b alone would give and ḡ their `mean`; 0 without
+    `diagnose`."""
+    mean, _ = ravel_pytree(mean)
+    first, last = steps.segments
+
+    def one_more(b, spread):
+        def of_block(block, position):
+            inside = jnp.where((first[b] <= position) & (position < last[b]), 1.0, 0.0)
+            return eqx.filter_grad(block_loss, has_aux=True)(policy, block, inside, entropy_coefficient)[0], ()
+
+        of_episode, _ = fold(of_block, steps, (first[b], last[b]))
+        return spread + ((ravel_pytree(of_episode)[0] - mean) ** 2).sum()
+
+    return jax.lax.fori_loop(0, jnp.where(diagnose, steps.num_episodes, 0), one_more, jnp.zeros(()))
+
+
+def mean_kl(old: Distribution, policy: PyTree, steps: Blocks) -> Float[Array, ""]:
+    """KL(old ‖ new), mean over the steps."""
+
+    def of_block(block, position):
+        obs, old = block
+        return jnp.where(position < steps.steps, old.kl(policy(obs)), 0.0).sum(), ()
+
+    total, _ = fold(of_block, steps._replace(arrays=(steps.arrays.obs, old)))
+    return total / steps.steps.astype(jnp.float32)
