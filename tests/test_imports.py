@@ -71,7 +71,7 @@ def test_analysis_reads_run_folders_only():
         (["optax"], ["pgx/optimiser.py", "pgx/types.py", "pgx/updates"]),
         (["gymnasium"], ["pgx/envs", "pgx/play.py"]),
         # a DictConfig has no attribute that a type checker knows, and no rule: it ends at the edge
-        (["omegaconf"], ["pgx/config.py", "pgx/gate.py", "pgx/run.py", "pgx/resume.py", "pgx/sweep", "hydra_plugins"]),
+        (["omegaconf"], ["pgx/config.py", "pgx/gate.py", "pgx/label.py", "pgx/run.py", "pgx/resume.py", "pgx/sweep", "hydra_plugins"]),
         (["hydra", "hydra_plugins"], ["pgx/errors.py", "pgx/gate.py", "pgx/run.py", "pgx/build.py", "pgx/sweep", "hydra_plugins"]),
     ],
 )
