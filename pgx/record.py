@@ -347,8 +347,8 @@ ROOM = ".room"
 def room(folder: Path) -> Iterator[None]:
     file = folder / ROOM
     file.unlink(missing_ok=True)
-    file.write_bytes(b"\0" * 16384)  # bytes, not a hole: that would be no room
     try:
+        file.write_bytes(b"\0" * 16384)  # bytes, not a hole: that would be no room
         yield
     finally:
         file.unlink(missing_ok=True)

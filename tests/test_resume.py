@@ -123,13 +123,14 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(whole, tmp_path):
 
 
 def test_signals_save_and_say_so_and_a_second_process_is_kept_out(whole, tmp_path):
-    """Batch systems send SIGTERM or SIGUSR2, people press Ctrl-C or close the terminal: nothing may be lost, and two processes in one folder would
-    lose everything. The run goes on by its own command and at last by `pgx.resume`."""
+    """Batch systems send SIGTERM or SIGUSR2, people press Ctrl-C or close the terminal: nothing may be lost, and two
+    processes in one folder would lose everything. The run goes on by its own command and at last by `pgx.resume`."""
     uninterrupted, command = whole
     folder, updates = tmp_path / "r", num_rows(uninterrupted)
     rows = sorted(random.sample(range(1, updates - 20), 3))
     fourth = signal.SIGUSR2 if command is HOST or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else signal.SIGHUP
     for number, row in zip((signal.SIGTERM, signal.SIGINT, fourth), rows, strict=True):
+        row = max(row, num_rows(folder))  # a new one, so that it is at work
         process = start(*command, cwd=tmp_path)
         wait(process, lambda row=row: num_rows(folder) > row)
         before = snapshot(folder)

@@ -1,6 +1,7 @@
 """What a run leaves behind is what every figure and every claim is made from: these tests ask the run folder the
 questions that a sceptical reader would."""
 
+import errno
 import itertools
 import math
 import os
@@ -14,6 +15,7 @@ import sys
 import termios
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -22,10 +24,12 @@ import pytest
 from PIL import Image
 from program import checked, environment, finish, pgx, rows, start, summary, train_here
 
+from pgx import curve, record, run
 from pgx.build import build, skeleton
 from pgx.checkpoint import Checkpoints
 from pgx.config import options
 from pgx.curve import NAME, Artist, draw
+from pgx.errors import RunFailed
 from pgx.metrics import COLUMNS
 from pgx.train import Keys, Limits, chunk
 
@@ -498,6 +502,66 @@ def test_a_fault_is_one_line_with_a_log_and_can_be_mended(tmp_path):
     mended = pgx(*command, "hydra.run.dir=r", cwd=tmp_path, PGX_TEST_FAULT=str(fault))
     assert mended.returncode == 0 and summary(tmp_path / "r")["status"] == "completed"
     assert rows(tmp_path / "r")[:4] == kept and len(rows(tmp_path / "r")) == 8
+
+
+FAULTY = ("+variant=reward_to_go", "env=gymnasium", "num_updates=8", "checkpoint_every=2", "episodes_per_update=2")
+
+
+@pytest.mark.parametrize(("env", "error"), [("Exit", "SystemExit: 3"), ("Long", "ValueError: too much too much ")])
+def test_what_an_environment_may_raise_as_well(env, error, tmp_path, monkeypatch):
+    """sys.exit left `running` for ever; a message of 90,000 characters stood in the table, the ledger and on the screen."""
+    monkeypatch.setenv("PGX_TEST_FAULT", str(tmp_path))
+    with pytest.raises((SystemExit, ValueError)):
+        train_here(*FAULTY, f"env.id=faulty_envs:{env}-v0", folder=tmp_path)
+    found = summary(tmp_path)
+    assert found["status"] == "failed" and found["error"].startswith(error) and len(found["error"]) <= 501
+    monkeypatch.delenv("PGX_TEST_FAULT")
+    train_here(*FAULTY, f"env.id=faulty_envs:{env}-v0", folder=tmp_path)
+    assert summary(tmp_path)["status"] == "completed" and len(rows(tmp_path)) == 8
+
+
+def test_an_artist_that_hangs_is_not_waited_for(tmp_path, caplog, monkeypatch):
+    """A stopped process holds up nobody for ever, and the run has ended well."""
+    stopped = Artist()
+    os.kill(stopped._child.pid, signal.SIGSTOP)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(curve, "PATIENCE", 0.2)
+        meanwhile.setattr(Artist, "running", lambda: stopped)
+        assert train_here("+variant=vanilla", "num_updates=2", "env=catch", folder=tmp_path)["status"] == "completed"
+    assert "learning_curve.png is not drawn: no answer for 0.2 s" in caplog.text
+    assert stopped._child.wait(10) == -signal.SIGKILL and summary(tmp_path)["status"] == "completed"
+
+
+@pytest.mark.parametrize("where", ["the table", "the log as well"])
+def test_a_full_disk_is_told_in_a_line_and_recorded(where, tmp_path, monkeypatch, capsys):
+    """It was a flood of tracebacks, a run.json that said `running`, and a last line that promised a traceback in vain."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def append(self, rows):
+        raise full
+
+    monkeypatch.setattr(record.Table, "append", append)
+    write, first = record.write_atomically, []
+
+    def no_room(path, content):
+        if (path.parent / record.ROOM).exists() and first:
+            raise full
+        first.append(path)
+        write(path, content)
+
+    log = tmp_path / "run.log"
+    if where == "the table":
+        monkeypatch.setattr(run, "_logged", lambda *_: log)
+    monkeypatch.setattr(run.HydraConfig, "get", lambda: SimpleNamespace(**{
+        "runtime": SimpleNamespace(output_dir=str(tmp_path)), "job": SimpleNamespace(name="run"), "mode": SimpleNamespace(name="RUN")
+    }))  # fmt: skip
+    with pytest.raises(RunFailed) as failed, run.job():
+        monkeypatch.setattr(record, "write_atomically", no_room)
+        train_here("+variant=vanilla", "num_updates=2", "env=catch", folder=tmp_path)
+    promise = f"; the traceback is in {log}" if where == "the table" else ""
+    assert str(failed.value) == f"OSError: [Errno 28] No space left on device{promise}"
+    found = summary(tmp_path)
+    assert found["status"] == "failed" and "No space left" in found["error"]
 
 
 def test_a_second_ctrl_c_is_an_interruption_and_not_a_fault(tmp_path, monkeypatch):
