@@ -48,6 +48,9 @@ def one_line_errors(*, whatever: bool = False) -> Iterator[None]:
             raise
         if WITH_TRACEBACK:
             traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in record.NO_SPACE:
+            print(f"pgx: {one_line(error)}", file=sys.stderr)
+            raise SystemExit(1) from None
         message = f"command line: {one_line(error)}; HYDRA_FULL_ERROR=1 shows the traceback"
     else:
         return
