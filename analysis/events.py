@@ -102,7 +102,7 @@ def ways_up(
     """
     first: dict[str, list[float]] = {env: [] for env in thresholds}
     for run in runs_of(curves):
-        smoothed = _Smoothed.of(run, spec.smoothing)
+        smoothed = _Smoothed.of(run, spec)
         if len(smoothed.y):
             first.setdefault(run["env"].iloc[0], []).append(smoothed.y[0])
     of_all = {env: float(np.median(y)) if y else np.nan for env, y in first.items()}
@@ -110,18 +110,19 @@ def ways_up(
 
 
 class _Smoothed(NamedTuple):
-    """A run's trailing mean over a number of its episodes, an entry for each episode from the first full window on."""
+    """A run's trailing mean over `spec.smoothing` episodes, an entry for each episode from the first full window on."""
 
     t: np.ndarray
     """Env steps of the update in which the episode was."""
     y: np.ndarray
 
     @classmethod
-    def of(cls, run: pd.DataFrame, size: int) -> "_Smoothed":
-        t, y, n = _known(run)
-        t, y = np.repeat(t, n), np.repeat(y, n)
-        windows = np.lib.stride_tricks.sliding_window_view(y, size) if len(y) >= size else y[:0, None]
-        return cls(t[size - 1 :], windows.mean(-1))
+    def of(cls, run: pd.DataFrame, spec: Collapse) -> "_Smoothed":
+        known = run[np.isfinite(run["value"]) & (run["episodes"] > 0)]
+        n = np.minimum(known["episodes"], spec.smoothing + spec.lasting)  # of a larger batch the rest changes nothing
+        t, y = (np.repeat(known[name].to_numpy(float), n) for name in ("env_steps", "value"))
+        windows = np.lib.stride_tricks.sliding_window_view(y, spec.smoothing) if len(y) >= spec.smoothing else y[:0, None]
+        return cls(t[spec.smoothing - 1 :], windows.mean(-1))
 
 
 def drawdowns(curves: pd.DataFrame) -> pd.DataFrame:
@@ -144,7 +145,7 @@ def collapses(curves: pd.DataFrame, ways: Mapping[str, WayUp], spec: Collapse = 
     """
     rows = []
     for run in runs_of(curves):
-        way, smoothed = ways[run["env"].iloc[0]], _Smoothed.of(run, spec.smoothing)
+        way, smoothed = ways[run["env"].iloc[0]], _Smoothed.of(run, spec)
         x = way(smoothed.y)
         peak = np.maximum.accumulate(x)
         over = 0  # where the last collapse was over
@@ -197,12 +198,12 @@ def outcomes(
     may be in one; `diverged`, `failed`, `unfinished` and `stopped` (it had solved the environment, and was to stop
     then) why nothing more could be seen; `undetermined` why nothing can be said about collapses, empty if it can.
     """
-    smoothed = {run["run_id"].iloc[0]: _Smoothed.of(run, spec.smoothing) for run in runs_of(curves)}
+    curve_of = {run["run_id"].iloc[0]: run for run in runs_of(curves)}
     counted = set(curves.loc[curves["episodes"] > 0, "run_id"])
     of_run = dict(list(events.groupby("run_id")))
     rows = []
     for run in runs.itertuples():
-        t, y = smoothed.get(run.run_id, (np.array([]), np.array([])))
+        t, y = _Smoothed.of(curve_of.get(run.run_id, curves.iloc[:0]), spec)
         its = of_run.get(run.run_id, events.iloc[:0])
         falls = its.loc[its["kind"].isin(["collapse", "catastrophic"]), "start"]
         kinds = set(its["kind"])
@@ -293,13 +294,6 @@ def _doubts(counts: Mapping[str, int], at_risk: int, unknown: pd.Series, spec: C
         "falling": "are falling at the end, too late to tell whether they collapse",
     }  # fmt: skip
     return said + [f"{counts[name]} of {counts['runs']} runs {text}" for name, text in what.items() if counts[name]]
-
-
-def _known(run: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Env steps, values, and episodes behind each, where there are any."""
-    known = run[np.isfinite(run["value"]) & (run["episodes"] > 0)]
-    steps, values, episodes = (known[name].to_numpy() for name in ("env_steps", "value", "episodes"))
-    return steps.astype(float), values.astype(float), episodes.astype(int)
 
 
 def _event(

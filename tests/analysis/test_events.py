@@ -197,6 +197,15 @@ def test_another_batch_is_not_another_detector(size: int):
     pd.testing.assert_frame_equal(events[same], plain[same])
 
 
+def test_of_a_large_batch_the_mean_is_all_that_counts():
+    """… and a run of ten million episodes costs no more than one of as many updates."""
+    y = [20.0, 300, 450, 500, 240, 480, 100, 90, 470, 30]
+    enough = found(y, size=Collapse().smoothing + Collapse().lasting)
+    assert enough["kind"].tolist() == ["collapse", "collapse", "catastrophic"]
+    for size in (200, 1000, 10**9):
+        pd.testing.assert_frame_equal(found(y, size=size), enough)
+
+
 @pytest.mark.parametrize("kinds", [(500.0, 20.0, 0.05), (500.0, 20.0, 0.2), (500.0, 380.0, 0.5)], ids=str)
 @pytest.mark.parametrize("size", [1, 2, 5, 10, 50, 200])
 def test_a_policy_that_never_changes_does_not_collapse(size: int, kinds: tuple[float, float, float]):
