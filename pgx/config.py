@@ -17,7 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pgx.errors import ConfigError
 from pgx.hints import hint_for
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+CONF = (Path(__file__).parent / "conf").resolve()
+"""The settings: a link to conf/ of the repository, a folder where the package is installed."""
 
 
 _LARGEST = 3.4e38

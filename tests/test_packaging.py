@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 LOCK = (ROOT / "requirements.lock").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+PROJECT_VERSION = re.search(r'__version__ = "(.*)"', (ROOT / "pgx/__init__.py").read_text())[1]
 
 
 def locked() -> dict[str, list[str]]:
@@ -92,3 +95,23 @@ def test_an_old_python_is_told_so(tmp_path: Path):
     alone = {name: x for name, x in os.environ.items() if not name.startswith("MAKE")}  # not a part of `make test`
     ended = subprocess.run(make, cwd=ROOT, env=alone, capture_output=True, text=True)
     assert ended.returncode != 0 and "needs Python 3.11" in ended.stderr and not (tmp_path / "venv").exists()
+
+
+def test_a_plain_install_has_the_configuration_and_the_command(tmp_path: Path):
+    """Without conf/ beside it, Hydra would find nothing to compose."""
+    source = tmp_path / "source"
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    for file in filter(None, files):
+        if file.startswith(("pgx/", "analysis/", "conf/", "hydra_plugins/")) or "/" not in file:
+            target = source / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to("../conf") if (ROOT / file).is_dir() else target.write_bytes((ROOT / file).read_bytes())
+    build = ["-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(source)]
+    assert python(*build).returncode == 0
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    wanted = {f"pgx/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*.yaml")}
+    assert wanted <= set(names) and "pgx/py.typed" in names and "analysis/stability.ipynb" in names
+    assert {name.split("/")[0].rpartition(".")[0] or name.split("/")[0] for name in names} - {"hydra_plugins"} <= {
+        "pgx", "analysis", f"policy_gradient_harness-{PROJECT_VERSION}",
+    }  # fmt: skip
+    assert PROJECT["project"]["scripts"] == {"pgx": "pgx.cli:main"}
