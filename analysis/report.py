@@ -28,7 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     said: list[str] = []
     sweeps = _usable(options.sweeps, said)
     question = Question(
-        score=options.score, metric=options.metric, threshold=options.threshold, base=options.base, by=options.by and tuple(options.by.split(",")),
+        score=options.score, metric=options.metric, threshold=options.threshold, base=options.base,
+        by=options.by and tuple(options.by.split(",")),
         adjust=options.adjust, reliability=Reliability(window=options.window),
     )  # fmt: skip
     output = options.output or (sweeps or options.sweeps)[0] / "report"

@@ -561,11 +561,11 @@ def method(study: Study) -> str:
         f"{MIN_AT_RISK} runs at risk, or where the end of more than {MOST_MISSING:.0%} of a group was not seen.",
         f"**Reliability.** Of `{q.metric}`; α = {q.reliability.alpha:g}, window {q.reliability.window:,.0f} env steps. "
         "DT, SRT, LRT and the largest drawdown are divided by the range P95 − first value of the run's whole curve. "
-        f"DR and RR are means over at most {q.points} points of the grid (the tables say how many; with another "
-        "number DR comes out somewhat different), divided by the median of these ranges over runs. Two deviations from Chan et al.: their code "
-        "divides each run by its own range before the RR of all, but a run that never rose has none, and is the one "
-        "that RR is about; and RR is a level, so it is counted from what an untrained policy returns, as the way up "
-        "is, or it would change with a constant added to all rewards.",
+        f"DR and RR are means over at most {q.points} points of the grid (the tables say how many; with another number "
+        "DR comes out somewhat different), divided by the median of these ranges over runs. Two deviations from Chan et "
+        "al.: their code divides each run by its own range before the RR of all, but a run that never rose has none, "
+        "and is the one that RR is about; and RR is a level, so it is counted from what an untrained policy returns, as "
+        "the way up is, or it would change with a constant added to all rewards.",
         "**Families.** Pairs on the primary endpoint are one family; differences of final scores and of collapses are "
         "one each.",
         "**Tables.** Every number is in `tables/*.parquet`, the results with method, n, resamples, seed, parameters "

@@ -101,7 +101,8 @@ def of_runs(frame: pd.DataFrame) -> pd.DataFrame:
             {
                 "seed": run["seed"].iloc[0], "episodes": run["episodes"].iloc[-1], "env_steps": run["env_steps"].iloc[-1],
                 "best": y.max(), "final": y[-1], "drawdown": reliability.drawdown(y).max(),
-                "reached": y.max() >= COLLAPSE.level * THRESHOLD, "collapses": len(its), "came_back": int(its["recovered"].sum()),
+                "reached": y.max() >= COLLAPSE.level * THRESHOLD,
+                "collapses": len(its), "came_back": int(its["recovered"].sum()),
                 "first_collapse": its["start"].min(), "learned": y.max() >= 100, "falls": len(its_falls),
                 "fell_and_came_back": int(its_falls["recovered"].sum()), "first_fall": its_falls["start"].min(),
                 "dead": died, "dead_since": run["episodes"].iloc[above[-1] + 1 if len(above) else 0] if died else np.nan,
