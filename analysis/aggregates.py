@@ -127,7 +127,7 @@ def doubts_about(n: int, statistic: str = "", level: float = 0.95) -> list[str]:
     if n < 3:
         said.append("fewer than 3 runs: no interval")
     elif n < 10:
-        said.append(f"{n} runs: a nominal {level:.0%} interval covers less than that; 10 are the least")
+        said.append(f"{n} runs: a nominal {level:.0%} interval covers less than that (it takes 10)")
     return said
 
 

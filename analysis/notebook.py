@@ -174,18 +174,22 @@ def as_ipynb(cells: Iterable[Cell]) -> str:
 _STYLE = """
 :root { color-scheme: light; } * { box-sizing: border-box; }
 body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; color: #222; background: #fff;
-  max-width: 60rem; margin: 0 auto; padding: 2rem 1.5rem 6rem; }
+  max-width: 75rem; margin: 0 auto; padding: 2rem 1.5rem 6rem; }
 h1 { font-size: 1.9rem; margin: 0 0 .5rem; } h2 { font-size: 1.35rem; margin: 3rem 0 .6rem; padding-top: .6rem;
   border-top: 1px solid #ddd; } h3 { font-size: 1.05rem; margin: 1.8rem 0 .4rem; }
-p, li { max-width: 46rem; } li { margin: .35rem 0; } code { font-size: .9em; background: #f4f4f4; padding: .1em .3em;
+p, li { max-width: 62rem; } li { margin: .35rem 0; } code { font-size: .9em; background: #f4f4f4; padding: .1em .3em;
   border-radius: 3px; overflow-wrap: anywhere; } nav { font-size: .92rem; color: #666; margin: 1rem 0; }
 nav a { margin-right: 1rem; white-space: nowrap; } a { color: #0b63a5; }
-img { display: block; width: 100%; height: auto; margin: 1rem 0; } .table { overflow-x: auto; margin: .8rem 0; }
-table { border-collapse: collapse; font-size: .88rem; }
-th, td { padding: .3rem .7rem; text-align: left; vertical-align: top; border-bottom: 1px solid #eee; }
-th { border-bottom: 2px solid #ccc; white-space: nowrap; } td { font-variant-numeric: tabular-nums; }
+img { display: block; width: 100%; max-width: 62rem; height: auto; margin: 1rem 0; } .table { overflow-x: auto;
+  margin: .8rem 0; max-width: 100%; }
+table { border-collapse: collapse; font-size: .85rem; line-height: 1.4; }
+th, td { padding: .3rem .55rem; min-width: 3.5em; max-width: 26em; overflow-wrap: break-word; text-align: left;
+  vertical-align: top; border-bottom: 1px solid #eee; }
+th { border-bottom: 2px solid #ccc; vertical-align: bottom; } td { font-variant-numeric: tabular-nums; }
 blockquote { margin: 1rem 0; padding: .2rem 1rem; border-left: 4px solid #de8f05; background: #fdf6ec; }
-details { margin: .8rem 0; } summary { cursor: pointer; color: #555; } pre { overflow-x: auto; font-size: .85rem; }
+details { margin: .8rem 0; } summary { cursor: pointer; color: #555; } pre { overflow-x: auto;
+  font-size: .85rem; background: #f4f4f4; padding: .6rem .8rem; border-radius: 3px; } pre code { padding: 0;
+  white-space: pre-wrap; }
 @media print { body { max-width: none; } h2 { break-after: avoid; } img { break-inside: avoid; } }
 """
 

@@ -25,10 +25,12 @@ from analysis.align import matrix, runs_of
 from analysis.reliability import drawdown
 
 PALETTE = seaborn.color_palette("colorblind").as_hex()
+PALETTE[5:] = ["#6b4423", "#00b3c4", "#555555", "#8f8a00", "#7a1f5c"]  # its own last five are pale, or nearly twice there
 KNOWN = {"reward_to_go": 0, "vanilla": 1, "baseline": 2, "gae": 4, "leave_one_out": 9}
 """pgx's own variants have these colours of the palette in every report; any other one takes the next that is free."""
 MARKERS = "osD^vPX*<>"
 GREY = "#666666"
+INK = "#3c3c3c"
 STYLE = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e6e6e6",
     "grid.linewidth": 0.8, "axes.axisbelow": True, "axes.edgecolor": "#999999", "axes.titlelocation": "left",
@@ -58,14 +60,14 @@ Looks = Mapping[str, Look]
 
 
 def looks_of(variants: Sequence[str]) -> dict[str, Look]:
-    """One look a variant. Groups such as `baseline, before` and `baseline, after` share a hue: the later are dashed."""
+    """One look a variant. Groups such as `baseline, before` and `baseline, after` share a hue: the later are darker and dashed."""
     families: dict[str, list[str]] = {}
     for variant in sorted(dict.fromkeys(variants)):
         families.setdefault(variant.split(", ")[0], []).append(variant)
     if len(families) == 1 and len(variants) > 2:  # only one: its groups are told apart by colour
         families = {variant: [variant] for variant in sorted(variants)}
     taken = {KNOWN[family] for family in families if family in KNOWN}
-    free = [i for i in range(len(PALETTE)) if i not in taken and i != 8] or [7]  # 8 is a yellow, too pale for lines
+    free = [i for i in range(len(PALETTE)) if i not in taken] or [7]
     found, others = {}, 0
     for family, members in families.items():
         if family in KNOWN:
@@ -74,13 +76,15 @@ def looks_of(variants: Sequence[str]) -> dict[str, Look]:
             i, others = free[others % len(free)], others + 1
         for k, member in enumerate(members):
             dashes = ("-", (0, (4, 1.5)), (0, (1.5, 1.2)), (0, (5, 1, 1, 1)))[k % 4]
-            paler = 0.35 * k / max(1, len(members) - 1)
-            found[member] = Look(_mix(PALETTE[i], paler), MARKERS[(i + 3 * k) % len(MARKERS)], dashes)
+            darker = 0.35 * k / max(1, len(members) - 1)
+            found[member] = Look(_mix(PALETTE[i], -darker), MARKERS[(i + 3 * k) % len(MARKERS)], dashes)
     return found
 
 
 def _mix(colour: str, white: float) -> str:
-    return "#" + "".join(f"{round(255 * (c + (1 - c) * white)):02x}" for c in to_rgb(colour))
+    """With so much white in it; with black if that is negative."""
+    towards = float(white > 0)
+    return "#" + "".join(f"{round(255 * (c + (towards - c) * abs(white))):02x}" for c in to_rgb(colour))
 
 
 # Figures
@@ -94,20 +98,79 @@ def canvas(columns: int = 1, rows: int = 1, *, width: float = 8.0, height: float
         return figure, list(np.ravel(figure.subplots(rows, columns, squeeze=False)))
 
 
-def by_env(draw: Callable[..., Axes], *tables: pd.DataFrame, height: float = 4.2, **more) -> Figure:
+TOGETHER = 4
+"""The most groups that are drawn over each other."""
+
+
+def by_env(
+    draw: Callable[..., Axes], *tables: pd.DataFrame, height: float = 4.2, apart: bool = False, **more
+) -> Figure:
     """`draw(*tables, ax)` once an environment, one below the other, each with the rows of its own.
 
-    Of the other arguments one that is a function is given the environment.
+    Of the other arguments one that is a function is given the environment. With `apart`, more than TOGETHER groups have
+    a panel each, on the same scales.
     """
     envs = sorted({env for table in tables if "env" in table for env in table["env"]}) or [""]
+    of_env = {env: [table[table["env"] == env] if "env" in table else table for table in tables] for env in envs}
+    given = {env: {name: x(env) if callable(x) else x for name, x in more.items()} for env in envs}
+    if apart and max(len(_names(*of_env[env])) for env in envs) > TOGETHER:
+        return _panels(draw, of_env, given)
     figure, axes = canvas(rows=len(envs), height=height * len(envs))
     with matplotlib.rc_context(STYLE):
         for env, ax in zip(envs, axes, strict=True):
             if len(envs) > 1:
                 ax.set_title(env, loc="right", fontsize=10, color=GREY)
-            of_env = (table[table["env"] == env] if "env" in table else table for table in tables)
-            draw(*of_env, ax, **{name: x(env) if callable(x) else x for name, x in more.items()})
+            draw(*of_env[env], ax, **given[env])
     return figure
+
+
+def _panels(
+    draw: Callable[..., Axes], of_env: Mapping[str, Sequence[pd.DataFrame]], given: Mapping[str, dict], columns: int = 4
+) -> Figure:
+    """Small multiples: a panel a group, with its colour, its name above it, and one caption under all."""
+    rows = {env: -(-len(_names(*tables)) // columns) for env, tables in of_env.items()}
+    figure, axes = canvas(columns, sum(rows.values()), width=9.5, height=2.4 * sum(rows.values()) + 0.9)
+    title = caption = ""
+    with matplotlib.rc_context(STYLE | {"xtick.labelsize": 8, "ytick.labelsize": 8, "axes.labelsize": 9}):
+        for env, tables in of_env.items():
+            of_this, axes = axes[: columns * rows[env]], axes[columns * rows[env] :]
+            names = _names(*tables)
+            for ax, name in zip(of_this, names, strict=False):
+                its = (table[table["variant"] == name] if "variant" in table else table for table in tables)
+                draw(*its, ax, **given[env])
+                title, caption = title or ax.get_title(loc="left"), take_caption(ax) or caption
+                _as_panel(ax, name if len(of_env) == 1 else f"{name} · {env}", given[env]["looks"][name].colour)
+            drawn, empty = of_this[: len(names)], of_this[len(names) :]
+            _same_scales([ax for ax in drawn if ax.axison])
+            for i, ax in enumerate(drawn):
+                ax.tick_params(labelleft=i % columns == 0)
+                ax.yaxis.label.set_visible(i % columns == 0)
+                ax.xaxis.label.set_visible(i + columns >= len(drawn))
+            for ax in empty:
+                ax.set_axis_off()
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    caption_below(figure, caption)
+    return figure
+
+
+def _as_panel(ax: Axes, name: str, colour: str) -> None:
+    """Without what all panels have in common; the group's own part of the legend is in the title."""
+    _remove(ax, "at risk")  # too narrow for them, and they are in the table `survival`
+    legend = ax.get_legend()
+    said = [label.get_text() for label in legend.get_texts()] if legend else []
+    if legend:
+        legend.remove()
+    more = said[0].removeprefix(name.split(" · ")[0]).strip(" :,") if said else ""
+    broken = name.replace(", ", ",\n")
+    ax.set_title(f"{broken}\n{more}".strip(), loc="left", pad=4, fontsize=9, fontweight="bold", color=colour)
+    ax.xaxis.set_major_locator(MaxNLocator(3))
+
+
+def _same_scales(axes: Sequence[Axes]) -> None:
+    if axes:
+        x, y = (np.array([ends(ax) for ax in axes]) for ends in (Axes.get_xlim, Axes.get_ylim))
+        for ax in axes:
+            ax.set(xlim=(x.min(), x.max()), ylim=(y.min(), y.max()))
 
 
 def headline(ax: Axes, title: str, handles: Sequence[Line2D] = ()) -> None:
@@ -130,9 +193,9 @@ def _width(ax: Axes) -> float:
 
 def _caption(ax: Axes, said: str, below: float = 34) -> None:
     """Under the axis label, so many points below the axis."""
-    wrapped = textwrap.fill(said, int(_width(ax) * 1.08))
+    wrapped = textwrap.fill(said, int(_width(ax)))
     ax.annotate(wrapped, (0, 0), (0, -below), xycoords="axes fraction", textcoords="offset points", va="top",
-                ha="left", fontsize=8, color=GREY, linespacing=1.25, annotation_clip=False, gid="caption")  # fmt: skip
+                ha="left", fontsize=9, color=INK, linespacing=1.25, annotation_clip=False, gid="caption")  # fmt: skip
 
 
 def caption_of(ax: Axes) -> str:
@@ -143,15 +206,19 @@ def caption_of(ax: Axes) -> str:
 def take_caption(ax: Axes) -> str:
     """The same, and it is there no longer: for a figure of several Axes that has one caption."""
     said = caption_of(ax)
-    for child in [child for child in ax.texts if child.get_gid() == "caption"]:
-        child.remove()
+    _remove(ax, "caption")
     return said
+
+
+def _remove(ax: Axes, gid: str) -> None:
+    for child in [child for child in ax.texts if child.get_gid() == gid]:
+        child.remove()
 
 
 def caption_below(figure: Figure, said: str) -> None:
     """Under all of a figure."""
-    wrapped = textwrap.fill(said, int(figure.get_figwidth() * 14))
-    figure.supxlabel(wrapped, x=0.01, ha="left", fontsize=8, color=GREY, linespacing=1.25)
+    wrapped = textwrap.fill(said, int(figure.get_figwidth() * 12.5))
+    figure.supxlabel(wrapped, x=0.01, ha="left", fontsize=9, color=INK, linespacing=1.25)
 
 
 def method_of(rows: pd.DataFrame) -> str:
@@ -169,11 +236,13 @@ def _statistic(rows: pd.DataFrame) -> str:
     return rows["metric"].iloc[0].split(" of ")[0].replace("iqm", "IQM")
 
 
-def _doubts(rows: pd.DataFrame) -> str:
+def _doubts(rows: pd.DataFrame, most: int = 2) -> str:
+    """What is to be known of these numbers, as sentences; of more than `most` the others are counted."""
     said = list(dict.fromkeys(part for warning in rows["warning"] for part in warning.split("; ") if part))
-    if not said:
-        return ""
-    return f" Note: {said[0]}" + (f"; and {len(said) - 1} more." if len(said) > 1 else ".")
+    notes = "".join(f" {part[0].upper()}{part[1:]}." for part in said[:most])
+    if (more := len(said) - most) > 0:
+        notes += f" {more} more {'note is' if more == 1 else 'notes are'} beside the numbers in the tables."
+    return notes
 
 
 def nothing(ax: Axes, title: str, why: str = "nothing was measured") -> Axes:
@@ -252,7 +321,7 @@ def tolerance_bands(
             ax.plot(x, band[end], color=look.colour, linestyle=look.dashes, linewidth=0.9)
         ax.plot(x, band["estimate"], color=look.colour, linestyle=look.dashes, linewidth=2.2)
         sure = band["level"]
-        handles.append(_key(look, f"{variant} ({sure.min():.0%} sure)"))
+        handles.append(_key(look, f"{variant} (confidence {sure.min():.0%})"))
     _steps_axis(ax)
     ax.set_ylabel(label)
     ax.margins(x=0.01)
@@ -262,8 +331,8 @@ def tolerance_bands(
     _caption(
         ax,
         "Thick: median. Between the outer lines: "
-        f"{known['method'].iloc[0].removeprefix('order statistics that hold ')}, n = {of_n}, with the confidence in "
-        f"the legend; pointwise order statistics, no bootstrap. Not an interval for the mean. Smoothing: {smoothing}.",
+        f"{known['method'].iloc[0].removeprefix('order statistics that hold ')}, n = {of_n}, with the confidence "
+        f"beside the name; pointwise order statistics, no bootstrap. Not an interval for the mean. Smoothing: {smoothing}.",
     )
     return ax
 
@@ -352,9 +421,9 @@ def improvement_matrix(
         winner = looks[row.a if row.estimate > 0.5 else row.b].colour
         ax.add_patch(matplotlib.patches.Rectangle((j, i), 1, 1, facecolor=_mix(winner, 0.78) if sure else "#f4f4f4"))
         ax.plot([j + 0.5] * 2, [i + 0.55, i + 0.92], color=GREY, linewidth=1, linestyle=":")
-        ends = np.clip([row.lo, row.hi], 0, 1) * 0.9 + 0.05 + j
+        ends = np.clip([row.lo, row.hi], 0, 1) * 0.8 + 0.1 + j  # room for half a dot at 0 and at 1
         ax.plot(ends, [i + 0.74] * 2, color="#222222", linewidth=2.5, solid_capstyle="butt")
-        ax.plot(j + 0.05 + 0.9 * row.estimate, i + 0.74, "o", color="#222222", markersize=5)
+        ax.plot(j + 0.1 + 0.8 * row.estimate, i + 0.74, "o", color="#222222", markersize=5)
         said = text.share(row.estimate), text.between(row.lo, row.hi, text.share)
         ax.text(
             j + 0.5,
@@ -369,8 +438,10 @@ def improvement_matrix(
     for i in range(len(names)):
         ax.text(i + 0.5, i + 0.5, "–", ha="center", va="center", color="#bbbbbb")
     broken = [name.replace(", ", ",\n") for name in names]
-    for ticks in (ax.set_xticks, ax.set_yticks):
-        ticks(np.arange(len(names)) + 0.5, broken, fontsize=9 if len(names) <= 5 else 7.5)
+    small, longest = 9 if len(names) <= 5 else 8, max(len(part) for name in broken for part in name.split("\n"))
+    slanted = {} if len(names) <= 3 else {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}  # or they touch
+    ax.set_xticks(np.arange(len(names)) + 0.5, broken, fontsize=small, **slanted)
+    ax.set_yticks(np.arange(len(names)) + 0.5, broken, fontsize=small)
     ax.set(xlim=(0, len(names)), ylim=(len(names), 0), xlabel="… than this one", ylabel="P(this one is better …)")
     ax.grid(visible=False)
     for edge in range(len(names) + 1):
@@ -378,7 +449,7 @@ def improvement_matrix(
         ax.axvline(edge, color="white", linewidth=3)
     headline(ax, title)
     _caption(ax, f"{method_of(results)}. Dotted: ½. Coloured, in the winner's colour, where the interval excludes ½."
-                 f"{_doubts(results)}", below=34 + 11 * max(name.count("\n") for name in broken))  # fmt: skip
+                 f"{_doubts(results)}", below=34 + 11 * max(name.count("\n") for name in broken) + (2.9 * longest if slanted else 0))  # fmt: skip
     return ax
 
 
@@ -420,7 +491,7 @@ def time_to_threshold(
             markersize=11,
             markeredgewidth=1.8,
         )
-        handles.append(_key(look, f"{variant} ({rows['events'].sum()} of {rows['at_risk'].max()})"))
+        handles.append(_key(look, f"{variant} (reached by {rows['events'].sum()} of {rows['at_risk'].max()})"))
     handles.append(Line2D([], [], color=GREY, marker="|", markersize=9, linestyle="", label="censored"))
     ax.axhline(0.5, color=GREY, linewidth=0.8, linestyle=":")
     ax.set(ylim=(-0.03, 1.03), ylabel="share of runs that reached it", xlim=(0, end * 1.02))
@@ -431,12 +502,12 @@ def time_to_threshold(
         look = looks.get(variant)
         below = -34 - row_height * k
         ax.annotate(variant, (0, 0), (-14, below), xycoords="axes fraction", textcoords="offset points", ha="right",
-                    fontsize=8, color=look.colour if look else GREY, annotation_clip=False)  # fmt: skip
+                    fontsize=8, color=look.colour if look else GREY, annotation_clip=False, gid="at risk")  # fmt: skip
         for tick in ticks if look else []:
             later = survival[(survival["variant"] == variant) & (survival["env_steps"] >= tick)]
             at_risk = later["at_risk"].max() if len(later) else 0
             ax.annotate(str(at_risk), (tick, 0), (0, below), xycoords=("data", "axes fraction"), color="#444444",
-                        textcoords="offset points", ha="center", fontsize=8, annotation_clip=False)  # fmt: skip
+                        textcoords="offset points", ha="center", fontsize=8, annotation_clip=False, gid="at risk")  # fmt: skip
     headline(ax, title, handles)
     counts = survival[survival["env_steps"] == 0].set_index("variant")["at_risk"]
     few, many = counts.min(), counts.max()
@@ -550,10 +621,11 @@ def along_training(
     if bands.empty:
         return nothing(ax, title)
     looks = looks or looks_of(_names(bands))
-    handles = []
+    handles, crowded = [], len(_names(bands)) > TOGETHER
     for variant, band in bands.groupby("variant"):
         look, x = looks[variant], band["env_steps"].to_numpy(float)
-        ax.fill_between(x, band["lo"], band["hi"], color=look.colour, alpha=0.18, linewidth=0)
+        if not crowded:
+            ax.fill_between(x, band["lo"], band["hi"], color=look.colour, alpha=0.18, linewidth=0)
         ax.plot(x, band["estimate"], color=look.colour, linestyle=look.dashes, linewidth=2)
         handles.append(_key(look, variant))
     if zero:
@@ -563,7 +635,8 @@ def along_training(
     ax.set_ylabel(label)
     ax.margins(x=0.01)
     headline(ax, title, handles)
-    _caption(ax, f"{_statistic(bands)} over seeds; {method_of(bands)}.{_doubts(bands)}")
+    intervals = " The intervals of so many groups are not drawn." if crowded else ""
+    _caption(ax, f"{_statistic(bands)} over seeds; {method_of(bands)}.{intervals}{_doubts(bands)}")
     return ax
 
 

@@ -2,6 +2,9 @@
 
 import html
 import json
+import math
+import re
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -32,7 +35,7 @@ class Gallery:
 
     def __call__(self, figure: Figure, name: str) -> Picture:
         said = [f"{ax.get_title(loc='left')}. {plots.caption_of(ax)}" for ax in figure.axes]
-        picture = Picture.of(figure, " ".join(said))
+        picture = Picture.of(figure, " ".join([figure.get_suptitle(), *said, figure.get_supxlabel()]).strip())
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / f"{name}.png").write_bytes(picture.png)
@@ -58,10 +61,83 @@ def shown(frame: pd.DataFrame, otherwise: str = "Nothing was measured.", long: i
 # What was run
 
 
+def headline(study: Study) -> str:
+    """What a report is of: folders, and what varies in them."""
+    if len(study.sweeps) > 1:
+        return text.listed(study.sweeps)
+    folder = _sweep_folder(study.runs)
+    # Hydra calls a sweep by the time of day, in a folder of the day
+    name = "/".join(folder.parts[-2:]) if re.fullmatch(r"\d\d-\d\d-\d\d(-\d+)?", folder.name) else folder.name
+    return f"{name}: {' × '.join(study.by)} on {text.listed(study.envs)}"
+
+
 def title(study: Study) -> str:
     runs = study.runs
-    return (f"# Stability report: {text.listed(study.sweeps)}\n\n{len(runs)} runs of {text.listed(study.families)} on "
-            f"{text.listed(study.envs)}, seeds {ranges(runs['seed'])}.")  # fmt: skip
+    return (f"# {escaped(f'Stability report: {headline(study)}')}\n\n{len(runs)} runs, seeds {ranges(runs['seed'])}, of "
+            f"{len(study.families)} group{'s' * (len(study.families) != 1)}: "
+            f"{escaped('; '.join(study.families))}.")  # fmt: skip
+
+
+def escaped(said: str) -> str:
+    """Text that Markdown shows as it is: `estimator._target_` is no emphasis."""
+    return re.sub(r"([\\`*_<>\[\]])", r"\\\1", said)
+
+
+def _sweep_folder(runs: pd.DataFrame) -> Path:
+    folder = Path(runs["folder"].iloc[0])
+    return (folder.parent if len(runs) > 1 else folder).resolve()
+
+
+def commands(study: Study, most: int = 5) -> str:
+    """What was typed, as Hydra has it beside the runs: one command a sweep if its runs are all of its combinations."""
+    said = []
+    for _, runs in study.runs.groupby("sweep", sort=False):
+        known = [_overrides(Path(folder)) for folder in runs["folder"]]
+        known = [overrides for overrides in known if overrides]
+        together = _together(known)
+        every = [together] if together else ["python -m pgx.run " + shlex.join(overrides) for overrides in known]
+        said += every[:most]
+        if len(every) > most:
+            said.append(f"# … and {len(every) - most} more: .hydra/overrides.yaml in every run's folder")
+    if not said:
+        return "The commands that made these runs are not recorded."
+    return "Made by, and to be made again with the code above:\n\n```\n" + "\n".join(said) + "\n```"
+
+
+def _overrides(folder: Path) -> list[str]:
+    """A run's command line; empty where it is not recorded, or not as plainly as Hydra does it."""
+    try:
+        lines = (folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return []
+    if not all(line.startswith("- ") and not line.startswith('- "') for line in lines):
+        return []
+    return [x[1:-1].replace("''", "'") if x[:1] == "'" else x for x in (line[2:] for line in lines)]
+
+
+def _together(known: list[list[str]]) -> str:
+    """The multirun that makes exactly these; empty if there is none so simple."""
+    values: dict[str, list[str]] = {}
+    for overrides in known:
+        for override in overrides:
+            key, _, value = override.partition("=")
+            values.setdefault(key, []).append(value)
+    if not known or any(len(found) != len(known) for found in values.values()):
+        return ""
+    distinct = {key: list(dict.fromkeys(found)) for key, found in values.items()}
+    varied = [found for found in distinct.values() if len(found) > 1]
+    plain = not any(re.search(r"[,\[{('\"]", x) for found in varied for x in found)
+    if not plain or math.prod(map(len, varied)) != len(set(map(tuple, known))):
+        return ""
+    words = [f"{key}={_values(found)}" for key, found in distinct.items()]
+    return f"python -m pgx.run {'-m ' if varied else ''}{shlex.join(words)}"
+
+
+def _values(found: list[str]) -> str:
+    numbers = [int(x) for x in found] if all(x.isdecimal() for x in found) else []
+    if len(numbers) > 3 and numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+        return f"range({numbers[0]},{numbers[-1] + 1})"
+    return ",".join(found)
 
 
 def provenance(study: Study) -> pd.DataFrame:
@@ -107,7 +183,7 @@ def differences_of_config(study: Study, most: int = 12) -> str:
     varied = list(study.runs.columns[len(RUNS) :])
     keys = [key for key in varied if (groups[key].nunique(dropna=False) > 1).any()]
     implied = [f"`{key}`" for key in varied if key not in keys]
-    of_variant = f" What the variant itself decides: {', '.join(implied)}." if implied else ""
+    of_variant = f" What tells the groups apart: {', '.join(implied)}." if implied else ""
     if not keys:
         same = "Apart from variant, environment, seed and budget, all runs have the same configuration."
         return same + of_variant
@@ -139,7 +215,8 @@ def warnings(study: Study) -> str:
     _ = study.primary, study.outcomes
     if not study.warnings:
         return "Nothing speaks against using these runs: all are completed, and replicates differ in their seed alone."
-    return "> **Warnings**\n>\n" + "\n".join(f"> - {said}" for said in study.warnings)
+    said = (line[:1].upper() + line[1:].rstrip(".") + "." for line in study.warnings)
+    return "> **Warnings**\n>\n" + "\n".join(f"> - {escaped(line)}" for line in said)
 
 
 def primary_endpoint(study: Study) -> str:
@@ -213,20 +290,20 @@ def _without_empty(frame: pd.DataFrame) -> pd.DataFrame:
 
 def readable_pairs(study: Study) -> pd.DataFrame:
     rows = study.primary.sort_values(["env", "p_adjusted"], kind="stable")
+    said = [f"{text.share(x)} {text.between(lo, hi, text.share)}"
+            for x, lo, hi in zip(rows["estimate"], rows["lo"], rows["hi"], strict=True)]  # fmt: skip
     frame = pd.DataFrame(
         {
-            "pair": rows["variant"], "env": rows["env"], "endpoint": rows["endpoint"],
-            "P": rows["estimate"].map(text.share),
-            "interval": [text.between(lo, hi, text.share) for lo, hi in zip(rows["lo"], rows["hi"], strict=True)],
+            "pair": rows["variant"], "env": rows["env"], "endpoint": rows["endpoint"], "P(the first is better)": said,
             "n": rows["n_runs"], "p": rows["p"].map(text.p_value), "adjusted": rows["p_adjusted"].map(text.p_value),
             "family": rows["p_method"].map(text.family),
             "verdict": rows["conclusive"].map({True: "clear", False: "inconclusive"}),
-            "seeds each for 80% power": rows["seeds_needed"].map(text.number), "note": rows["warning"],
+            f"seeds each for {study.question.power:.0%} power": rows["seeds_needed"].map(text.number),
+            "note": rows["warning"],
         }
     )  # fmt: skip
-    return _without_empty(
-        frame.rename(columns={"seeds each for 80% power": f"seeds each for {study.question.power:.0%} power"})
-    )
+    same = [name for name in ("env", "endpoint", "family") if frame[name].nunique() == 1]
+    return _without_empty(frame.drop(columns=same))
 
 
 def pairing(study: Study) -> str:

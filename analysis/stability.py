@@ -40,6 +40,9 @@ Markdown(sections.title(study))
 sections.shown(sections.provenance(study))
 
 # %%
+Markdown(sections.commands(study))
+
+# %%
 Markdown(sections.differences_of_config(study))
 
 # %%
@@ -67,7 +70,7 @@ sections.shown(sections.readable_pairs(study), "No pairs to compare.")
 
 # %%
 reached = lambda env: f"{question.score} ≥ {study.threshold(env):g}"
-show(plots.by_env(plots.time_to_threshold, few(study.survival), looks=looks, threshold=reached,
+show(plots.by_env(plots.time_to_threshold, few(study.survival), looks=looks, threshold=reached, apart=True,
                   height=sections.high(study, 3.4, 0.35)), "time_to_threshold")
 
 # %%
@@ -82,14 +85,14 @@ sections.shown(sections.readable(study.medians, study.restricted, study.areas))
 
 # %%
 show(plots.by_env(plots.learning_curves, few(study.aligned), few(study.bands), looks=looks, label=question.score,
-                  smoothing=smoothing, threshold=study.threshold), "learning_curves")
+                  smoothing=smoothing, threshold=study.threshold, apart=True), "learning_curves")
 
 # %%
 show(plots.by_env(plots.final_scores, few(study.scores), few(study.final), looks=looks,
-                  label=f"{question.score} at the horizon", height=sections.high(study, 1.6, 0.75)), "final_scores")
+                  label=f"final {question.score}", height=sections.high(study, 1.6, 0.75)), "final_scores")
 
 # %%
-show(plots.by_env(plots.performance_profile, few(study.profile), looks=looks, label=f"final {question.score}"),
+show(plots.by_env(plots.performance_profile, few(study.profile), looks=looks, label=f"final {question.score}", apart=True),
      "performance_profile")
 
 # %%
@@ -98,7 +101,7 @@ show(plots.by_env(plots.improvement_matrix, few(study.better), looks=looks, heig
 
 # %%
 show(plots.by_env(plots.tolerance_bands, few(study.tolerance_bands), looks=looks, label=question.score,
-                  smoothing=smoothing), "tolerance_bands")
+                  smoothing=smoothing, apart=True), "tolerance_bands")
 
 # %%
 sections.shown(sections.readable(study.final, study.tolerance))

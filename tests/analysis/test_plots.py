@@ -1,5 +1,6 @@
 """Every plot on a small sweep: what is drawn, what is said under it, and the same colour for a variant everywhere."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 import simulated
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 
 from analysis import load, plots
 from analysis.aggregates import Bootstrap
@@ -99,6 +100,74 @@ def test_looks():
     assert len(plots.looks_of([f"v{i}" for i in range(25)])) == 25
 
 
+def test_colours_are_apart_and_dark_enough():
+    """leave_one_out and reward_to_go were both blue, and a second setting was pale blue on white."""
+
+    def lab(colour: str) -> np.ndarray:
+        rgb = np.array(to_rgb(colour))
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+        x, y, z = np.cbrt(to_xyz @ linear / [0.9505, 1, 1.089])
+        return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+    names = [*plots.KNOWN, "mine", "yours", "theirs", "ours", "whose"]
+    found = [lab(look.colour) for look in plots.looks_of(names).values()]
+    assert min(np.linalg.norm(a - b) for i, a in enumerate(found) for b in found[:i]) > 20
+    settings = [f"{name}, learning_rate {x}" for name in plots.KNOWN for x in (0.001, 0.01)]
+    looks = plots.looks_of(settings)
+    assert max(lab(look.colour)[0] for look in looks.values()) < 70, "legible on white"
+    assert all(looks[a].colour != looks[b].colour for a, b in zip(settings[::2], settings[1::2], strict=True))
+
+
+def overlaps(labels: list) -> list[str]:
+    boxes = [label.get_window_extent().padded(-1) for label in labels]
+    return [f"{labels[i].get_text()} / {labels[j].get_text()}" for i, a in enumerate(boxes) for j, b in enumerate(boxes[:i])
+            if labels[i].get_rotation() == 0 and a.overlaps(b)]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    folder = tmp_path_factory.mktemp("many")
+    for rate in (0.001, 0.01):
+        more = {"config": {"optimiser": {"learning_rate": rate}}}
+        names = ("baseline", "leave_one_out", "reward_to_go")
+        simulated.sweep(folder / str(rate), {name: (1.2, 0) for name in names}, range(3), points=20, **more)
+    return Study(load(folder), Question(bootstrap=Bootstrap(n_boot=30), points=12))
+
+
+@pytest.mark.parametrize("name", ["learning_curves", "performance_profile", "tolerance_bands", "time_to_threshold"])
+def test_more_than_four_groups_have_a_panel_each(many: Study, name: str):
+    tables = {
+        "learning_curves": (many.aligned, many.bands), "performance_profile": (many.profile,),
+        "tolerance_bands": (many.tolerance_bands,), "time_to_threshold": (many.survival,),
+    }[name]  # fmt: skip
+    looks = plots.looks_of(many.variants)
+    figure = plots.by_env(getattr(plots, name), *tables, looks=looks, apart=True)
+    shown = [ax for ax in figure.axes if ax.get_title(loc="left")]
+    titles = [ax.get_title(loc="left").replace("\n", " ") for ax in shown]
+    assert [title.split(" (")[0] for title in titles] == many.variants
+    assert "baseline, learning_rate 0.001" in titles[0] and figure.get_suptitle() and "n = 3" in figure.get_supxlabel()
+    assert len({(ax.get_xlim(), ax.get_ylim()) for ax in shown if ax.axison}) == 1 and not any(ax.get_legend() for ax in shown)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib's, of panels without room
+        figure.draw_without_rendering()
+    for ax in shown:
+        edge = ax.get_window_extent()
+        right = [b.get_window_extent().x0 for b in shown if b.get_window_extent().x0 > edge.x1]
+        title = [child for child in ax.get_children() if getattr(child, "get_text", str)() == ax.get_title(loc="left")][-1]
+        assert not right or title.get_window_extent().x1 < min(right), titles
+
+
+def test_the_labels_of_a_large_matrix_do_not_touch(many: Study):
+    """"leave_one_out,leave_one_out, reward_to_go,…", and dots at 0 and 1 were cut in half by the cell's edge."""
+    _, (ax,) = plots.canvas(height=7)
+    plots.improvement_matrix(many.better, ax, looks=plots.looks_of(many.variants))
+    ax.figure.draw_without_rendering()
+    assert not overlaps(ax.get_xticklabels()) and not overlaps(ax.get_yticklabels())
+    dots = [float(line.get_xdata()[0]) for line in ax.lines if line.get_marker() == "o"]
+    assert len(dots) == 30 and all(0.08 < x % 1 < 0.92 for x in dots)
+
+
 def test_learning_curves_draw_what_was_computed(study: Study):
     ax = drawn(study, "learning curves")
     thick = {to_hex(line.get_color()): line for line in ax.lines if line.get_linewidth() > 2}
@@ -122,7 +191,7 @@ def test_time_to_threshold_shows_numbers_at_risk(study: Study):
     assert "still below:" in said and said.count("4") >= 3 and set(study.variants) <= set(said)
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     reached = study.medians.set_index("variant")["reached"]
-    assert f"baseline ({reached['baseline']} of 4)" in labels and labels[-1] == "censored"
+    assert f"baseline (reached by {reached['baseline']} of 4)" in labels and labels[-1] == "censored"
     assert any(line.get_marker() == "|" and len(line.get_xdata()) for line in ax.lines)
 
 
