@@ -60,7 +60,8 @@ Looks = Mapping[str, Look]
 
 
 def looks_of(variants: Sequence[str]) -> dict[str, Look]:
-    """One look a variant. Groups such as `baseline, before` and `baseline, after` share a hue: the later are darker and dashed."""
+    """One look a variant. Groups such as `baseline, before` and `baseline, after` share a hue: the later are darker, and
+    dashed."""
     families: dict[str, list[str]] = {}
     for variant in sorted(dict.fromkeys(variants)):
         families.setdefault(variant.split(", ")[0], []).append(variant)
@@ -438,7 +439,8 @@ def improvement_matrix(
     for i in range(len(names)):
         ax.text(i + 0.5, i + 0.5, "–", ha="center", va="center", color="#bbbbbb")
     broken = [name.replace(", ", ",\n") for name in names]
-    small, longest = 9 if len(names) <= 5 else 8, max(len(part) for name in broken for part in name.split("\n"))
+    small, lines = 9 if len(names) <= 5 else 8, max(name.count("\n") for name in broken)
+    longest = max(len(part) for name in broken for part in name.split("\n"))
     slanted = {} if len(names) <= 3 else {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}  # or they touch
     ax.set_xticks(np.arange(len(names)) + 0.5, broken, fontsize=small, **slanted)
     ax.set_yticks(np.arange(len(names)) + 0.5, broken, fontsize=small)
@@ -449,7 +451,7 @@ def improvement_matrix(
         ax.axvline(edge, color="white", linewidth=3)
     headline(ax, title)
     _caption(ax, f"{method_of(results)}. Dotted: ½. Coloured, in the winner's colour, where the interval excludes ½."
-                 f"{_doubts(results)}", below=34 + 11 * max(name.count("\n") for name in broken) + (2.9 * longest if slanted else 0))  # fmt: skip
+                 f"{_doubts(results)}", below=34 + 11 * lines + (2.9 * longest if slanted else 0))  # fmt: skip
     return ax
 
 

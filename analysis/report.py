@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from analysis import notebook, sections
+from analysis import notebook
 from analysis.compare import FAMILIES
 from analysis.load import InputError, load
 from analysis.notebook import Cell
@@ -71,7 +71,7 @@ def write(study: Study, output: Path, *, quiet: bool | None = None) -> list[str]
             study.save(output / "tables")
         except Exception as error:  # a report without its tables is still one
             failures.append(f"tables: {type(error).__name__}: {' '.join(str(error).split())}")
-    page = notebook.as_html(done, f"Stability report: {sections.headline(study)}")
+    page = notebook.as_html(done, f"Stability report: {', '.join(study.sweeps)}")
     (output / "report.html").write_text(page, encoding="utf-8")
     return failures
 

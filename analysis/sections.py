@@ -73,9 +73,8 @@ def headline(study: Study) -> str:
 
 def title(study: Study) -> str:
     runs = study.runs
-    return (f"# {escaped(f'Stability report: {headline(study)}')}\n\n{len(runs)} runs, seeds {ranges(runs['seed'])}, of "
-            f"{len(study.families)} group{'s' * (len(study.families) != 1)}: "
-            f"{escaped('; '.join(study.families))}.")  # fmt: skip
+    return (f"# {escaped(f'Stability report: {headline(study)}')}\n\n{len(runs)} runs of "
+            f"{escaped('; '.join(study.families))} on {text.listed(study.envs)}, seeds {ranges(runs['seed'])}.")  # fmt: skip
 
 
 def escaped(said: str) -> str:

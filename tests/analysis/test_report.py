@@ -1,6 +1,7 @@
 """From folders to the report: what it says, what it writes, and what it says of folders that are no good."""
 
 import hashlib
+import html
 import json
 import os
 import re
@@ -400,3 +401,36 @@ def test_the_method_describes_the_rule_with_its_numbers(tmp_path: Path):
     for number in ("mean of 25 episodes", "70% of the way up", "below 40%", "for 60 episodes", "at 95% of the peak"):
         assert number in said
     assert "(as given)" in said and "from 5 to 475" in said
+
+
+def test_a_report_names_its_sweep_and_the_command_that_made_it(tmp_path, capsys, quick):
+    """It was called "18-47-27", a time of day, and how to make the sweep again was nowhere."""
+    sweep = tmp_path / "2026-05-04" / "18-47-27"
+    for seed in range(5):
+        for name in ("a", "b"):
+            config = {"estimator": {"_target_": f"x.{seed % 2}"}}
+            run = write_run(sweep / f"{name}{seed}", [1.0, 2, 3], config, variant=name, seed=seed)
+            (run / ".hydra").mkdir()
+            words = f"- +variant={name}\n- seed={seed}\n- '+env.kwargs.x=''it'''\n"
+            (run / ".hydra" / "overrides.yaml").write_text(words)
+    code, page, _ = made(capsys, sweep, "--by", "variant")
+    title = "Stability report: 2026-05-04/18-47-27: variant on CartPole-v1"
+    assert code == 0 and f"<title>{title}</title>" in page and f"{title}</h1>" in page
+    assert "python -m pgx.run -m +variant=a,b 'seed=range(0,5)' " in html.unescape(page)
+    warnings_ = page[page.index("Warnings</strong>") : page.index("Primary endpoint")]
+    assert "estimator._target_, so they are no replicates" in warnings_ and "<em>" not in warnings_
+    assert all(line.endswith(".</li>") for line in warnings_.splitlines() if line.startswith("<li>")), "whole sentences"
+
+
+@pytest.mark.parametrize(
+    ("known", "command"),
+    [
+        ([["+variant=a", "seed=0"], ["+variant=a", "seed=3"]], "python -m pgx.run -m +variant=a seed=0,3"),
+        ([["+variant=a", "tracker.tags=[x,y]"]], "python -m pgx.run +variant=a 'tracker.tags=[x,y]'"),
+        ([["a=1", "b=1"], ["a=2", "b=2"]], ""),  # two of four combinations
+        ([["a=1"], ["a=1", "b=2"]], ""),
+        ([["a=[1]"], ["a=[2]"]], ""),
+    ],
+)
+def test_runs_that_are_all_combinations_are_one_command(known, command):
+    assert sections._together(known) == command
