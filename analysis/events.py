@@ -82,7 +82,7 @@ class WayUp:
         if np.isnan(self.threshold):
             return "no threshold (--threshold X sets one)"
         if np.isnan(self.base):
-            return "no run is long enough to tell what an untrained policy returns (--base X sets that)"
+            return "no run has enough episodes on record to tell what an untrained policy returns (--base X sets that)"
         if self.threshold <= self.base:
             return (f"the threshold {self.threshold:g} is not above {self.base:g}, what an untrained policy returns "
                     "(--threshold X sets another)")  # fmt: skip

@@ -159,7 +159,7 @@ def test_the_base_is_the_median_over_runs_of_the_mean_of_their_first_fifty_episo
     "way, reason",
     [
         (WayUp(20, NAN), "no threshold (--threshold"),
-        (WayUp(NAN, 475), "no run is long enough"),
+        (WayUp(NAN, 475), "no run has enough episodes"),
         (WayUp(480, 475), "475 is not above 480"),
         (WayUp(475, 475), "(--threshold X sets another)"),
     ],
