@@ -8,8 +8,12 @@ line says why; where there are runs a report of what there is has been written a
 
 import argparse
 import dataclasses
+import math
+import os
 import sys
+from functools import partial
 from pathlib import Path
+from typing import NoReturn, TextIO
 
 from tqdm import tqdm
 
@@ -21,6 +25,37 @@ from analysis.reliability import Reliability
 from analysis.study import Question, Study
 
 NOTEBOOK = Path(__file__).with_name("stability.py")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        say(f"analysis: {' '.join(message.split())}; --help tells more", sys.stderr)
+        raise SystemExit(2)
+
+
+def _number(text: str, above: float = -math.inf) -> float:
+    try:
+        x = float(text)
+    except ValueError:
+        x = math.nan
+    if not (math.isfinite(x) and x > above):
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; allowed: a number{f' > {above}' if above == 0 else ''}")
+    return x
+
+
+def say(line: str, stream: TextIO | None = None) -> None:
+    """Print a line if anybody can take it: a closed pipe, a full disk or an ASCII terminal changes no exit code."""
+    stream = stream or sys.stdout
+    if stream is None:  # closed by whoever started us
+        return
+    try:
+        encoding = stream.encoding or "utf-8"
+        print(line.encode(encoding, "replace").decode(encoding), file=stream, flush=True)
+    except OSError:
+        with open(os.devnull, "w") as nowhere:  # or what waits in the buffer would fail again when Python ends
+            os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     if study is None:
         return _end(said)
     said += write(study, output)
-    print(f"report: {output / 'report.html'}")
+    say(f"report: {output / 'report.html'}")
     return _end(said, study)
 
 
@@ -52,7 +87,7 @@ def write(study: Study, output: Path, *, quiet: bool | None = None) -> list[str]
     """report.html, figures/ and tables/; what failed, a line each. `quiet` None: no progress bar but on a terminal."""
     notebook.plain_matplotlib()
     cells, failures = notebook.read(NOTEBOOK), []
-    with tqdm(total=len(cells) + 1, desc="report", unit="part", disable=quiet, leave=False) as bar:
+    with tqdm(total=len(cells) + 1, desc="report", unit="part", disable=quiet if sys.stderr else True, leave=False) as bar:
 
         def begin(cell: Cell) -> None:
             bar.update()
@@ -120,17 +155,17 @@ def _end(said: list[str], study: Study | None = None) -> int:
         said += study.problems
         for line in study.warnings:
             if line not in said:
-                print(f"note: {line}", file=sys.stderr)
+                say(f"note: {line}", sys.stderr)
         if not study.runs["status"].isin(["completed", "running", "interrupted"]).any():
             said.append("all runs failed: there is nothing to measure")
     for line in dict.fromkeys(said):
-        print(f"analysis: {line}", file=sys.stderr)
+        say(f"analysis: {line}", sys.stderr)
     return 1 if broken else 2 if said else 0
 
 
 def _parser() -> argparse.ArgumentParser:
     default = Question()
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m analysis.report",
         description="Which variant learns, how fast, how stably, how do runs fail, and how sure are we? One HTML file, "
         "figures and tables from the run folders of one or several sweeps; several are compared side by side.",
@@ -146,11 +181,11 @@ def _parser() -> argparse.ArgumentParser:
         help=f"of curves, threshold and final scores (default: {default.score})")  # fmt: skip
     add("--metric", default=default.metric, metavar="METRIC",
         help=f"of reliability and collapses (default: {default.metric})")  # fmt: skip
-    add("--threshold", type=float, metavar="X", help="of --score (default: the environment's own)")
-    add("--base", type=float, metavar="X",
+    add("--threshold", type=_number, metavar="X", help="of --score (default: the environment's own)")
+    add("--base", type=_number, metavar="X",
         help="what an untrained policy returns, from where the way up to the threshold is measured (default: the median "
              "over all runs of the mean of their first 50 episodes)")  # fmt: skip
-    add("--window", type=float, default=default.reliability.window, metavar="STEPS",
+    add("--window", type=partial(_number, above=0), default=default.reliability.window, metavar="STEPS",
         help=f"of the dispersion across time, in env steps (default: {default.reliability.window:g})")  # fmt: skip
     add("--adjust", choices=list(FAMILIES), default=default.adjust,
         help="over the family of comparisons: Holm or Benjamini–Yekutieli")  # fmt: skip

@@ -6,6 +6,16 @@ import sys
 __version__ = "0.1.0"
 
 
+def _look_here_last() -> None:
+    """`python -m pgx.…` looks into the working folder first: a random.py or jax.py there would be taken for Python's or
+    JAX's own. It comes last; a person's own modules there are found all the same."""
+    if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:  # while the package is being imported
+        sys.path.append(sys.path.pop(0))
+
+
+_look_here_last()
+
+
 def _refuse_namesake() -> None:
     """Stop if the distribution `pgx`, a library of board games, is installed: it owns the same import name.
 

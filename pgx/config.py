@@ -315,6 +315,23 @@ def _keys_of(group: str, option: str) -> set[str]:
     return {*content, *(key.partition("@")[2] for key in defaults)}
 
 
+def other_keys() -> str:
+    """For --help: what each option of a group can be told, a line each, and the parameters of environments."""
+    from pgx.envs import GYMNAX, parameters
+
+    lines = []
+    for group in sorted(REQUIRED):
+        for option in options(group):
+            keys = sorted(key for key in _keys_of(group, option) - {"defaults", ""} if not key.startswith("_"))
+            if keys:
+                lines.append(f"{group}={option}: {', '.join(keys)}")
+    lines.append("")
+    lines += [f"+env.params.KEY=… of {id}: {', '.join(parameters(id))}" for id in GYMNAX]
+    return "\n".join(lines)
+
+
+OmegaConf.register_new_resolver("pgx.other_keys", other_keys, replace=True)
+
 _FREE = ("env.params", "env.kwargs")
 """Dictionaries that a `+` adds to."""
 

@@ -267,7 +267,7 @@ def _make(folder: Path, where: str = "hydra.run.dir") -> None:
         if not os.access(folder, os.W_OK):
             raise PermissionError(13, "permission denied")
     except OSError as error:
-        raise ConfigError(where, f"cannot write {folder}: {error.strerror}", "a folder that can be written") from error
+        raise ConfigError(where, f"cannot write {_short(str(folder))}: {error.strerror}", "a folder that can be written") from error
 
 
 def _enter(folder: Path, config: dict[str, Any]) -> contextlib.ExitStack:

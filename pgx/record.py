@@ -315,7 +315,8 @@ def last_line(summary: dict[str, Any], folder: Path) -> str:
             what += f", not solved in {summary['env_steps']:,} env steps"
     when = "already finished" if summary.get("already") else f"{summary['wall_seconds']:.1f} s"
     with contextlib.suppress(ValueError):
-        folder = folder.relative_to(Path.cwd())
+        if folder != Path.cwd():  # where hydra.job.chdir has gone: "files in ." would help nobody
+            folder = folder.relative_to(Path.cwd())
     warning = f"\nwarning: {summary['warning']}" if summary.get("warning") else ""
     return f"{what}; {when}; files in {folder}{warning}"
 

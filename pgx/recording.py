@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgx import backend, curve, provenance, record
+from pgx.envs import on_host
 from pgx.errors import CheckpointError, Interrupted, one_line, root
 from pgx.tracker import of_run
 
@@ -104,6 +105,8 @@ class Recording:
         from pgx.metrics import COLUMNS
 
         self.env, self.algorithm = build(config)
+        spec = self.env.spec
+        backend.check_memory(spec.max_steps, config["episodes_per_update"], spec.obs_size, on_host=on_host(config["env"]))
         self.skeleton = skeleton(config, self.env, self.algorithm)
         threshold = self.env.spec.reward_threshold
         self._metrics = record.Table(folder / "metrics.csv", tuple(COLUMNS))

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from traceback import format_exception_only
@@ -85,7 +85,8 @@ def _train(recording: "Recording", interrupt: "Interrupt", watch: Watch | None) 
     recording.warm_up()
     interrupt.beat("compiling")
     compiling = time.perf_counter()
-    runner.compile()
+    with _shown(f"{recording.summary['label']}: compiling …") if watch is None else contextlib.nullcontext():
+        runner.compile()
     recording.compile_seconds = time.perf_counter() - compiling
     state = first.result()
     gc.freeze()  # what start-up made lives on
@@ -107,8 +108,38 @@ def _told(watch: Watch, recording: "Recording") -> Iterator[Callable[["Chunk"], 
 
 
 @contextlib.contextmanager
+def _shown(what: str) -> Iterator[None]:
+    """A line on the terminal for as long as something takes; nothing if nobody is watching."""
+    watched = sys.stderr.isatty()
+    if watched:
+        print(what, end="\r", file=sys.stderr, flush=True)
+    yield
+    if watched:
+        print("\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+BAR = 12
+"""Cells that a progress bar keeps: in a narrow terminal it says less beside it."""
+
+
+def beside_the_bar(parts: Sequence[str], room: int) -> str:
+    """As many of the parts, from the first on, as leave the bar its cells."""
+    text = ""
+    for part in parts:
+        longer = f"{text}, {part}" if text else part
+        if len(longer) > room - BAR:
+            break
+        text = longer
+    return text
+
+
+def _short(x: float) -> str:
+    return f"{x / 1e6:.1f}M" if x >= 1e6 else f"{x / 1e3:.0f}k" if x >= 1e4 else f"{x:.0f}"
+
+
+@contextlib.contextmanager
 def _progress_bar(recording: "Recording") -> Iterator[Callable[["Chunk"], None]]:
-    """A bar over the budget with update, env steps/s and live return; nothing if nobody is watching."""
+    """A bar over the budget with live return, env steps/s and update; nothing if nobody is watching."""
     if not sys.stderr.isatty():
         yield lambda chunk: None
         return
@@ -117,15 +148,18 @@ def _progress_bar(recording: "Recording") -> Iterator[Callable[["Chunk"], None]]
     config, history = recording.config, recording.history
     by_steps = config["num_env_steps"] is not None
     total, unit = (config["num_env_steps"], "step") if by_steps else (config["num_updates"], "update")
-    form = "{desc} {percentage:3.0f}% |{bar}| {postfix} [{elapsed} < {remaining}]"
-    with tqdm(total=total, unit=unit, bar_format=form, desc=recording.summary["label"], dynamic_ncols=True, leave=False) as bar:
+    form = "{desc} {percentage:3.0f}% |{bar}|{postfix} [{elapsed} < {remaining}]"  # tqdm puts a comma before the postfix
+    label = recording.summary["label"]
+    with tqdm(total=total, unit=unit, bar_format=form, desc=label, dynamic_ncols=True, leave=False) as bar:
 
         def show(chunk: "Chunk") -> None:
             if not history.rows:
                 return
             rate = chunk.rows["env_steps"].sum() / chunk.seconds
             live = history.rows[-1]["return_mean"] if history.recent is None else history.recent
-            bar.set_postfix_str(f"update {history.updates:,}, {rate:,.0f} steps/s, return {live:.1f}", refresh=False)
+            parts = f"return {live:.1f}", f"{_short(rate)} steps/s", f"update {history.updates:,}"
+            room = (bar.format_dict["ncols"] or 80) - len(f"{label} 100% ||,  [00:00 < 00:00]")
+            bar.set_postfix_str(beside_the_bar(parts, room), refresh=False)
             bar.n = min(total, history.env_steps if by_steps else history.updates)
             bar.refresh()
 

@@ -221,6 +221,24 @@ def test_a_group_or_key_that_a_file_takes_away_is_named():
         assert says in str(error.value)
 
 
+def test_files_of_the_working_folder_do_not_take_the_place_of_libraries(tmp_path):
+    """`python -m` looks into the working folder first: a random.py of somebody's notes was imported for Python's."""
+    for module in ("random", "jax", "numpy", "socket", "omegaconf"):
+        (tmp_path / f"{module}.py").write_text(f"raise SystemExit('this is my {module}')")
+    (tmp_path / "mylab.py").write_text("import gymnasium as g\ng.register('Mine-v0', 'nowhere:Mine', max_episode_steps=3)")
+    done = pgx("+variant=vanilla", "env=gymnasium", "env.id=mylab:Mine-v0", cwd=tmp_path)  # but mylab is found
+    assert done.returncode == 2 and "mylab:Mine-v0 needs a package that is not installed; pip install 'nowhere'" in done.stderr
+
+
+def test_help_has_the_keys_of_every_choice(capsys):
+    """The default choices hide most keys: `critic.width` and the cart's mass were nowhere to be found."""
+    with composed() as config:
+        text = config.hydra.help.template
+    for line in ("critic=value_network: activation, depth, optimiser, width", "estimator=lambda_return: gamma, lam"):
+        assert line in text
+    assert "of CartPole-v1: gravity, masscart, masspole" in text and "optimiser=sgd: clip_norm" in text
+
+
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
     """`env.id=LunarLander-v3` fails deep in Gymnasium without Box2D; people should not have to guess its pip name."""
     import builtins

@@ -31,6 +31,7 @@ from pgx.config import options
 from pgx.curve import NAME, Artist, draw
 from pgx.errors import RunFailed
 from pgx.metrics import COLUMNS
+from pgx.run import _progress_bar, _shown, beside_the_bar
 from pgx.train import Keys, Limits, chunk
 
 COMMAND = ("+variant=baseline", "num_updates=30", "diagnose_every=5", "updates_per_chunk=20")
@@ -305,7 +306,7 @@ def test_a_terminal_shows_a_live_bar(tmp_path):
         os.close(ours)
     text = shown.decode()
     assert process.returncode == 0 and out.startswith("baseline on CartPole-v1, seed 0: return "), text
-    assert re.search(r"baseline +\d+% .*update 5, [\d,]+ steps/s, return \d+\.\d", text), text
+    assert re.search(r"baseline +\d+% .*return \d+\.\d, [\d.kM]+ steps/s, update 5", text), text
     assert "update 30" in text
 
 
@@ -579,3 +580,26 @@ def test_a_second_ctrl_c_is_an_interruption_and_not_a_fault(tmp_path, monkeypatc
         train_here("+variant=vanilla", "num_updates=1", folder=tmp_path)
     assert summary(tmp_path)["status"] == "interrupted"
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_progress_bar_of_80_columns_has_a_bar(monkeypatch):
+    """There were one to three cells of it; and the first seconds, while XLA compiles, it stood at 0 % without a word."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    with open(theirs, "w") as terminal, open(ours, "rb", buffering=0) as screen:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        for label in ("baseline", "reward_to_go", "baseline (estimator=vanilla)"):
+            config = {"num_env_steps": 1_000_000, "num_updates": None}
+            history = SimpleNamespace(rows=[{}], updates=1_234, env_steps=500_000, recent=475.12)
+            recording = SimpleNamespace(config=config, history=history, summary={"label": label})
+            with _shown(f"{label}: compiling …"):
+                assert screen.read(4096).decode().strip("\r") == f"{label}: compiling …"
+            with _progress_bar(recording) as show:
+                screen.read(4096)
+                show(SimpleNamespace(rows={"env_steps": np.array([300_000])}, seconds=0.25))
+                line = screen.read(4096).decode().split("\r")[-1]
+            screen.read(4096)
+            bar = line.split("|")[1]
+            assert len(line) <= 80 and 12 <= len(bar) <= 32, line
+            assert "return 475.1" in line or "vanilla" in label
+    assert beside_the_bar(("return 475.1", "1.2M steps/s", "update 1,234"), 60) == "return 475.1, 1.2M steps/s, update 1,234"

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -434,3 +435,26 @@ def test_a_report_names_its_sweep_and_the_command_that_made_it(tmp_path, capsys,
 )
 def test_runs_that_are_all_combinations_are_one_command(known, command):
     assert sections._together(known) == command
+
+
+@pytest.mark.parametrize("words", [["--window", "0"], ["--window", "nan"], ["--window", "-5"], ["--window", "inf"],
+                                   ["--threshold", "nan"], ["--adjust", "none"], ["--junk"]], ids=" ".join)  # fmt: skip
+def test_a_number_that_means_nothing_is_refused_in_one_line(words, tmp_path, capsys):
+    """`--window 0` made an error of a section, −5 was taken without a word, and argparse says eight lines."""
+    with pytest.raises(SystemExit) as end:
+        report.main([str(tmp_path), *words])
+    err = capsys.readouterr().err
+    assert end.value.code == 2 and err.startswith("analysis: ") and err.count("\n") == 1 and words[0] in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_last_line_that_nobody_takes_changes_no_exit_code(monkeypatch, capsys):
+    """`python -m analysis.report … | true`, `> /dev/full`, and an ASCII terminal."""
+    with open("/dev/full", "w") as full:
+        report.say("report: r/report.html", full)
+        report.say("again", full)
+    terminal = TextIOWrapper(shown := BytesIO(), encoding="ascii", write_through=True)
+    report.say("–", terminal)
+    assert shown.getvalue() == b"?\n"
+    monkeypatch.setattr(sys, "stdout", None)
+    report.say("closed from the start")
