@@ -23,7 +23,8 @@ RUNS = {
     "env": "its id, such as CartPole-v1",
     "seed": "missing where it is not known",
     "config_hash": "identifies what decides a run's results",
-    "git_sha": "commit of the code that ran; `+` after it: with changes",
+    "git_sha": "commit of the code that ran; `+` after it: with changes, or code from outside; a → b: went on with b",
+    "stretches": "of updates, each made with other code, packages, device or settings than the one before",
     "status": "one of STATUSES",
     "env_steps": "environment steps reached",
     "budget": "environment steps asked for; NaN where the budget was in updates",
@@ -118,8 +119,11 @@ def warnings(runs: pd.DataFrame, by: Sequence[str] = ("variant",)) -> list[str]:
             said.append(f"{name}: the runs differ in {', '.join(until)}, so they do not end at the same place")
         if varied := [key for key in varied if key not in INCIDENTAL]:
             said.append(f"{name}: the runs also differ in {', '.join(varied)}, so they are no replicates: {apart}")
-    if len(shas := sorted(set(runs["git_sha"]) - {""})) > 1:
+    if len(shas := {sha for path in runs["git_sha"] for sha in path.split(" → ")} - {""}) > 1:
         said.append(f"the runs were made by {len(shas)} versions of the code")
+    if mixed := int((runs["stretches"] > 1).sum()):
+        of = f"{mixed} of {len(runs)} runs went on with other code, packages, device or settings than they began with"
+        said.append(f"{of}: `made_with` in run.json says which")
     return said
 
 
@@ -256,13 +260,15 @@ def _record(folder: Path, run_id: str, sweep: str, reached: int | None, note: st
     elif status == "completed" and reached is None:
         status = "broken"
     errors = [summary.get("error"), problem, note]
+    stretches = [x for x in summary.get("made_with") or [] if isinstance(x, dict)] or [summary]
     return {
         "run_id": run_id,
         "variant": _text(summary.get("label")) or _text(summary.get("variant")) or asked.get("variant") or "?",
         "env": _text(summary.get("env")) or "?",
         "seed": _number(summary.get("seed", asked.get("seed"))),
         "config_hash": _text(summary.get("config_hash")),
-        "git_sha": _text(summary.get("git_commit")) + ("+" if summary.get("git_dirty") else ""),
+        "git_sha": " → ".join(dict.fromkeys(map(_code, stretches))),
+        "stretches": len(stretches),
         "status": status,
         "env_steps": reached if reached is not None else 0,
         "budget": _number(config.get("num_env_steps")),
@@ -278,6 +284,12 @@ def _record(folder: Path, run_id: str, sweep: str, reached: int | None, note: st
         "folder": str(folder),
         "config": _flat(config),
     }
+
+
+def _code(made_with: dict[str, Any]) -> str:
+    """The commit, and a `+` if it does not say all."""
+    more = made_with.get("git_dirty") or made_with.get("own_code")
+    return _text(made_with.get("git_commit")) + ("+" if more else "")
 
 
 def _read_json(path: Path) -> tuple[dict[str, Any], str]:

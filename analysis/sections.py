@@ -152,7 +152,8 @@ def provenance(study: Study) -> pd.DataFrame:
                 "runs": len(runs),
                 "seeds": ranges(runs["seed"]),
                 "code": ", ".join(
-                    x[:10] + ("+ (with changes)" if x.endswith("+") else "") for x in _set(runs["git_sha"])
+                    x[:10] + ("+ (with changes)" if x.endswith("+") else "")
+                    for x in dict.fromkeys(x for path in _set(runs["git_sha"]) for x in path.split(" → "))
                 ),
                 "device": ", ".join(_set(runs["device"])),
                 "executor": ", ".join(sorted({str(about.get("executor", "")) for about in abouts} - {""})),

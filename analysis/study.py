@@ -94,8 +94,8 @@ class Study:
             said.append("one run only: nothing can be compared, and no interval can be given")
         if not self.runs["status"].isin(["completed", "running", "interrupted"]).any():
             said.append("all runs failed: there is nothing to measure")
-        if dirty := int(self.runs["git_sha"].str.endswith("+").sum()):
-            said.append(f"{dirty} runs were made by code with uncommitted changes: the commit does not say what ran")
+        if dirty := int(self.runs["git_sha"].str.contains("+", regex=False).sum()):
+            said.append(f"{dirty} runs were made by code with uncommitted changes or from outside: the commit does not say what ran")
         seeds = self.runs.groupby(["variant", "env"])["seed"].nunique()
         if len(few := seeds[seeds.between(2, 9)]):
             count = f"{few.min()}" if few.min() == few.max() else f"{few.min()}–{few.max()}"

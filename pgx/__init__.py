@@ -1,6 +1,7 @@
 """A research harness for policy gradients: does this one really learn, and how stably?"""
 
 import os
+import signal
 import sys
 
 __version__ = "0.1.0"
@@ -39,4 +40,16 @@ def _refuse_namesake() -> None:
                 raise ImportError(message)
 
 
+def _leave(*_: object) -> None:
+    os._exit(130)
+
+
+def started() -> None:
+    """A command has been imported: from here on Ctrl-C is its own affair."""
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 _refuse_namesake()
+if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, _leave)  # Ctrl-C while a command is being imported is no error with a traceback

@@ -26,6 +26,7 @@ import numpy as np
 from pgx.config import whole
 from pgx.errors import ConfigError
 from pgx.files import write_atomically
+from pgx.record import run_hash
 from pgx.restore import Arguments, read_as, read_run, short_errors
 
 FILE = "diagnosis.csv"
@@ -229,7 +230,7 @@ def measure(job: Job, options: Options) -> Iterator[tuple[int, list[dict[str, st
     )
     steps = _env_steps(job.folder)
     play, (_, of_gradients, of_parts, learn) = _player(config, env), _programs()
-    with Checkpoints(job.folder / "checkpoints") as checkpoints:
+    with Checkpoints(job.folder / "checkpoints", run=run_hash(config)) as checkpoints:
         for update in job.updates:
             try:
                 state = checkpoints.at(update, empty)

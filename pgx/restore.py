@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+import pgx
 from pgx.config import Rule
 from pgx.errors import ConfigError
 from pgx.gate import one_line_errors, refuse
-from pgx.record import called, read_summary
+from pgx.record import called, read_summary, run_hash
 from pgx.streams import tolerant_streams
 
 
@@ -58,6 +59,7 @@ def read_as(rule: Rule) -> Callable[[str], Any]:
 def short_errors() -> Iterator[None]:
     """An error ends the program with one line on stderr: exit code 2 if the command line is wrong, 1 if the
     checkpoints are, 130 after Ctrl-C. Warnings (a checkpoint that was passed over) go to stderr as well."""
+    pgx.started()
     logging.basicConfig(format="%(message)s")
     with tolerant_streams(), one_line_errors():
         try:
@@ -130,7 +132,7 @@ class Trained(NamedTuple):
 def trained(folder: Path, config: dict[str, Any], *, best: bool) -> Trained:
     """The policy of the newest good checkpoint, or of the best. Writes nothing.
 
-    A defective checkpoint is named in a warning, and the one before it used. Raises CheckpointError if none is
+    A defective checkpoint, or another run's, is named in a warning, and the one before it used. Raises CheckpointError if none is
     good, ConfigError if there is none.
     """
     from pgx import backend
@@ -142,7 +144,7 @@ def trained(folder: Path, config: dict[str, Any], *, best: bool) -> Trained:
 
     env, algorithm = build(config)
     state = skeleton(config, env, algorithm)
-    with Checkpoints(folder / "checkpoints") as checkpoints:
+    with Checkpoints(folder / "checkpoints", run=run_hash(config)) as checkpoints:
         found = checkpoints.best(state) if best else checkpoints.restore(state)
     if found is None and best:
         raise ConfigError("--best", f"no checkpoint of {folder} has a score", hint="it takes 100 episodes to get one")

@@ -21,6 +21,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+import pgx
 from pgx.config import CONF, check
 from pgx.errors import CheckpointError, ConfigError, Interrupted, RunFailed, one_line, root
 from pgx.gate import Gate, of_words, one_line_errors
@@ -230,6 +231,7 @@ def _in_one_line() -> Iterator[None]:
 
 
 def main() -> None:
+    pgx.started()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and we say it in one line
     logging.raiseExceptions = False  # a log on a full disk is no reason for a traceback a line
     threading.excepthook = _of_thread

@@ -24,6 +24,7 @@ from pgx.build import build, initial_state
 from pgx.checkpoint import Checkpoints
 from pgx.envs.gymnax import GymnaxEnv
 from pgx.errors import ConfigError
+from pgx.record import run_hash
 from pgx.restore import Trained, trained
 from pgx.rollout import rollout
 from pgx.train import Keys
@@ -151,9 +152,9 @@ def test_the_best_checkpoint_can_be_asked_for(copy, capsys):
     assert "has a score" in one_line(capsys, code=2, call=evaluate.main, arguments=[copy, "--best"])
     env, algorithm = build(config(copy))
     state, _ = initial_state(config(copy), env, algorithm)
-    with Checkpoints(copy / "checkpoints") as checkpoints:
-        checkpoints.save(6, state, {}, 30.0)
-        checkpoints.save(8, state, {}, 20.0)
+    with Checkpoints(copy / "checkpoints", run=run_hash(config(copy))) as checkpoints:
+        checkpoints.save(6, state, score=30.0)
+        checkpoints.save(8, state, score=20.0)
     evaluate.main([str(copy), "--best", "--episodes", str(EPISODES)])
     assert "update 6:" in capsys.readouterr().out
 
@@ -163,7 +164,7 @@ def test_a_defective_checkpoint_is_announced_and_the_one_before_is_used(copy, ca
     before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
     done = program("evaluate", copy, "--episodes", EPISODES)
     assert done.returncode == 0 and "update 2:" in done.stdout
-    assert "4 is defective and not used" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert "4 is defective: state/bytes/0 is altered; not used" in done.stderr and len(done.stderr.splitlines()) == 1
     assert before == {path: path.stat().st_mtime_ns for path in copy.rglob("*")}  # it only reads
 
     flip_a_bit(copy / "checkpoints" / "2")

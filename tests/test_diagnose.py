@@ -242,7 +242,7 @@ def test_one_checkpoint_can_be_asked_for(sweep):
         assert [int(checkpoints.at(update, empty).update) for update in (2, 4)] == [2, 4]
         flip_a_bit(sweep / "0" / "checkpoints" / "4")
         for update in (4, 3):
-            with pytest.raises(CheckpointError, match="altered" if update == 4 else "unfinished"):
+            with pytest.raises(CheckpointError, match="altered" if update == 4 else "no checkpoint of update 3"):
                 checkpoints.at(update, empty)
 
 

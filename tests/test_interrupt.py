@@ -3,11 +3,13 @@
 import hashlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
-from program import finish, pgx, rows, start, summary
+from program import ROOT, environment, finish, pgx, rows, start, summary
 
 from pgx import interrupt, recording
 from pgx.errors import Interrupted
@@ -118,6 +120,17 @@ def test_what_takes_so_long_is_told(caplog, monkeypatch):
         caught.beat("the chunk from update 7 on")
         until(lambda: caplog.text)
     assert "the chunk from update 7 on has taken " in caplog.text and "s so far, in until (test_interrupt.py, line " in caplog.text
+
+
+@pytest.mark.parametrize("command", ["run", "evaluate"])
+def test_ctrl_c_while_a_command_is_imported_is_no_traceback(command, tmp_path):
+    """Seconds on a busy machine: whoever sees the typing error then presses it at once."""
+    (tmp_path / "hydra").mkdir()
+    (tmp_path / "hydra/__init__.py").write_text("import signal, time\nsignal.raise_signal(signal.SIGINT)\ntime.sleep(9)")
+    path = os.pathsep.join((str(tmp_path), str(ROOT)))
+    words = [sys.executable, "-m", f"pgx.{command}", "x"]
+    done = subprocess.run(words, env=environment(PYTHONPATH=path), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 @pytest.mark.slow

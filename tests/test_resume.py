@@ -23,6 +23,7 @@ from pgx import backend, provenance
 from pgx.build import build, skeleton
 from pgx.checkpoint import MANIFEST, CheckpointError, Checkpoints, _checksums
 from pgx.errors import ConfigError
+from pgx.restore import trained
 
 # Many short chunks and checkpoints: moments to be killed at
 SHORT = ("episodes_per_update=4", "updates_per_chunk=1", "checkpoint_every=3", "diagnose_every=7")
@@ -400,6 +401,19 @@ def test_a_checkpoint_of_an_older_version_is_used_with_a_warning(copy, short_and
     train_here(*HERE, "num_updates=26", folder=copy)
     assert "13 is of an older version of pgx and does not prove that it is of this run" in caplog.text
     assert metrics(copy) == metrics(short_and_long[1])
+
+
+def test_whoever_only_reads_a_run_does_not_take_another_ones_step_either(copy, caplog):
+    """`evaluate` would show somebody else's policy under this run's name, and change nothing doing so."""
+    foreign = shutil.copytree(copy / "checkpoints/13", copy / "checkpoints/20")
+    about = json.loads((foreign / "meta/metadata").read_text())
+    about["origin"] |= {"run": "0123456789abcdef", "update": 20}
+    (foreign / "meta/metadata").write_text(json.dumps(about))
+    (foreign / MANIFEST).write_text(json.dumps(_checksums(foreign)))
+    before = contents(copy)
+    assert trained(copy, summary(copy)["config"], best=False).update == 13
+    assert "checkpoints/20 is of a run with another configuration or seed; not used" in caplog.text
+    assert contents(copy) == before
 
 
 # What a run was made with

@@ -279,3 +279,17 @@ def test_a_run_is_grouped_by_what_it_is_called(tmp_path):
     write_run(tmp_path / "1", [1.0] * 4, label="baseline (estimator=vanilla)")
     write_run(tmp_path / "2", [1.0] * 4)  # of a pgx that gave no labels
     assert load(tmp_path).runs["variant"].tolist() == ["baseline", "baseline (estimator=vanilla)", "baseline"]
+
+
+def test_a_run_that_went_on_with_other_code_says_so(tmp_path):
+    """Its newest commit is not what the first thirty updates were made with."""
+    stretch = {"from_update": 1, "git_commit": "abc", "git_dirty": False, "own_code": {}}
+    later = stretch | {"from_update": 31, "git_commit": "def", "own_code": {"lab": "0123"}}
+    write_run(tmp_path / "s/0", [1.0], git_commit="def", made_with=[stretch, later])
+    write_run(tmp_path / "s/1", [1.0], seed=1, made_with=[stretch])
+    write_run(tmp_path / "s/2", [1.0], seed=2)  # of an older version
+    runs = load(tmp_path / "s").runs
+    assert list(runs["git_sha"]) == ["abc → def+", "abc", "abc"] and list(runs["stretches"]) == [2, 1, 1]
+    said = warnings(runs)
+    assert "the runs were made by 2 versions of the code" in said
+    assert any(x.startswith("1 of 3 runs went on with other code, packages, device or settings") for x in said)

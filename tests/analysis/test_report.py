@@ -288,7 +288,7 @@ def test_few_seeds_and_uncommitted_changes_are_said(tmp_path: Path):
     simulated.sweep(tmp_path, {"b": (1, 0)}, range(10), points=15)
     said = Study(load(tmp_path)).warnings
     assert "3 seeds in 1 of 2 groups: with fewer than 10 intervals are too narrow" in said
-    assert "3 runs were made by code with uncommitted changes: the commit does not say what ran" in said
+    assert "3 runs were made by code with uncommitted changes or from outside: the commit does not say what ran" in said
 
 
 def test_ranges():
