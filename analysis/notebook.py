@@ -195,8 +195,7 @@ details { margin: .8rem 0; } summary { cursor: pointer; color: #555; } pre { ove
 
 
 def as_html(cells: Iterable[Cell], title: str, *, code: bool = False) -> str:
-    """One page that loads nothing: style and pictures are inside. Without `code`, only what the cells show. `title`:
-    unless the page has a heading."""
+    """One page that loads nothing: style and pictures are inside. Without `code`, only what the cells show."""
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     parts = []
     for cell in cells:
@@ -206,13 +205,11 @@ def as_html(cells: Iterable[Cell], title: str, *, code: bool = False) -> str:
             parts.append(f"<pre><code>{html.escape(cell.source)}</code></pre>")
         parts += [_shown(bundle, markdown) for bundle in cell.shown]
     body, headings = _anchored("\n".join(parts))
-    heading = re.search(r"<h1>([^<]*)</h1>", body)
-    title = heading[1] if heading else html.escape(title)
     links = "".join(f'<a href="#{anchor}">{name}</a>' for anchor, name in headings)
     body = re.sub(r"(</h1>)", rf"\1\n<nav>{links}</nav>", body, count=1) if links else body
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{title}</title>\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{html.escape(title)}</title>\n'
         f"<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 

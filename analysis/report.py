@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import math
 import os
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -106,9 +107,16 @@ def write(study: Study, output: Path, *, quiet: bool | None = None) -> list[str]
             study.save(output / "tables")
         except Exception as error:  # a report without its tables is still one
             failures.append(f"tables: {type(error).__name__}: {' '.join(str(error).split())}")
-    page = notebook.as_html(done, f"Stability report: {', '.join(study.sweeps)}")
+    page = notebook.as_html(done, _heading(done) or f"Stability report: {', '.join(study.sweeps)}")
     (output / "report.html").write_text(page, encoding="utf-8")
     return failures
+
+
+def _heading(cells: list[Cell]) -> str:
+    """The first that is shown, as plain text; empty if none is."""
+    said = "\n".join(bundle.get("text/markdown", "") for cell in cells for bundle in cell.shown)
+    found = re.search(r"^# (.*)$", said, flags=re.MULTILINE)
+    return re.sub(r"\\(.)", r"\1", found[1]) if found else ""
 
 
 def _usable(sweeps: list[Path], said: list[str]) -> list[Path]:
