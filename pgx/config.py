@@ -344,5 +344,7 @@ def check_overrides(overrides: Iterable[str]) -> None:
         if override.startswith("~"):
             raise ConfigError(key, "cannot be removed")
         free = key in _FREE or key.startswith(tuple(f"{free}." for free in _FREE)) or (CONF / key).is_dir()
+        if override.startswith("++") and key in RULES and "." not in key:
+            raise ConfigError(key, "is there already", hint="leave the ++ out")
         if override.startswith("+") and not free:
             raise unknown_key(key)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from hydra._internal.utils import get_args_parser
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString
 from hydra.errors import HydraException
@@ -122,23 +121,18 @@ def _of_hydra(error: HydraException) -> ConfigError:
         if option == "submitit_slurm":
             missing = "hydra-submitit-launcher is not installed"
             return ConfigError("hydra/launcher", missing, hint="pip install -e '.[slurm]'")
-        return ConfigError(group, f"there is no {option!r}", known=_options(group.split("@")[0]), value=option)
+        known = getattr(error, "options", None) or options(group.split("@")[0])
+        return ConfigError(group, f"there is no {option!r}", known=known, value=option)
     if found := re.search(r"Could not override '([^']+)'", text):
         inside = re.search(r"full_key: ([\w.]+)", text)  # of `policy={wide: 4}`
         key = max(found[1], inside[1] if inside else "", key=len)
         if (CONF / key).is_dir():
             return ConfigError(key, "not chosen yet", f"+{key}={'|'.join(options(key))}", "put a + before it")
         return unknown_key(key)
+    if found := re.search(r"An item is already at '([^']+)'", text):
+        return ConfigError(found[1], "is there already", hint="leave the + out")
     hint = "several values are a multirun: add -m" if "Ambiguous value" in text else None
     return ConfigError("command line", next(line for line in text.splitlines() if line.strip()), hint=hint)
-
-
-def _options(group: str) -> list[str]:
-    """Of one of Hydra's groups: with those of its plugins."""
-    if not group.startswith("hydra/"):
-        return options(group)
-    plugins = (name.removesuffix(".yaml") for name in ConfigStore.instance().list(group))
-    return sorted({*options(group), *plugins})
 
 
 class Gate(Callback):

@@ -59,6 +59,6 @@ def _likeness(key: str, candidate: str) -> float:
     likeness = SequenceMatcher(None, name, other).ratio()
     if group == other_group:
         return likeness
-    if not group:
+    if not group or other_group.startswith(f"{group}."):  # `critic.learning_rate`, of its optimiser
         return likeness - 0.1
     return min(likeness, SequenceMatcher(None, group, other_group).ratio())

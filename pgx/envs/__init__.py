@@ -2,6 +2,7 @@
 
 import ast
 import math
+from difflib import get_close_matches
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -135,7 +136,10 @@ def _check_gymnasium(id: str, max_steps: int | None, kwargs: dict[str, Any]):
         raise _missing(id, module) if module else ConfigError("env.id", f"{id} cannot be made", hint=str(error)) from error
     except Exception as error:  # an environment's own constructor may raise anything
         if isinstance(error, gymnasium.error.Error) and id not in gymnasium.registry and ":" not in id:
-            raise ConfigError("env.id", f"no Gymnasium environment {id!r}", known=gymnasium.registry, value=id) from error
+            names = {known.rpartition("-v")[0] or known: known for known in gymnasium.registry}
+            near = get_close_matches(id.rpartition("-v")[0] or id, names, n=1)  # all versions are alike
+            hint = near and f"did you mean {names[near[0]]!r}?"
+            raise ConfigError("env.id", f"no Gymnasium environment {id!r}", hint=hint) from error
         raise ConfigError("env.id", f"{id} cannot be made: {one_line(error)}") from error
     actions, observations = env.action_space, env.observation_space
     env.close()
