@@ -9,9 +9,12 @@ __version__ = "0.1.0"
 
 def _look_here_last() -> None:
     """`python -m pgx.…` looks into the working folder first: a random.py or jax.py there would be taken for Python's or
-    JAX's own. It comes last; a person's own modules there are found all the same."""
+    JAX's own. It comes last; a person's own modules there are found all the same. In a run's or a sweep's folder, which
+    is data, nothing is: jax and Hydra import whatever plugins they find on the path."""
     if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:  # while the package is being imported
-        sys.path.append(sys.path.pop(0))
+        here = sys.path.pop(0)
+        if not (os.path.exists("run.json") or os.path.exists("members.json")):
+            sys.path.append(here)
 
 
 _look_here_last()

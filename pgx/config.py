@@ -8,17 +8,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pgx.declared import CONF, Declared
 from pgx.errors import ConfigError
 from pgx.hints import hint_for
-
-CONF = (Path(__file__).parent / "conf").resolve()
-"""The settings: a link to conf/ of the repository, a folder where the package is installed."""
 
 
 _LARGEST = 3.4e38
@@ -185,22 +182,32 @@ REQUIRED = {
 """Groups of which something has to be chosen, and what every choice says."""
 
 
-def check(config: DictConfig) -> dict[str, Any]:
+def check(config: DictConfig, declared: Declared = Declared()) -> dict[str, Any]:
     """The configuration as plain data, every value of the type its rule says. Raises ConfigError."""
     if "variant" not in config or OmegaConf.is_missing(config, "variant"):
-        raise ConfigError("variant", "none chosen", f"+variant={'|'.join(options('variant'))}")
+        raise ConfigError("variant", "none chosen", f"+variant={'|'.join(options('variant', declared))}")
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise _unreadable(config) or ConfigError("config", str(error).splitlines()[0]) from error
+    return check_plain(plain, declared)
+
+
+def check_plain(plain: dict[str, Any], declared: Declared) -> dict[str, Any]:
+    """The same for plain data: what was typed and what was read from a run folder are checked alike."""
     for group, keys in REQUIRED.items():
         if not isinstance(plain.get(group), dict):
-            raise ConfigError(group, "none chosen", f"{group}={'|'.join(options(group))}")
+            raise ConfigError(group, "none chosen", f"{group}={'|'.join(options(group, declared))}")
         for key in keys:
             if key not in plain[group]:
                 raise ConfigError(f"{group}.{key}", f"the chosen {group} does not say it")
-    for path, node, key in _leaves(plain):
+    for key in RULES:
+        if key.isidentifier() and key not in plain:
+            raise ConfigError(key, "it is missing", RULES[key].allowed)
+    for path, node, key in _leaves(plain, empty=True):
         rule = _rule(path)
+        if rule is None and node[key] == {} and any(pattern.startswith(f"{path}.") for pattern in RULES):
+            continue
         if rule is None:
             raise unknown_key(path)
         try:
@@ -208,6 +215,7 @@ def check(config: DictConfig) -> dict[str, Any]:
         except ValueError:
             hint = f"{path}='\"${{oc.decode:${{oc.env:NAME}}}}\"' reads a number" if _is_number(rule, node[key]) else None
             raise ConfigError(path, f"{node[key]!r} is not allowed", rule.allowed, hint) from None
+    declared.check(plain)
     _check_together(plain)
     return plain
 
@@ -246,9 +254,9 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     return {path: node[key] for path, node, key in _leaves(config) if path.split(".")[0] not in OPERATIONAL}
 
 
-def options(group: str) -> list[str]:
+def options(group: str, declared: Declared = Declared()) -> list[str]:
     """The files of a config group."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    return declared.options(group)
 
 
 def _check_together(config: dict[str, Any]) -> None:
@@ -274,11 +282,11 @@ def _check_together(config: dict[str, Any]) -> None:
         raise ConfigError("stop_when_solved", f"{config['env']['id']} has no reward threshold", hint="set env.reward_threshold")
 
 
-def _leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict, str]]:
-    """(dotted path, the dict that holds it, its key) of every value."""
+def _leaves(node: dict[str, Any], prefix: str = "", *, empty: bool = False) -> Iterator[tuple[str, dict, str]]:
+    """(dotted path, the dict that holds it, its key) of every value; an `empty` dict may be one."""
     for key in list(node):
-        if isinstance(node[key], dict):
-            yield from _leaves(node[key], f"{prefix}{key}.")
+        if isinstance(node[key], dict) and (node[key] or not empty):
+            yield from _leaves(node[key], f"{prefix}{key}.", empty=empty)
         else:
             yield f"{prefix}{key}", node, key
 
@@ -336,14 +344,14 @@ _FREE = ("env.params", "env.kwargs")
 """Dictionaries that a `+` adds to."""
 
 
-def check_overrides(overrides: Iterable[str]) -> None:
+def check_overrides(overrides: Iterable[str], declared: Declared = Declared()) -> None:
     """`+key=…` adds what the schema does not have: only groups and free-form dictionaries may be added to.
     `~key` takes away what the program asks for."""
     for override in overrides:
         key = override.lstrip("+~").split("=")[0].split("@")[0]
         if override.startswith("~"):
             raise ConfigError(key, "cannot be removed")
-        free = key in _FREE or key.startswith(tuple(f"{free}." for free in _FREE)) or (CONF / key).is_dir()
+        free = key in _FREE or key.startswith(tuple(f"{free}." for free in _FREE)) or declared.has_group(key)
         if override.startswith("++") and key in RULES and "." not in key:
             raise ConfigError(key, "is there already", hint="leave the ++ out")
         if override.startswith("+") and not free:

@@ -27,7 +27,7 @@ from pgx.config import whole
 from pgx.errors import ConfigError
 from pgx.files import write_atomically
 from pgx.record import run_hash
-from pgx.restore import Arguments, read_as, read_run, short_errors
+from pgx.restore import Arguments, Typed, read_as, read_run, short_errors
 
 FILE = "diagnosis.csv"
 COLUMNS = {
@@ -125,9 +125,9 @@ def _below(folder: Path) -> Iterator[Path]:
             yield Path(path)
 
 
-def plan(folder: Path, options: Options) -> Job:
+def plan(folder: Path, options: Options, typed: Typed = Typed()) -> Job:
     """What is to be done in a run. Raises ConfigError if nothing can be."""
-    config = read_run(folder)["config"]
+    config = read_run(folder, typed)["config"]
     steps = sorted(int(path.name) for path in folder.glob("checkpoints/*") if path.name.isdecimal())
     last = len(steps) - 1
     chosen = {steps[round(i)] for i in np.linspace(last, 0, min(options.checkpoints, len(steps)))}
@@ -262,18 +262,20 @@ def measure(job: Job, options: Options) -> Iterator[tuple[int, list[dict[str, st
             ]
 
 
-def diagnose(folders: Sequence[Path], options: Options) -> tuple[int, int, list[str]]:
+def diagnose(folders: Sequence[Path], options: Options, typed: Typed = Typed()) -> tuple[int, int, list[str]]:
     """(checkpoints measured, those that were there already, what could not be measured: a line each)."""
     from tqdm import tqdm
 
     jobs, failed = [], []
     for folder in run_folders(folders):
         try:
-            jobs.append(plan(folder, options))
+            jobs.append(plan(folder, options, typed))
         except (ConfigError, KeyError, TypeError, AttributeError) as error:
             failed.append(f"{folder}: {_one_line(error)}")
     for line in failed:
         print(f"pgx: {line}", file=sys.stderr)
+    if not jobs:
+        sys.exit(2)
     total = sum(len(job.updates) for job in jobs)
     if total:
         from pgx import backend
@@ -314,7 +316,7 @@ def _sizes(text: str) -> tuple[int, ...]:
     return tuple(sorted({read_as(whole(2))(size) for size in text.split(",")}))
 
 
-def read_options(arguments: Sequence[str] | None) -> tuple[list[Path], Options]:
+def read_options(arguments: Sequence[str] | None) -> tuple[list[Path], Options, Typed]:
     default = Options()
     parser = Arguments("diagnose", __doc__, many=True)
     add = parser.add_argument
@@ -330,20 +332,20 @@ def read_options(arguments: Sequence[str] | None) -> tuple[list[Path], Options]:
         help=f"from which to go on, to divide the variance (default: {default.states})")  # fmt: skip
     add("--continuations", metavar="N", type=read_as(whole(2)), default=default.continuations,
         help=f"of every action in each of these states (default: {default.continuations})")  # fmt: skip
-    chosen = parser.parse_args(arguments)
+    chosen, typed = parser.read(arguments)
     most = chosen.episodes // 3
     batches = chosen.batches or tuple(size for size in default.batches if size <= most)
     if batches[-1] > most:
         problem = f"{chosen.episodes} episodes are fewer than three batches of {batches[-1]}"
         raise ConfigError("--batches", problem, f"whole numbers from 2 to {most}, or more --episodes")
     chosen.batches = batches
-    return chosen.folders, Options(**{name: getattr(chosen, name) for name in Options._fields})
+    return chosen.folders, Options(**{name: getattr(chosen, name) for name in Options._fields}), typed
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     with short_errors():
-        folders, options = read_options(arguments)
-        measured, before, failed = diagnose(folders, options)
+        folders, options, typed = read_options(arguments)
+        measured, before, failed = diagnose(folders, options, typed)
         there = f"; {before} were there already" if before else ""
         where = " ".join(map(str, folders))
         if measured or before:

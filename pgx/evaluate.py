@@ -57,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser = Arguments("evaluate", __doc__)
         parser.add_argument("--episodes", metavar="N", type=read_as(whole(1)), default=100, help="how many (default: 100)")
         parser.choose_policy()
-        chosen = parser.parse_args(arguments)
-        summary = read_run(chosen.folder)
+        chosen, typed = parser.read(arguments)
+        summary = read_run(chosen.folder, typed)
         update, returns = evaluate(
             chosen.folder, summary["config"], episodes=chosen.episodes, greedy=chosen.greedy, best=chosen.best
         )

@@ -4,6 +4,7 @@ A mistake is one line and exit code 2, before anything heavy is imported and bef
 """
 
 import contextlib
+import itertools
 import os
 import re
 import sys
@@ -23,7 +24,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pgx import record
 from pgx.backend import check_platforms
-from pgx.config import CONF, check, check_overrides, hint_for_option, options, unknown_key
+from pgx.config import check, check_overrides, hint_for_option, options, unknown_key
+from pgx.declared import Declared, folder_of, on_search_path
 from pgx.errors import ConfigError, one_line
 
 WITH_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -68,9 +70,10 @@ def of_words(words: Sequence[str]) -> list[str]:
     if wrong := [word for word in rest if word.startswith("-")]:
         name = wrong[0].lstrip("-").split("=")[0]
         raise ConfigError(wrong[0], "there is no such option", hint=f"settings are written key=value; {hint_for_option(name)}".rstrip("; "))
+    declared = typed(words)
     for override in map(_parsed, known.overrides + rest):
         if override is not None:
-            _check_override(override)
+            _check_override(override, declared)
     overrides, options, left = [], [], Counter(known.overrides + rest)
     for word in words:
         (overrides if left[word] > 0 else options).append(word)
@@ -78,18 +81,18 @@ def of_words(words: Sequence[str]) -> list[str]:
     return [*overrides, *options]
 
 
-def _check_override(override: Override) -> None:
+def _check_override(override: Override, declared: Declared) -> None:
     """Raises ConfigError for what would take the gate away, and for a group that is given anything but names."""
     key, value = override.key_or_group, override.value()
     if key.startswith("hydra.callbacks.gate") or (key == "hydra.callbacks" and (override.is_delete() or value is None)):
         raise ConfigError(key, "cannot be removed or changed")
-    if not (CONF / key).is_dir() or override.is_delete() or isinstance(value, dict):
+    if not declared.has_group(key) or override.is_delete() or isinstance(value, dict):
         return
     chosen = value.list if isinstance(value, ChoiceSweep) else value if isinstance(value, list) else [value]
     for option in chosen:
         if not isinstance(option, str | QuotedString | Glob):
             named = "null" if option is None else _short(str(option))
-            raise ConfigError(key, f"there is no {named!r}", ", ".join(options(key)))
+            raise ConfigError(key, f"there is no {named!r}", ", ".join(options(key, declared)))
 
 
 def refuse(message: str) -> NoReturn:
@@ -126,8 +129,9 @@ def _of_hydra(error: HydraException) -> ConfigError:
     if found := re.search(r"Could not override '([^']+)'", text):
         inside = re.search(r"full_key: ([\w.]+)", text)  # of `policy={wide: 4}`
         key = max(found[1], inside[1] if inside else "", key=len)
-        if (CONF / key).is_dir():
-            return ConfigError(key, "not chosen yet", f"+{key}={'|'.join(options(key))}", "put a + before it")
+        declared = typed(sys.argv[1:])
+        if declared.has_group(key):
+            return ConfigError(key, "not chosen yet", f"+{key}={'|'.join(options(key, declared))}", "put a + before it")
         return unknown_key(key)
     if found := re.search(r"An item is already at '([^']+)'", text):
         return ConfigError(found[1], "is there already", hint="leave the + out")
@@ -135,9 +139,28 @@ def _of_hydra(error: HydraException) -> ConfigError:
     return ConfigError("command line", next(line for line in text.splitlines() if line.strip()), hint=hint)
 
 
+def typed(words: Sequence[str]) -> Declared:
+    """What a command line declares that is not composed; afterwards the search path is known."""
+    folders = [after for word, after in itertools.pairwise(words) if word in ("--config-dir", "-cd")]
+    folders += [word.partition("=")[2] for word in words if word.startswith("--config-dir=")]
+    return Declared((*map(Path, folders), *filter(None, map(folder_of, search_path(words)))))
+
+
+def search_path(overrides: Sequence[str]) -> list[str]:
+    """What the last of these that sets hydra.searchpath says."""
+    for override in reversed(overrides):
+        if override.lstrip("+").startswith("hydra.searchpath="):
+            with contextlib.suppress(HydraException):  # which Hydra says, too
+                value = OverridesParser.create().parse_override(override).value()
+                return [x for x in value if isinstance(x, str)] if isinstance(value, list) else []
+    return []
+
+
 class Gate(Callback):
     """Stands before every run: Hydra calls it when the configuration is composed and no file is touched yet."""
 
+    modules: ClassVar[tuple[str, ...] | None] = None
+    """Of environments, that may be imported; None: any, for all that is composed was typed."""
     passed: ClassVar[bool] = False
     """Whether a run or a multirun has come through."""
 
@@ -146,9 +169,10 @@ class Gate(Callback):
             check_platforms()
             if config.hydra.sweeper.get("params") and OmegaConf.is_missing(config, "variant"):
                 raise ConfigError("variant", "none chosen", hint="what was chosen is a sweep: add -m")
-            check_overrides(OmegaConf.to_container(config.hydra.overrides.task, resolve=False))
+            declared = on_search_path(config.hydra, self.modules)
+            check_overrides(OmegaConf.to_container(config.hydra.overrides.task, resolve=False), declared)
             task = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-            checked = check(task)
+            checked = check(task, declared)
             folder = Path(config.hydra.run.dir)
             if _names_a_moment(config.hydra.run):
                 with open_dict(config.hydra):
@@ -163,7 +187,8 @@ class Gate(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         with one_line_errors(whatever=True):
             check_platforms()
-            check_overrides(OmegaConf.to_container(config.hydra.overrides.task, resolve=False))
+            overrides = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+            check_overrides(overrides, on_search_path(config.hydra))
             folder = Path(config.hydra.sweep.dir)
             Gate.untouched = Untouched(folder)
             if _names_a_moment(config.hydra.sweep):

@@ -190,8 +190,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.choose_policy()
         seed = read_as(whole(0, 2**32 - 1))
         parser.add_argument("--seed", metavar="N", type=seed, default=0, help="which episode (default: 0)")
-        chosen = parser.parse_args(arguments)
-        summary = read_run(chosen.folder)
+        chosen, typed = parser.read(arguments)
+        summary = read_run(chosen.folder, typed)
         out = _check_out(chosen.out or chosen.folder / "play.webp")
         update, total, film = play(
             chosen.folder, summary["config"], seed=chosen.seed, greedy=chosen.greedy, best=chosen.best

@@ -5,18 +5,31 @@ jax is imported by `trained` alone, so that a wrong command line is answered at 
 
 import argparse
 import contextlib
+import copy
 import logging
+import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import pgx
-from pgx.config import Rule
-from pgx.errors import ConfigError
+from pgx.config import Rule, check_plain
+from pgx.declared import Declared, Undeclared
+from pgx.errors import ConfigError, one_line, root
 from pgx.gate import one_line_errors, refuse
 from pgx.record import called, read_summary, run_hash
 from pgx.streams import tolerant_streams
+
+
+class Typed(NamedTuple):
+    """What a command line declares, and what it was: a refusal shows what to type instead."""
+
+    declared: Declared = Declared(modules=())
+    command: str = ""
+
+    def and_(self, words: Sequence[str]) -> str:
+        return f"if that is yours: {self.command} {shlex.join(words)}"
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,15 +45,32 @@ class Arguments(Parser):
     def __init__(self, command: str, description: str, *, many: bool = False):
         form = argparse.RawDescriptionHelpFormatter
         super().__init__(prog=f"python -m pgx.{command}", description=description, formatter_class=form)
+        self._command = f"python -m pgx.{command}"
         if many:
             self.add_argument("folders", metavar="SWEEP_DIR", type=Path, nargs="+", help="a folder with runs anywhere below it")
         else:
             self.add_argument("folder", metavar="RUN_DIR", type=Path, help="a run's folder, e.g. outputs/2026-05-04/09-30-00")
+        where = "a folder of the configuration that the run was made with, as for pgx.run (also PGX_CONFIG_DIR)"
+        self.add_argument("--config-dir", metavar="DIR", type=_folder, action="append", default=[], help=where)
+        what = "a module that the environment's id may import (also PGX_IMPORT)"
+        self.add_argument("--import", metavar="MODULE", action="append", default=[], dest="modules", help=what)
+
+    def read(self, arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Typed]:
+        """The arguments, and what they declare."""
+        words = sys.argv[1:] if arguments is None else [str(word) for word in arguments]
+        chosen = self.parse_intermixed_args(words)
+        return chosen, Typed(Declared(tuple(chosen.config_dir), tuple(chosen.modules)), f"{self._command} {shlex.join(words)}")
 
     def choose_policy(self) -> None:
         """Add what decides how, and from which checkpoint, a trained policy acts."""
         self.add_argument("--greedy", action="store_true", help="always the most probable action, instead of sampling")
         self.add_argument("--best", action="store_true", help="the best checkpoint that was kept, instead of the newest")
+
+
+def _folder(name: str) -> Path:
+    if not Path(name).is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {name}")
+    return Path(name).absolute()
 
 
 def read_as(rule: Rule) -> Callable[[str], Any]:
@@ -96,20 +126,82 @@ def _nearest_run(folder: Path) -> Path | None:
     return None
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """run.json of a run that has something to show. Raises ConfigError."""
-    from pgx.envs import check
-
+def read_run(folder: Path, typed: Typed = Typed()) -> dict[str, Any]:
+    """run.json of a run that has something to show, its configuration checked as if it had been typed, but that its
+    names must be `typed` or declared elsewhere on this machine. Raises ConfigError."""
+    file = folder / "run.json"
     require_run(folder)
     try:
         summary = read_summary(folder)
-        config = summary["config"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(str(folder / "run.json"), f"cannot be read: {error}") from error
+        checked = check_plain(copy.deepcopy(summary["config"]), typed.declared)
+    except Undeclared as error:
+        words = _missing_words(folder, summary["config"], typed.declared)
+        raise ConfigError(str(file), str(error), hint=typed.and_(words) if words else None) from error
+    except ConfigError as error:
+        raise ConfigError(str(file), str(error)) from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise ConfigError(str(file), f"cannot be read: {one_line(error)}") from error
     if not any(path.name.isdecimal() for path in folder.glob("checkpoints/*")):
-        raise _no_checkpoint(folder, config)
-    check(config["env"])  # it may need a package that this machine lacks
-    return summary
+        raise _no_checkpoint(folder, checked)
+    return summary | {"config": checked, "variant": checked["variant"], "env": checked["env"]["id"], "seed": checked["seed"]}
+
+
+def _missing_words(folder: Path, config: dict[str, Any], declared: Declared) -> list[str]:
+    """The options that would declare what this configuration names, as far as the folder says where it is from."""
+    folders = [] if declared.knows_targets(config) else recorded(folder).folders
+    words = [word for place in folders if place not in declared.all_folders for word in ("--config-dir", str(place))]
+    modules = dict.fromkeys(module for _, module in declared.undeclared_modules(config))
+    return words + [word for module in modules for word in ("--import", module)]
+
+
+class Recorded(NamedTuple):
+    """What Hydra wrote of the command that made a run. It is shown to people, and never used."""
+
+    config_name: str = "config"
+    sources: tuple[tuple[str, str], ...] = ()
+    """(who named it, `file://DIR` or `pkg://PACKAGE`) of what the person put on the search path."""
+    choices: tuple[tuple[str, str], ...] = ()
+    """(config group, option)."""
+
+    @property
+    def folders(self) -> list[Path]:
+        return [Path(source.removeprefix("file://")) for _, source in self.sources if source.startswith("file://")]
+
+
+HYDRA = ".hydra/hydra.yaml"
+
+
+def recorded(folder: Path) -> Recorded:
+    """From .hydra/hydra.yaml; nothing where there is none. Raises ConfigError if it cannot be read."""
+    file = folder / HYDRA
+    if not file.exists():
+        return Recorded()
+    said = read_yaml(file)
+    try:
+        hydra = said["hydra"]
+        sources = [(x["provider"], x["schema"], x["path"]) for x in hydra["runtime"]["config_sources"]]
+        named = [x for x in sources if x[0] not in ("hydra", "main", "schema")]
+        cwd, inside = Path(hydra["runtime"]["cwd"]), folder.resolve()
+        places = [(who, schema, str(Path(cwd, path)) if schema == "file" else path) for who, schema, path in named]
+        choices = [(str(group).split("@")[0], option) for group, option in hydra["runtime"]["choices"].items()]
+        return Recorded(
+            str(hydra["job"]["config_name"]),
+            # a folder that brings its own configuration is not worth a line that somebody may copy
+            tuple((who, f"{schema}://{path}") for who, schema, path in places if not Path(path).resolve().is_relative_to(inside)),
+            tuple((group, option) for group, option in choices if isinstance(option, str) and not group.startswith("hydra/")),
+        )
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ConfigError(str(file), f"cannot be read: {one_line(error)}") from error
+
+
+def read_yaml(file: Path) -> Any:
+    """A YAML file as plain data. Raises ConfigError if it is none."""
+    import yaml
+
+    try:
+        return yaml.load(file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(str(file), f"cannot be read: {one_line(error)}") from error
 
 
 def _no_checkpoint(folder: Path, config: dict[str, Any]) -> ConfigError:
@@ -142,8 +234,11 @@ def trained(folder: Path, config: dict[str, Any], *, best: bool) -> Trained:
     from pgx.checkpoint import Checkpoints
     from pgx.train import Keys
 
-    env, algorithm = build(config)
-    state = skeleton(config, env, algorithm)
+    try:
+        env, algorithm = build(config)
+        state = skeleton(config, env, algorithm)
+    except Exception as error:  # say, of another version; or a part of somebody's own that is not as it was
+        raise ConfigError(str(folder / "run.json"), f"its configuration cannot be built: {one_line(root(error))}") from error
     with Checkpoints(folder / "checkpoints", run=run_hash(config)) as checkpoints:
         found = checkpoints.best(state) if best else checkpoints.restore(state)
     if found is None and best:

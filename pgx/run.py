@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 
 import pgx
 from pgx.config import CONF, check
+from pgx.declared import on_search_path
 from pgx.errors import CheckpointError, ConfigError, Interrupted, RunFailed, one_line, root
 from pgx.gate import Gate, of_words, one_line_errors
 from pgx.interrupt import Interrupt
@@ -208,7 +209,8 @@ def task(config: DictConfig) -> float:
     if not (many or Gate.passed):
         raise ConfigError("hydra.callbacks.gate", "cannot be removed")
     with contextlib.nullcontext() if many else _in_one_line(), job() as (folder, about):
-        summary = run(check(config), folder, **about)
+        declared = on_search_path(HydraConfig.get(), Gate.modules)
+        summary = run(check(config, declared), folder, **about)
     print(record.last_line(summary, folder))
     if summary["status"] == "interrupted" or (summary["status"] == "diverged" and not many):
         raise SystemExit(record.exit_code(summary))

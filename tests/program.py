@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from pgx.config import CONF, check
+from pgx.declared import on_search_path
 from pgx.gate import Gate, one_line_errors
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,8 +61,8 @@ def composed(*overrides: str) -> Iterator[Any]:
 
 def checked(*overrides: str) -> dict[str, Any]:
     """The configuration as the program gets it."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return check(compose("config", ["tracker=none", *overrides]))
+    with composed(*overrides) as config:
+        return check(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]), on_search_path(config.hydra))
 
 
 def gate(*overrides: str) -> None:

@@ -21,6 +21,7 @@ from experiments.published_collapse.interventions import POST, RIGHT, TO_GO
 from pgx.build import build, initial_state
 from pgx.checkpoint import Checkpoints
 from pgx.config import CONF, check
+from pgx.declared import Declared
 from pgx.rollout import rollout
 from pgx.update import update
 
@@ -53,9 +54,10 @@ BLOCK = 50
 
 
 def configuration(overrides: str) -> dict[str, Any]:
-    study = f"hydra.searchpath=[file://{Path(__file__).parent}/conf]"
+    study = Path(__file__).parent / "conf"
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return check(compose("config", [study, "tracker=none", *overrides.split()]))
+        composed = compose("config", [f"hydra.searchpath=[file://{study}]", "tracker=none", *overrides.split()])
+    return check(composed, Declared((study,)))
 
 
 def measure(run: Path, update: int, episodes: int, reference: int, walks: int) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from pgx import record
 from pgx.config import BUDGET, OPERATIONAL, check
+from pgx.declared import on_search_path
 from pgx.errors import ConfigError
 from pgx.sweep import index
 
@@ -67,7 +68,8 @@ def composed(loader: ConfigLoader, config: DictConfig, numbered: Iterable[tuple[
     found = []
     for number, overrides in numbered:
         whole = _compose(loader, config, overrides, number)
-        checked = check(OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"]))
+        task = OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"])
+        checked = check(task, on_search_path(whole.hydra))
         found.append(Member(number, list(overrides), whole, checked, sweep, _wanted(whole, sweep)))
     return found
 

@@ -16,6 +16,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from pgx.config import check
+from pgx.declared import on_search_path
 from pgx.record import objective
 from pgx.recording import Recording
 from pgx.interrupt import Interrupt
@@ -57,7 +58,8 @@ class Pack:
             os.chdir(self._home)  # hydra.job.chdir means one job's folder, and these are many
             with job() as (folder, about), ExitStack() as stack:
                 try:
-                    recording = Recording(check(config), folder, executor="vmap", width=self._width, **about)
+                    checked = check(config, on_search_path(HydraConfig.get()))
+                    recording = Recording(checked, folder, executor="vmap", width=self._width, **about)
                     self._recordings[number] = stack.enter_context(recording)
                 except Exception as error:
                     self._failures[number] = error

@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hydra._internal.callbacks import Callbacks
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from pgx.config import check
+from pgx.declared import on_search_path
 from pgx.errors import one_line
 from pgx.record import objective
 from pgx.run import Interrupt, job, run
@@ -270,7 +272,8 @@ def _alone(number: int, config: DictConfig, context: HydraContext, watch: Callab
     def task(config: DictConfig) -> float:
         with job() as (folder, about):
             told = partial(watch, number)
-            return objective(run(check(config), folder, executor="map", watch=told, **about))
+            checked = check(config, on_search_path(HydraConfig.get()))
+            return objective(run(checked, folder, executor="map", watch=told, **about))
 
     where = {"job_dir_key": "hydra.sweep.dir", "job_subdir_key": "hydra.sweep.subdir"}
     return run_job(hydra_context=context, task_function=task, config=config, **where)
