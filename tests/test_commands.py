@@ -118,7 +118,7 @@ def test_evaluation_can_be_repeated_and_says_what_it_is_of(run, capsys):
 def test_no_episode_of_an_evaluation_is_one_of_training(learnt, monkeypatch):
     monkeypatch.setattr(evaluate, "trained", lambda *_, **__: learnt)
     _, fresh = evaluate.evaluate(Path(), {"env": {}}, episodes=EPISODES)
-    for stream, is_it in zip(Keys.of_seed(0), (False, False, True), strict=True):
+    for stream, is_it in zip(Keys.of_seed(0), (False, False, True, False), strict=True):
         episodes = episodes_of(learnt, jax.random.fold_in(stream, 0), greedy=False)
         assert np.array_equal(fresh, episodes.reward.sum(0)) == is_it
 
