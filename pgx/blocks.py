@@ -74,6 +74,24 @@ def from_blocks(row: Float[Array, "blocks N"], mask: Bool[Array, "T B"]) -> Floa
     return jnp.where(mask, of_episode.T, 0.0)
 
 
+def deal(blocks: Blocks, hands: Int[Array, ""], i: Int[Array, ""], size: int) -> Blocks:
+    """Hand i of all steps of `to_blocks`, dealt out like cards: steps i, i + hands, i + 2 · hands …, no more than `size`.
+
+    So every hand has steps of all episodes, early and late, hands differ in size by one at most, and together they hold
+    every step once. A shuffle would cost a sort, of padding too, and V learned no more from it.
+    """
+    width = min(size, jax.tree.leaves(blocks.arrays)[0].shape[-1])
+    index = i + hands * jnp.arange(-(-size // width) * width)
+
+    def one(x):
+        dealt = jnp.take(x.reshape(*x.shape[:-2], -1), index, axis=-1, mode="clip")
+        return dealt.reshape(*x.shape[:-2], -1, width)
+
+    count = lambda first: jnp.maximum(0, -((i - first) // hands))  # of the hand's steps among the first so many
+    begin, end = blocks.segments
+    return Blocks(jax.tree.map(one, blocks.arrays), count(blocks.steps), count(end) - count(begin))
+
+
 def _segments(length: Int[Array, " B"]) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
     stop = jnp.cumsum(length)
     return stop - length, stop

@@ -141,6 +141,8 @@ RULES: dict[str, Rule] = {
     **{f"policy.{key}": rule for key, rule in _NETWORK.items()},
     **{f"critic.{key}": rule for key, rule in _NETWORK.items()},
     **{f"optimiser.{key}": rule for key, rule in _OPTIMISER.items()},
+    "critic.passes": whole(1),
+    "critic.minibatch_steps": whole(1, or_null=True),
     **{f"critic.optimiser.{key}": rule for key, rule in _OPTIMISER.items()},
     "env.id": TEXT,
     "env.reward_threshold": number(or_null=True),

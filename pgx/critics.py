@@ -7,11 +7,13 @@ biased. Values on padding are 0.
 import abc
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from pgx.blocks import Blocks, fold, from_blocks, to_blocks
+from pgx.blocks import Blocks, deal, fold, from_blocks, to_blocks
 from pgx.errors import ConfigError
+from pgx.lanes import largest
 from pgx.losses import value_loss
 from pgx.networks import MLP
 from pgx.optimiser import Optimiser
@@ -66,10 +68,13 @@ class LeaveOneOut(Critic):
 
 
 class ValueNetwork(Critic):
-    """b = V(s), fitted to the reward-to-go by mean squared error over the steps of the batch,
-    one gradient step an update."""
+    """b = V(s), fitted to the reward-to-go by mean squared error, in minibatches of the batch's steps."""
 
     optimiser: Optimiser
+    passes: int = eqx.field(static=True)
+    """How often a fit goes through all steps."""
+    minibatch_steps: int | None = eqx.field(static=True)
+    """The most environment steps behind one gradient step; None: all of the batch."""
     width: int = eqx.field(static=True)
     depth: int = eqx.field(static=True)
     activation: str = eqx.field(static=True)
@@ -86,14 +91,32 @@ class ValueNetwork(Critic):
         return from_blocks(value, episodes.mask)
 
     def fit(self, state, steps, key):
-        network, opt_state = state
+        """Draws nothing: the steps are dealt to the minibatches. The loss is that of the last pass."""
+        taken, pairs = steps.steps, steps._replace(arrays=(steps.arrays.obs, steps.arrays.returns))
+        size = min(self.minibatch_steps or steps.arrays.returns.size, steps.arrays.returns.size)
+        minibatches = -(-taken // size)
 
-        def loss(network, block, position):
-            weight = jnp.where(position < steps.steps, 1 / steps.steps, 0.0)
-            return value_loss(network(block.obs), block.returns, weight)
+        def one_step(i, carry):
+            before, loss = carry
+            minibatch = deal(pairs, minibatches, i, size)
+            error, gradient = _value_gradient(before[0], minibatch)
+            after = self.optimiser.step(before[0], gradient, before[1])
+            going = i < minibatches  # in a pack the others may have more
+            after = jax.tree.map(lambda new, old: jnp.where(going, new, old), after, before)
+            return after, loss + jnp.where(going, error * (minibatch.steps / taken), 0.0)
 
-        def of_block(block, position):
-            return eqx.filter_value_and_grad(loss)(network, block, position), ()
+        def one_pass(_, carry):
+            return jax.lax.fori_loop(0, largest(minibatches), one_step, (carry[0], jnp.zeros(())))
 
-        (total, gradient), _ = fold(of_block, steps)
-        return self.optimiser.step(network, gradient, opt_state), total
+        return jax.lax.fori_loop(0, self.passes, one_pass, (state, jnp.zeros(())))
+
+
+def _value_gradient(network: MLP, blocks: Blocks) -> tuple[Float[Array, ""], MLP]:
+    """(mean squared error, its gradient) over the steps of blocks of (obs, G)."""
+
+    def loss(network, block, position):
+        obs, returns = block
+        return value_loss(network(obs), returns, jnp.where(position < blocks.steps, 1 / blocks.steps, 0.0))
+
+    found, _ = fold(lambda *block: (eqx.filter_value_and_grad(loss)(network, *block), ()), blocks)
+    return found
