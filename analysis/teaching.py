@@ -67,7 +67,7 @@ T = int(jnp.maximum(episodes.length.max(), others.length.max()))
 # the gradient would be biased.
 
 # %%
-critic = ValueNetwork(Optimiser("adam", 1e-2), width=32, depth=2, activation="relu")
+critic = ValueNetwork(Optimiser("adam", 1e-2), passes=1, minibatch_steps=None, width=32, depth=2, activation="relu")
 of_each = lambda f, x: jax.vmap(f, in_axes=(1, 1, 1, 0), out_axes=1)(
     x.reward, jnp.zeros_like(x.reward), x.mask, jnp.zeros(EPISODES)
 )

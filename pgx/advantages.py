@@ -45,7 +45,7 @@ def weights(
     """The advantage, 0 on padding, changed by whichever switches are on."""
     if algorithm.whiten:
         deviation = advantage - advantage.mean(where=mask)
-        advantage = jnp.where(differ(advantage, mask), deviation / (advantage.std(where=mask) + 1e-8), 0.0)
+        advantage = jnp.where(differ(advantage, mask), deviation / advantage.std(where=mask), 0.0)
     if algorithm.discount_power:
         advantage = advantage * algorithm.gamma ** jnp.arange(mask.shape[0], dtype=advantage.dtype)[:, None]
     return jnp.where(mask, advantage, 0.0)

@@ -159,7 +159,7 @@ def batches(estimates: Estimates, size: int) -> dict[str, Float[Array, "K P"]]:
         """Of (A − m) / s."""
         a = advantage[:, episodes].reshape(-1, K, size)
         m, s = a.mean((0, 2), where=mask)[:, None], a.std((0, 2), where=mask)[:, None]
-        return jnp.where(differ(a, mask, (0, 2))[:, None], (gradient - m * of_ones) / (s + 1e-8), 0.0)
+        return jnp.where(differ(a, mask, (0, 2))[:, None], (gradient - m * of_ones) / s, 0.0)
 
     advantage = jnp.stack([estimates.advantage[name] for name in names])
     found |= dict(zip([f"{name}, whitened" for name in names], jax.vmap(whitened)(plain, advantage), strict=True))

@@ -27,7 +27,8 @@ def differ(
     where = jnp.ones((), bool) if mask is None else mask
     least = x.min(axis, where=where, initial=jnp.inf)
     most = x.max(axis, where=where, initial=-jnp.inf)
-    return ~(most - least <= ROUNDING * jnp.maximum(jnp.abs(least), jnp.abs(most))) | ~jnp.isfinite(most)
+    same = most - least <= ROUNDING * jnp.maximum(jnp.abs(least), jnp.abs(most))
+    return ~same | ~jnp.isfinite(most - least)
 
 
 def explained_variance(

@@ -22,7 +22,7 @@ UPDATES = 300
 
 ALGORITHM = Algorithm(
     estimator=partial(reward_to_go, gamma=GAMMA),
-    critic=ValueNetwork(optimiser=Optimiser("adam", 0.03), width=8, depth=1, activation="tanh"),
+    critic=ValueNetwork(optimiser=Optimiser("adam", 0.03), passes=1, minibatch_steps=None, width=8, depth=1, activation="tanh"),
     update=GradientStep(Optimiser("adam", 0.03), 0.0),
     gamma=GAMMA,
     whiten=False,

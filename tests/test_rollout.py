@@ -360,7 +360,7 @@ def compilations():
 def test_nothing_compiles_after_the_first_update(make_env, compilations):
     """A program that compiled for every new length of episode would be right, and useless."""
     env = make_env()
-    critic = ValueNetwork(optimiser=Optimiser("adam", 0.01), width=4, depth=1, activation="tanh")
+    critic = ValueNetwork(optimiser=Optimiser("adam", 0.01), passes=2, minibatch_steps=7, width=4, depth=1, activation="tanh")
     estimator = jax.tree_util.Partial(reward_to_go, gamma=0.9)
     switches = {"whiten": False, "bootstrap_truncated": True, "discount_power": False}
     algorithm = traced(Algorithm(estimator, critic, GradientStep(Optimiser("adam", 0.01), 0.01), 0.9, **switches))

@@ -51,7 +51,8 @@ TOLERANCE = 1e-6
 KEY = jax.random.key(0)
 ONE_STEP = Optimiser("sgd", 1.0)
 """Parameters after minus parameters before are then the gradient ascended."""
-VALUE = ValueNetwork(optimiser=Optimiser("sgd", 0.5), width=1, depth=0, activation="tanh")
+VALUE = ValueNetwork(optimiser=Optimiser("sgd", 0.5), passes=1, minibatch_steps=None, width=1, depth=0, activation="tanh")
+SEVERAL_STEPS = dataclasses.replace(VALUE, passes=3, minibatch_steps=2)
 
 
 def linear(out: int | str, seed: int) -> MLP:
@@ -170,6 +171,10 @@ CASES = {
         lambda: gradient_step_by_step(lambda tau, t: GAMMA**t * full_return(tau), THETA),
     ),
     "baseline": Case(algorithm(G, VALUE), usual),
+    "baseline, several steps of V": Case(algorithm(G, SEVERAL_STEPS), usual),
+    "gae, several steps of V": Case(
+        algorithm(G_LAMBDA, SEVERAL_STEPS), lambda: gradient_step_by_step(n_step_average, THETA)
+    ),
     "baseline, γ^t": Case(algorithm(G, VALUE, discount_power=True), true_gradient),
     "leave_one_out": Case(algorithm(R, LeaveOneOut()), true_gradient),
     "leave_one_out of G_t": Case(algorithm(G, LeaveOneOut()), usual),
@@ -331,6 +336,8 @@ MUTANTS = [
     ("reward_to_go", mean_over_all_steps),
     ("reward_to_go", broadcast),
     ("baseline", value_after_its_fit),
+    ("baseline, several steps of V", value_after_its_fit),
+    ("gae, several steps of V", value_after_its_fit),
     ("leave_one_out", nobody_left_out),
     ("baseline, bootstrap", truncation_as_termination),
     ("gae, bootstrap", truncation_as_termination),

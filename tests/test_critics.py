@@ -1,0 +1,153 @@
+"""How V is fitted: minibatch by minibatch against numpy, and every way to get a minibatch wrong."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from quick import quickly_compiled
+
+from pgx import critics
+from pgx.blocks import Blocks, deal, to_blocks
+from pgx.critics import LeaveOneOut, NoCritic, ValueNetwork
+from pgx.errors import ConfigError
+from pgx.networks import MLP
+from pgx.optimiser import Optimiser
+from pgx.types import Steps
+
+RATE = 0.05
+V = MLP(3, "scalar", width=1, depth=0, activation="tanh", key=jax.random.key(1))
+KEY = jax.random.key(0)
+rng = np.random.default_rng(0)
+
+
+def critic(passes: int, minibatch_steps: int | None) -> ValueNetwork:
+    return ValueNetwork(Optimiser("sgd", RATE), passes, minibatch_steps, width=1, depth=0, activation="tanh")
+
+
+def batch(*lengths: int, padded_to: int) -> tuple[Blocks, np.ndarray, np.ndarray]:
+    """(the steps as an update packs them, observations [n, 3], returns [n]); on padding both are 9."""
+    mask = np.arange(padded_to)[:, None] < np.array(lengths)
+    obs = np.where(mask[..., None], rng.normal(size=(*mask.shape, 3)), 9.0).astype(np.float32)
+    returns = np.where(mask, rng.normal(2.0, 1.0, size=mask.shape), 9.0).astype(np.float32)
+    arrays = (obs, np.zeros(mask.shape, np.int32), returns, returns)
+    packed = to_blocks(Steps(*map(jnp.asarray, arrays)), jnp.asarray(mask))
+    return packed, *(np.concatenate([x[: lengths[b], b] for b in range(len(lengths))]) for x in (obs, returns))
+
+
+def naive(obs, returns, passes, minibatch_steps) -> tuple[np.ndarray, float]:
+    """(parameters after the fit, mean squared error of the last pass) with loops, in float64."""
+    parameters = np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(V)])
+    features = np.column_stack([obs, np.ones(len(obs))]).astype(np.float64)
+    count = 1 if minibatch_steps is None else -(-len(obs) // minibatch_steps)
+    for _ in range(passes):
+        squares = 0.0
+        for i in range(count):
+            x, g = features[i::count], returns[i::count]
+            error = x @ parameters - g
+            squares += (error**2).sum()
+            parameters = parameters - RATE * 2 * (error[:, None] * x).mean(0)
+    return parameters, squares / len(obs)
+
+
+def fitted(packed, passes, minibatch_steps) -> tuple[np.ndarray, float]:
+    chosen = critic(passes, minibatch_steps)
+    fit = quickly_compiled(lambda network: chosen.fit((network, chosen.optimiser.init(network)), packed, KEY))
+    (network, _), loss = fit(V)
+    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(network)]), float(loss)
+
+
+FITS = {
+    "all steps at once, over several blocks": ((300, 10, 333), 400, 2, None),
+    "a minibatch larger than a block": ((300, 10, 333, 100), 400, 2, 400),
+    "more than there are steps": ((3, 1, 2), 9, 3, 80),
+    "one step each": ((3, 1, 2), 5, 2, 1),
+    "a number that divides nothing": ((50, 7, 31), 64, 3, 10),
+}
+
+
+@pytest.mark.parametrize("lengths, padded_to, passes, size", FITS.values(), ids=FITS)
+def test_a_fit_is_what_numpy_makes_of_it(lengths, padded_to, passes, size):
+    """One gradient step for every minibatch, each at the newest parameters; the loss is the last pass's."""
+    packed, obs, returns = batch(*lengths, padded_to=padded_to)
+    (parameters, loss), (expected, its_loss) = fitted(packed, passes, size), naive(obs, returns, passes, size)
+    np.testing.assert_allclose(parameters, expected, rtol=1e-4, atol=1e-5)
+    assert loss == pytest.approx(its_loss, rel=1e-4)
+
+
+def in_order(blocks, hands, i, size):
+    """One minibatch after the other: the last has what is left."""
+    row = jnp.arange(size) + i * size
+    pick = lambda x: jnp.take(x.reshape(*x.shape[:-2], -1), row, axis=-1, mode="clip")[..., None, :]
+    return Blocks(jax.tree.map(pick, blocks.arrays), jnp.clip(blocks.steps - i * size, 0, size))
+
+
+def repeated(blocks, hands, i, size):
+    """The first hand again and again."""
+    return deal(blocks, hands, i * 0, size)
+
+
+def dropped(blocks, hands, i, size):
+    """A step of every hand is lost."""
+    hand = deal(blocks, hands, i, size)
+    return hand._replace(steps=jnp.maximum(hand.steps - 1, 1))
+
+
+def padded(blocks, hands, i, size):
+    """Every hand is full: padding is taken for steps."""
+    return deal(blocks, hands, i, size)._replace(steps=jnp.array(size))
+
+
+def divided_by_the_batch(network, blocks):
+    """Σ over the minibatch, divided by another number than its own."""
+    error, gradient = critics_value_gradient(network, blocks)
+    return error, jax.tree.map(lambda g: g * (blocks.steps / 88), gradient)
+
+
+critics_value_gradient = critics._value_gradient
+MUTANTS = [("deal", in_order), ("deal", repeated), ("deal", dropped), ("deal", padded), ("_value_gradient", divided_by_the_batch)]
+
+
+@pytest.mark.parametrize("name, mutant", MUTANTS, ids=[mutant.__name__ for _, mutant in MUTANTS])
+def test_a_minibatch_that_is_wrong_is_seen(name, mutant, monkeypatch):
+    packed, obs, returns = batch(50, 7, 31, padded_to=64)
+    expected, _ = naive(obs, returns, 3, 10)
+    monkeypatch.setattr(critics, name, mutant)
+    parameters, _ = fitted(packed, 3, 10)
+    assert np.abs(parameters - expected).max() > 1e-3
+
+
+@pytest.mark.parametrize("n", [1, 2, 79, 80, 81, 200])
+def test_all_steps_are_dealt_and_each_once(n):
+    """Whatever their number; hands differ in size by one at most, and neighbours lie in different hands."""
+    blocks = Blocks(jnp.arange(400).reshape(2, 200), jnp.array(n))
+    hands = -(-n // 80)
+    dealt = [deal(blocks, jnp.array(hands), jnp.array(i), 80) for i in range(hands)]
+    found = [np.ravel(hand.arrays)[: int(hand.steps)] for hand in dealt]
+    assert sorted(np.concatenate(found)) == list(range(n))
+    sizes = [len(x) for x in found]
+    assert max(sizes) - min(sizes) <= 1
+    assert hands == 1 or all((np.diff(x) > 1).all() for x in found)
+
+
+def test_lanes_with_more_minibatches_do_not_hold_the_others_up():
+    """Under vmap the loop is as long as the longest lane's; a lane that is done stays as it is, optimiser and all."""
+    short, long = (batch(*lengths, padded_to=64)[0] for lengths in ((5, 3), (64, 60)))
+    chosen = dataclasses.replace(critic(2, 10), optimiser=Optimiser("adam", 0.01))
+    fit = lambda packed: chosen.fit((V, chosen.optimiser.init(V)), packed, KEY)
+    together = quickly_compiled(jax.vmap(fit))(jax.tree.map(lambda *x: jnp.stack(x), short, long))
+    for i, packed in enumerate((short, long)):
+        alone = quickly_compiled(fit)(packed)
+        for ours, theirs in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_allclose(ours[i], theirs, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("nothing", [NoCritic(), LeaveOneOut()])
+def test_a_critic_that_learns_nothing_needs_only_a_baseline(nothing):
+    packed, _, _ = batch(2, 3, padded_to=3)
+    assert nothing.init(3, KEY) is None
+    state, loss = nothing.fit(None, packed, KEY)
+    assert state is None and np.isnan(loss)
+    with pytest.raises(ConfigError, match="no V"):
+        nothing.bootstrap(None, jnp.zeros((2, 3)))
