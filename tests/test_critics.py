@@ -80,7 +80,7 @@ def in_order(blocks, hands, i, size):
     """One minibatch after the other: the last has what is left."""
     row = jnp.arange(size) + i * size
     pick = lambda x: jnp.take(x.reshape(*x.shape[:-2], -1), row, axis=-1, mode="clip")[..., None, :]
-    return Blocks(jax.tree.map(pick, blocks.arrays), jnp.clip(blocks.steps - i * size, 0, size))
+    return Blocks(jax.tree.map(pick, blocks.arrays), jnp.clip(blocks.steps - i * size, 0, size), blocks.length)
 
 
 def repeated(blocks, hands, i, size):
@@ -121,12 +121,14 @@ def test_a_minibatch_that_is_wrong_is_seen(name, mutant, monkeypatch):
 @pytest.mark.parametrize("n", [1, 2, 79, 80, 81, 200])
 def test_all_steps_are_dealt_and_each_once(n):
     """Whatever their number; hands differ in size by one at most, and neighbours lie in different hands."""
-    blocks = Blocks(jnp.arange(400).reshape(2, 200), jnp.array(n))
+    blocks = Blocks(jnp.arange(400).reshape(2, 200), jnp.array(n), jnp.array([n // 3, n - n // 3]))
     hands = -(-n // 80)
     dealt = [deal(blocks, jnp.array(hands), jnp.array(i), 80) for i in range(hands)]
     found = [np.ravel(hand.arrays)[: int(hand.steps)] for hand in dealt]
     assert sorted(np.concatenate(found)) == list(range(n))
     sizes = [len(x) for x in found]
+    for hand, steps in zip(dealt, found, strict=True):  # of each episode as many as there are
+        assert hand.length.tolist() == [(steps < n // 3).sum(), (steps >= n // 3).sum()]
     assert max(sizes) - min(sizes) <= 1
     assert hands == 1 or all((np.diff(x) > 1).all() for x in found)
 
