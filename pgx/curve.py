@@ -96,6 +96,8 @@ def draw(rows: list[dict[str, Any]], title: str, threshold: float | None, path: 
     shown = [x for x in (*low, *high, threshold) if x is not None] or [0.0]
     margin = 0.05 * (max(shown) - min(shown)) or 1.0
     ax.set(xlim=(0, 1.02 * max(steps, default=1)), ylim=(min(shown) - margin, max(shown) + margin))
+    labels = ax.yaxis.get_major_formatter().format_ticks(ax.yaxis.get_majorticklocs())
+    figure.subplots_adjust(left=0.055 + 0.0126 * max(map(len, labels)))  # −500 is wider than 500
     ax.set_title(title, y=1.08)  # a place of its own: matplotlib would measure all else to find one
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
@@ -111,7 +113,7 @@ def _figure(threshold: float | None) -> tuple:
     figure = Figure(figsize=(7, 4), dpi=110)
     FigureCanvasAgg(figure)
     # by hand: matplotlib's own layout draws everything twice
-    ax = figure.subplots(gridspec_kw={"left": 0.09, "right": 0.97, "bottom": 0.12, "top": 0.86})
+    ax = figure.subplots(gridspec_kw={"right": 0.97, "bottom": 0.12, "top": 0.86})
     band = ax.fill_between([], [], [], color="#0072B2", alpha=0.15, lw=0, label="batch: min to max")
     (mean,) = ax.plot([], [], color="#0072B2", alpha=0.5, lw=0.8, label="batch: mean")
     (last,) = ax.plot([], [], color="#D55E00", lw=2, label="last 100 episodes: mean")

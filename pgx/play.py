@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 from pgx.config import whole
 from pgx.errors import ConfigError, one_line
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     import gymnasium
 
 SUFFIXES = (".webp", ".gif")
-WIDTH = 300
-"""Pixels; the height follows."""
+WIDTH = 480
+"""Pixels before the margins are cut off; the height follows."""
+MARGIN = 12
+"""Pixels that are left around what is not background in any picture."""
 FRAMES_PER_SECOND = 25
 """The most there are; an environment with more steps a second is shown every second or third step."""
 PAUSE = 1000
@@ -77,6 +79,19 @@ class Filmed:
         if picture.width > WIDTH:
             picture = picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.BOX)
         self.frames.append(picture)
+
+
+def cut(frames: list[Image.Image]) -> list[Image.Image]:
+    """The pictures without the background around all that is ever drawn: half of CartPole's is empty."""
+    background = Image.new("RGB", frames[0].size, frames[0].getpixel((0, 0)))
+    boxes = [box for frame in frames if (box := ImageChops.difference(frame, background).getbbox())]
+    if not boxes:
+        return frames
+    left, top, right, bottom = zip(*boxes, strict=True)
+    width, height = frames[0].size
+    start = max(0, min(left) - MARGIN), max(0, min(top) - MARGIN)
+    box = (*start, min(width, max(right) + MARGIN), min(height, max(bottom) + MARGIN))
+    return [frame.crop(box) for frame in frames]
 
 
 def make(config: dict[str, Any]) -> "gymnasium.Env":
@@ -135,6 +150,7 @@ def play(
         film = Filmed(stage, env.spec, bar)
         episode = HostRollout(film, 1, greedy=greedy)(policy, jax.random.fold_in(key, seed))
     stage.close()
+    film.frames = cut(film.frames)
     return update, float(episode.reward.sum()), film
 
 

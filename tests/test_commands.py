@@ -193,11 +193,24 @@ def test_play_makes_a_film_in_which_something_moves_without_a_display(copy):
     pictures, duration = frames(copy / "play.webp")
     steps = int(done.stdout.split(" steps")[0].split()[-1])
     assert f"return {steps} in {steps} steps ({steps / 50:.1f} s)" in done.stdout
-    assert len(pictures) > 1 and pictures[0].shape == (200, 300, 3)
+    height, width, _ = pictures[0].shape  # CartPole's own are of 600 by 400, half of them empty
+    assert len(pictures) > 1 and width == play.WIDTH and height < 0.6 * width
     # a CartPole step takes 20 ms; an odd last step has a frame of its own, and the end is held
     assert duration == 40 * (steps // 2 + 1 + steps % 2) + play.PAUSE
     assert (abs(pictures[-1] - pictures[0]) > 64).sum() > 200
     assert 1000 < (copy / "play.webp").stat().st_size < 500_000
+
+
+def test_a_film_has_no_empty_margins_and_loses_nothing_that_is_drawn():
+    """Whatever is drawn in any of its pictures stays; all are cut alike, and one without a drawing is left alone."""
+    empty = Image.new("RGB", (200, 100), "white")
+    left, right = empty.copy(), empty.copy()
+    left.putpixel((50, 60), (0, 0, 0))
+    right.putpixel((150, 99), (0, 0, 0))
+    found = play.cut([empty, left, right])
+    assert {picture.size for picture in found} == {(101 + 2 * play.MARGIN, 40 + play.MARGIN)}
+    assert [np.asarray(picture).min() for picture in found] == [255, 0, 0]
+    assert play.cut([empty, empty])[0].size == empty.size
 
 
 def test_the_same_seed_gives_the_same_film_and_another_seed_another(run, learnt, tmp_path, monkeypatch):

@@ -209,6 +209,16 @@ def test_a_learning_curve_has_nothing_of_the_one_before(folder, tmp_path):
     assert first == again != other
 
 
+@pytest.mark.parametrize("scale", [1.0, -500.0, -123456.0])
+def test_the_labels_of_a_learning_curve_are_not_cut(tmp_path, scale):
+    """Of Acrobot's returns, −500 … 0, half of the axis label was beyond the edge."""
+    names = ("return_mean", "return_min", "return_max", "return_recent")
+    draw([{"env_steps": 1000.0 * i} | dict.fromkeys(names, scale * i) for i in (1, 2)], "a run", None, tmp_path / NAME)
+    with Image.open(tmp_path / NAME) as picture:
+        pixels = np.asarray(picture.convert("L"))
+    assert pixels[:, :3].min() == 255 and pixels[:, 3:45].min() < 100
+
+
 def test_a_persons_settings_of_matplotlib_do_not_change_the_picture(folder, tmp_path, monkeypatch):
     """`!python -m pgx.run` in a notebook inherits a backend that matplotlib may not even know here; then no curve was
     drawn. And pictures are said to be the same bytes everywhere."""
