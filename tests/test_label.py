@@ -1,10 +1,15 @@
 """A run is called by what it is: a variant whose parts were exchanged is another one, on screen and in reports."""
 
+import json
+
 import pytest
-from program import composed, pgx, summary
+from program import checked, composed, pgx, summary
 
 from pgx.config import CONF, options
 from pgx.label import label
+from pgx.record import new_summary
+from pgx.sweep import ledger
+from pgx.sweep.index import Index
 
 
 @pytest.mark.parametrize(
@@ -36,6 +41,17 @@ def test_a_studys_own_variants_have_labels_too():
     }.items():
         with composed(study, *overrides.split()) as config:
             assert label(config.hydra) == called
+
+
+def test_a_sweeps_table_says_which_parts_were_exchanged(tmp_path):
+    """Also where a configuration file did it, and no override of the member says so."""
+    for name, called in (("0", "baseline"), ("1", "baseline (estimator=vanilla)")):
+        (tmp_path / name).mkdir()
+        config = checked("+variant=baseline", f"seed={name}")
+        (tmp_path / name / "run.json").write_text(json.dumps(new_summary(config, None, label=called)))
+    rows = ledger.read(Index(tmp_path))
+    assert [row["label"] for row in rows] == ["baseline", "baseline (estimator=vanilla)"]
+    assert "(estimator=vanilla)" in ledger.table(rows).splitlines()[2] and "(" not in ledger.table(rows).splitlines()[1]
 
 
 def test_screen_run_json_and_the_tracker_are_told_the_label(tmp_path):

@@ -458,3 +458,12 @@ def test_a_full_disk_has_room_for_the_last_word(tmp_path, monkeypatch):
         monkeypatch.setattr(record, "write_atomically", full)
         record.write_summary(tmp_path, {"status": "failed"})
     assert record.read_summary(tmp_path) == {"status": "failed"} and not (tmp_path / record.ROOM).exists()
+
+
+def test_the_last_line_names_a_folder_that_one_can_find(tmp_path, monkeypatch):
+    """With hydra.job.chdir=true it said "files in ."."""
+    config = checked("+variant=baseline")
+    found = record.new_summary(config, None) | {"status": "completed"}
+    monkeypatch.chdir(tmp_path)
+    assert f"files in {tmp_path}" in record.last_line(found, tmp_path)
+    assert record.last_line(found, tmp_path / "r").endswith("files in r")

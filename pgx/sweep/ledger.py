@@ -11,7 +11,7 @@ from pgx import record
 from pgx.files import write_atomically
 from pgx.sweep.index import Index, Run, overrides_of
 
-COLUMNS = ("member", "overrides", "status", "env_steps", "return_final", "solved_at", "reason", "log")
+COLUMNS = ("member", "label", "overrides", "status", "env_steps", "return_final", "solved_at", "reason", "log")
 FILE = "ledger.csv"
 GOOD = ("completed", "running", "waiting")
 """Everything else makes the exit code 1."""
@@ -38,7 +38,8 @@ def _row(sweep: Path, name: str, overrides: list[str], run: Run) -> dict[str, An
         else:
             env_steps = summary.get("env_steps")
         row |= {"status": status, "env_steps": env_steps, "reason": reason and shortened(reason)}
-        row |= {"return_final": summary["return_final"], "solved_at": summary.get("solved_at_env_steps")}
+        row |= {"label": summary.get("label", summary["variant"]), "return_final": summary["return_final"]}
+        row |= {"solved_at": summary.get("solved_at_env_steps")}
         row["log"] = next((str(path) for path in folder.glob("*.log")), None) if status == "failed" else None
     return {column: row.get(column) for column in COLUMNS}
 
@@ -70,7 +71,8 @@ def table(rows: list[dict[str, Any]], most: int = 60) -> str:
     for row in shown:
         reason = row["reason"] and (row["reason"] + (f" ({row['log']})" if row["log"] else ""))
         numbers = [_number(row["env_steps"], ",d"), _number(row["return_final"], ".1f"), _number(row["solved_at"], ",d")]
-        cells.append([row["member"], row["overrides"], row["status"], *numbers, reason or ""])
+        exchanged = (row["label"] or "").partition(" ")[2]  # of the variant's parts
+        cells.append([row["member"], f"{row['overrides']} {exchanged}".strip(), row["status"], *numbers, reason or ""])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     right = (3, 4, 5)
     lines = [
