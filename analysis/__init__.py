@@ -4,13 +4,16 @@
     read.py         … metrics.csv of them all in one go, and the Parquet cache
     align.py        curves on one grid of env steps; a run's final score and its area
     reliability.py  DT, SRT, LRT, drawdown, DR, RR, DF, RF, with intervals over runs
+    ranks.py        the probability of improvement: estimate, interval, permutation test
     aggregates.py   IQM and company, performance profiles, probability of improvement, bootstrap, tolerance
     events.py       drawdown episodes, collapses, dead runs, what became of every run, and how many collapsed
     survival.py     time to threshold: Kaplan–Meier, log-rank, restricted mean
     compare.py      differences between variants, permutation tests, families, effect sizes, how many seeds
     results.py      the row in which every one of these numbers ends up
+    hygiene.py      seeds that were tuned on, the second stage, and looking again
+    power.py        the command: how many seeds, before the runs
     diagnosis.py    what pgx.diagnose measured: estimators at the same policy, policies at frozen checkpoints
-    study.py        all tables of a report, each computed when asked for; seed hygiene
+    study.py        all tables of a report, each computed when asked for
     plots.py        the ten plots: tables and an `ax` in, the `ax` out
     verdict.py      sentences made of the numbers; text.py, numbers as people read them
     stability.py    the report, a notebook (paired with stability.ipynb); sections.py, its parts

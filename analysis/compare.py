@@ -1,32 +1,45 @@
-"""Does one variant differ from another, by how much, how sure is that, and how many seeds would settle it?"""
+"""Does one variant differ from another, by how much, and how sure is that? Differences with their tests, families of
+them, and what may be concluded."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, count
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, stats
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import TTestIndPower
+from scipy import stats
 
-from analysis.aggregates import Bootstrap, doubts_about, improvement_along, interval, statistic_named
+from analysis.aggregates import Bootstrap, doubts_about, interval, statistic_named
 from analysis.load import InputError
+from analysis.ranks import (
+    PERMUTATIONS,
+    improvement_along,
+    improvement_interval,
+    sign_flip_p,
+    smallest_p,
+    smallest_sign_flip_p,
+)
 from analysis.results import row, table
 
-FAMILIES = {"holm": "holm", "by": "fdr_by"}
+LEAST_SEEDS = 5
+"""A group with fewer makes no claim, whatever its p."""
+FEW_SEEDS = 10
+"""A group with fewer has intervals that are too narrow, and is not called equal to another."""
+MOST_ABSENT = 0.1
+"""Of a group. Where more of its runs are missing, what they would have been may decide."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """`paired`: by seed. Only where randomness is really shared does that make a difference smaller; where it is not,
-    it costs nothing but the runs without a partner."""
+    """`paired`: by seed, or not; None: where the two groups have the same seeds and what a seed gives in one is
+    correlated with what it gives in the other, so clearly that the interval is above 0. Elsewhere pairs gain nothing,
+    and cost degrees of freedom."""
 
     statistic: str = "iqm"
-    paired: bool = False
+    paired: bool | None = False
     level: float = 0.95
     n_boot: int = 2000
-    n_permutations: int = 9999
+    n_permutations: int = PERMUTATIONS
     rng_seed: int = 0
 
     @property
@@ -50,20 +63,27 @@ class _Pair:
         return min(len(self.x), len(self.y))
 
 
-def _pairs(scores: pd.DataFrame, paired: bool = False) -> Iterator[_Pair]:
+def _groups(scores: pd.DataFrame) -> Iterator[tuple[str, str, str, pd.DataFrame, pd.DataFrame]]:
     for env, of_env in scores.groupby("env"):
         groups = dict(list(of_env.groupby("variant")))
         for a, b in combinations(groups, 2):
-            yield _pair(a, b, env, groups[a], groups[b], paired)
+            yield a, b, env, groups[a], groups[b]
 
 
-def _pair(a: str, b: str, env: str, of_a: pd.DataFrame, of_b: pd.DataFrame, paired: bool) -> _Pair:
+def _pair(a: str, b: str, env: str, of_a: pd.DataFrame, of_b: pd.DataFrame, paired: bool = False) -> _Pair:
+    """A score of −∞, of a run that diverged, counts as the lowest of the others of this pair."""
     x, y = of_a.dropna(subset="value"), of_b.dropna(subset="value")
     doubts = [
         f"{name}: {len(all_) - len(some)} of {len(all_)} runs have no score and are left out"
         for name, all_, some in ((a, of_a, x), (b, of_b, y))
         if len(some) < len(all_)
     ]
+    both = np.concatenate([x["value"], y["value"]])
+    if np.isneginf(both).any():
+        lowest = both[np.isfinite(both)].min(initial=np.inf)
+        doubts.append("runs that diverged count as the lowest of the other scores")
+        worst = {-np.inf: lowest if np.isfinite(lowest) else np.nan}
+        x, y = (group.assign(value=group["value"].replace(worst)).dropna(subset="value") for group in (x, y))
     if paired:
         if x["seed"].duplicated().any() or y["seed"].duplicated().any():
             return _Pair(a, b, env, np.array([]), np.array([]), [*doubts, "a seed occurs twice: no pairs can be made"])
@@ -74,51 +94,100 @@ def _pair(a: str, b: str, env: str, of_a: pd.DataFrame, of_b: pd.DataFrame, pair
     return _Pair(a, b, env, x["value"].to_numpy(float), y["value"].to_numpy(float), doubts)
 
 
-def differences(scores: pd.DataFrame, metric: str, spec: Comparison = Comparison()) -> pd.DataFrame:
-    """a's minus b's, for every pair of variants in every env (scope `comparison`, extra columns a, b, p).
+def correlation(pair: _Pair, level: float = 0.95) -> tuple[float, float, float]:
+    """Spearman's, of what the same seeds give, with the interval of Bonett and Wright (2000); NaN below 5 pairs or
+    where one of the two is constant."""
+    if pair.n < LEAST_SEEDS or np.ptp(pair.x) == 0 or np.ptp(pair.y) == 0:
+        return np.nan, np.nan, np.nan
+    r = float(stats.spearmanr(pair.x, pair.y).statistic)
+    reach = stats.norm.ppf(0.5 + level / 2) * np.sqrt((1 + r**2 / 2) / (pair.n - 3))
+    with np.errstate(divide="ignore"):
+        return r, float(np.tanh(np.arctanh(r) - reach)), float(np.tanh(np.arctanh(r) + reach))
 
-    The difference of the two statistics, or the statistic of the differences by seed. p is two-sided from a
-    permutation test of the same quantity: (k + 1)/(m + 1) over random permutations (Phipson & Smyth 2010), or exact
-    where there are at most `n_permutations`. It assumes that under the null hypothesis the two are exchangeable.
-    """
-    of_sample = statistic_named(spec.statistic)
-    if spec.paired:
-        statistic = lambda x, y, axis: of_sample(x - y, axis=axis)  # noqa: E731
-        name, method = f"{spec.statistic} of the paired differences of {metric}", "bootstrap over pairs of runs"
-    else:
-        statistic = lambda x, y, axis: of_sample(x, axis=axis) - of_sample(y, axis=axis)  # noqa: E731
-        name, method = f"difference of {spec.statistic} of {metric}", "bootstrap over runs of each variant"
+
+def correlations(scores: pd.DataFrame, metric: str, level: float = 0.95) -> pd.DataFrame:
+    """Between what the same seeds give in two variants: a row a pair that has the same seeds, each once (scope
+    `comparison`, extra columns a, b)."""
     rows = []
-    for pair in _pairs(scores, spec.paired):
-        estimate = lo = hi = p = np.nan
-        doubts = [*pair.doubts, *doubts_about(pair.n, spec.statistic, spec.level)]
-        if pair.n:
-            estimate = statistic(pair.x, pair.y, axis=0)
-            lo, hi = interval([pair.x, pair.y], statistic, spec.bootstrap, paired=spec.paired)
-        if pair.n > 1:
-            p = permutation_p(pair.x, pair.y, statistic, spec)
+    for a, b, env, of_a, of_b in _groups(scores):
+        if not _same_seeds(of_a, of_b):
+            continue
+        pair = _pair(a, b, env, of_a, of_b, paired=True)
+        found = correlation(pair, level)
+        doubts = [*pair.doubts, "fewer than 5 pairs, or one of the two is constant" if np.isnan(found[0]) else ""]
         rows.append(
-            row("comparison", f"{pair.a} − {pair.b}", pair.env, name, estimate, lo, hi, level=spec.level,
-                method=f"percentile {method}; permutation test", n_runs=pair.n, n_boot=spec.n_boot,
-                rng_seed=spec.rng_seed, params=spec, warning=doubts, a=pair.a, b=pair.b, p=p)
+            row("comparison", f"{a} with {b}", env, f"correlation between seeds of {metric}", *found, level=level,
+                method="Spearman's; Bonett and Wright's interval", n_runs=pair.n, warning=doubts, a=a, b=b)
         )
-    return table(rows, "a", "b", "p")
+    return table(rows, "a", "b")
 
 
-def permutation_p(x: np.ndarray, y: np.ndarray, statistic, spec: Comparison) -> float:
-    """Two-sided p of `statistic(x, y, axis=…)`: labels permuted, or swapped within pairs."""
-    return float(
-        stats.permutation_test(
-            (x, y),
-            statistic,
-            permutation_type="samples" if spec.paired else "independent",
-            n_resamples=spec.n_permutations,
-            batch=max(1, 8_000_000 // (len(x) + len(y))),
-            vectorized=True,
-            axis=0,
-            rng=np.random.default_rng(spec.rng_seed),
-        ).pvalue
-    )
+def _same_seeds(of_a: pd.DataFrame, of_b: pd.DataFrame) -> bool:
+    seeds = [group.dropna(subset="value")["seed"] for group in (of_a, of_b)]
+    if any(s.isna().any() or s.duplicated().any() for s in seeds):
+        return False
+    return set(seeds[0]) == set(seeds[1])
+
+
+def differences(scores: pd.DataFrame, metric: str, spec: Comparison = Comparison()) -> pd.DataFrame:
+    """a's minus b's, for every pair of variants in every env (scope `comparison`, extra columns a, b, p, paired).
+
+    Not paired: the difference of the two statistics, with a bootstrap interval. It has no p: the test of two groups is
+    the one of their ranks (aggregates.improvements), and is of another hypothesis. Paired: the mean of the differences
+    by seed, Student's interval, and p of the same mean over all signs (ranks.sign_flip_p).
+    """
+    rows = []
+    for a, b, env, of_a, of_b in _groups(scores):
+        paired = spec.paired
+        if paired is None:
+            paired = _same_seeds(of_a, of_b) and correlation(_pair(a, b, env, of_a, of_b, True), spec.level)[1] > 0
+        make = _paired_difference if paired else _difference
+        rows.append(make(_pair(a, b, env, of_a, of_b, paired), metric, spec))
+    return table(rows, "a", "b", "p", "paired").astype({"paired": "bool"})
+
+
+def _difference(pair: _Pair, metric: str, spec: Comparison) -> dict:
+    of_sample = statistic_named(spec.statistic)
+    statistic = lambda x, y, axis: of_sample(x, axis=axis) - of_sample(y, axis=axis)  # noqa: E731
+    estimate = lo = hi = np.nan
+    if pair.n:
+        estimate = statistic(pair.x, pair.y, axis=0)
+        lo, hi = interval([pair.x, pair.y], statistic, spec.bootstrap)
+    return row(
+        "comparison", f"{pair.a} − {pair.b}", pair.env, f"difference of {spec.statistic} of {metric}", estimate, lo, hi,
+        level=spec.level, method="percentile bootstrap over runs of each variant", n_runs=pair.n, n_boot=spec.n_boot,
+        rng_seed=spec.rng_seed, params=spec, warning=[*pair.doubts, *doubts_about(pair.n, spec.statistic, spec.level)],
+        a=pair.a, b=pair.b, p=np.nan, paired=False,
+    )  # fmt: skip
+
+
+def _paired_difference(pair: _Pair, metric: str, spec: Comparison) -> dict:
+    d = pair.x - pair.y
+    estimate = lo = hi = np.nan
+    if pair.n:
+        estimate = d.mean()
+    if pair.n > 2:
+        reach = stats.t.ppf(0.5 + spec.level / 2, pair.n - 1) * d.std(ddof=1) / np.sqrt(pair.n)
+        lo, hi = estimate - reach, estimate + reach
+    return row(
+        "comparison", f"{pair.a} − {pair.b}", pair.env, f"mean of the paired differences of {metric}", estimate, lo, hi,
+        level=spec.level, method="Student's interval over pairs of runs; permutation of signs", n_runs=pair.n,
+        rng_seed=spec.rng_seed, params=spec, warning=[*pair.doubts, *doubts_about(pair.n, "", spec.level)],
+        a=pair.a, b=pair.b, p=sign_flip_p(d, spec.n_permutations, spec.rng_seed), paired=True,
+    )  # fmt: skip
+
+
+# Families
+
+
+def _holm(p: np.ndarray) -> np.ndarray:
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return adjusted
+
+
+FAMILIES = {"holm": _holm, "by": lambda p: stats.false_discovery_control(p, method="by")}
 
 
 def adjust(results: pd.DataFrame, method: str = "holm") -> pd.DataFrame:
@@ -129,19 +198,110 @@ def adjust(results: pd.DataFrame, method: str = "holm") -> pd.DataFrame:
     """
     if method not in FAMILIES:
         raise InputError(f"there is no adjustment '{method}'; there are: {', '.join(FAMILIES)}")
-    p = results["p"].to_numpy(float)
+    adjusted = _adjusted(results["p"].to_numpy(float), method)
+    return results.assign(p_adjusted=adjusted, p_method=f"{method} over {int((~np.isnan(adjusted)).sum())}")
+
+
+def _adjusted(p: np.ndarray, method: str) -> np.ndarray:
     adjusted, known = np.full(len(p), np.nan), ~np.isnan(p)
     if known.any():
-        adjusted[known] = multipletests(p[known], method=FAMILIES[method])[1]
-    return results.assign(p_adjusted=adjusted, p_method=f"{method} over {int(known.sum())}")
+        adjusted[known] = FAMILIES[method](p[known])
+    return adjusted
+
+
+# What may be concluded
+
+CONCLUSIONS = {
+    "clear": "the interval excludes no difference, and p after the adjustment is at most α",
+    "equal": "the whole interval lies within the smallest effect of interest",
+    "mixed": "clear by the probability, but the effect in env steps or points is the other way round",
+    "inconclusive": "these runs do not tell",
+    "absent": "too many runs of a group are missing for anything to be clear",
+    "undecidable": "so few seeds that no result could have been clear",
+    "none": "nothing to compare",
+}
+"""What `concluded` says of a pair; it has the last of these that is true of it."""
+
+
+def concluded(
+    pairs: pd.DataFrame, alpha: float = 0.05, method: str = "holm", n_permutations: int = PERMUTATIONS
+) -> pd.DataFrame:
+    """A family of pairs with p_adjusted and p_method, and with what may be concluded of each (CONCLUSIONS).
+
+    `pairs` are results rows with a, b, p and
+        test                  which: ranks, signs or fisher
+        null                  the estimate that means no difference
+        n_a, n_b              runs that were compared
+        absent_a, absent_b    share of each group's runs that are missing
+        against, equal        whether another summary of the same runs points the other way; or shows that they are equal
+    New: family, how many pairs it is of; smallest_p, what two groups without any overlap would have had; smallest_p_adjusted, the same of all the family;
+    seeds_least, the seeds each that are needed for a clear result; conclusion; conclusive.
+    """
+    found = adjust(pairs, method).astype({"against": "bool", "equal": "bool"})
+    n = zip(found["test"], found["n_a"], found["n_b"], strict=True)
+    smallest = np.array([_smallest(test, a, b, n_permutations) for test, a, b in n], float)
+    smallest[found["p"].isna()] = np.nan
+    of_family = _adjusted(smallest, method)
+    family = int(found["estimate"].notna().sum())
+    least = {test: seeds_least(test, family, alpha, method, n_permutations) for test in found["test"].unique()}
+    fewest = found[["n_a", "n_b"]].min(axis=1)
+    excluded = (found["lo"] > found["null"]) | (found["hi"] < found["null"])
+    clear = excluded & (found["p_adjusted"] <= alpha)
+    conditions = {
+        "none": found["estimate"].isna(),
+        "undecidable": (fewest < LEAST_SEEDS) | ~(of_family <= alpha),
+        "absent": found[["absent_a", "absent_b"]].max(axis=1) > MOST_ABSENT,
+        "mixed": clear & found["against"],
+        "clear": clear,
+        "equal": found["equal"] & (fewest >= FEW_SEEDS),
+    }
+    conclusion = np.select(list(conditions.values()), list(conditions), "inconclusive")
+    return found.assign(
+        family=family, smallest_p=smallest, smallest_p_adjusted=of_family, seeds_least=found["test"].map(least).astype(float), conclusion=conclusion,
+        conclusive=conclusion == "clear",
+    )  # fmt: skip
+
+
+def _smallest(test: str, n: int, m: int, n_permutations: int) -> float:
+    if min(n, m) < 1:
+        return np.nan
+    if test == "fisher":
+        return float(stats.fisher_exact([[n, 0], [0, m]]).pvalue)
+    return smallest_sign_flip_p(min(n, m), n_permutations) if test == "signs" else smallest_p(n, m, n_permutations)
+
+
+def needed_p(family: int, alpha: float = 0.05, method: str = "holm") -> float:
+    """The p that is clear after the adjustment where none of the other pairs is.
+
+    >>> needed_p(5)
+    0.01
+    """
+    others = np.ones(family - 1)
+    return alpha * 1e-6 / float(_adjusted(np.array([1e-6, *others]), method)[0])
+
+
+def seeds_least(
+    test: str, family: int, alpha: float = 0.05, method: str = "holm", n_permutations: int = PERMUTATIONS
+) -> float:
+    """Seeds each with which a family of so many comparisons can come out at all; ∞ where the permutations, not the seeds,
+    are too few."""
+    for n in count(LEAST_SEEDS):
+        smallest = _smallest(test, n, n, n_permutations)
+        if _adjusted(np.full(max(1, family), smallest), method)[0] <= alpha:
+            return n
+        if smallest == _smallest(test, n + 1, n + 1, n_permutations):
+            return np.inf
+    return np.inf
+
+
+# Shares of collapses
 
 
 def collapse_tests(shares: pd.DataFrame) -> pd.DataFrame:
-    """Fisher's exact test of every pair (scope `comparison`, extra columns a, b, p, missing); `estimate`: a's share −
-    b's, of the runs at risk (events.collapse_shares). No comparison where a group has none.
+    """Fisher's exact test of every pair (scope `comparison`, extra columns a, b, p and those that `concluded` asks for);
+    `estimate`: a's share − b's, of the runs at risk (events.collapse_shares). No comparison where a group has none.
 
-    The interval of the difference is Newcombe's, from the two Wilson intervals (Newcombe 1998, method 10). `missing` is
-    the larger of the two groups'.
+    The interval of the difference is Newcombe's, from the two Wilson intervals (Newcombe 1998, method 10).
     """
     rows = []
     for env, of_env in shares.groupby("env"):
@@ -158,31 +318,33 @@ def collapse_tests(shares: pd.DataFrame) -> pd.DataFrame:
                 row("comparison", f"{a['variant']} − {b['variant']}", env,
                     "difference of shares of runs at risk that collapsed", estimate, lo, hi, level=a["level"],
                     method="Newcombe; Fisher's exact test", n_runs=min(a["n_runs"], b["n_runs"]), warning=doubts,
-                    a=a["variant"], b=b["variant"], p=p, missing=max(a["missing"], b["missing"]))
+                    a=a["variant"], b=b["variant"], p=p, test="fisher", null=0.0, n_a=a["n_runs"], n_b=b["n_runs"],
+                    absent_a=a["missing"], absent_b=b["missing"], against=False, equal=False)
             )  # fmt: skip
-    return table(rows, "a", "b", "p", "missing")
+    return table(rows, "a", "b", "p", "test", "null", "n_a", "n_b", "absent_a", "absent_b", "against", "equal")
+
+
+# Effect sizes
 
 
 def effect_sizes(scores: pd.DataFrame, metric: str, spec: Comparison = Comparison()) -> pd.DataFrame:
     """Two rows for every pair of variants in every env (scope `comparison`, extra columns a, b); runs are not paired.
 
-    Cliff's δ = P(a > b) − P(a < b), which asks nothing of the distributions, with a bootstrap interval; and Hedges' g,
-    the difference of means in pooled standard deviations, with the large-sample interval (Hedges & Olkin 1985, ch. 5).
+    Cliff's δ = P(a > b) − P(a < b), which asks nothing of the distributions, with the interval of ranks.py; and Hedges'
+    g, the difference of means in pooled standard deviations, with the large-sample interval (Hedges & Olkin 1985, ch. 5).
     """
-    delta = lambda x, y, axis: 2 * improvement_along(x, y, axis) - 1  # noqa: E731
     rows = []
-    for pair in _pairs(scores):
+    for a, b, env, of_a, of_b in _groups(scores):
+        pair = _pair(a, b, env, of_a, of_b)
         doubts, same = [*pair.doubts, *doubts_about(pair.n, "", spec.level)], dict(a=pair.a, b=pair.b)
         common = dict(level=spec.level, n_runs=pair.n, params=spec, **same)
         of = ("comparison", f"{pair.a} − {pair.b}", pair.env)
         estimate, (lo, hi) = np.nan, (np.nan, np.nan)
         if pair.n:
-            estimate, (lo, hi) = delta(pair.x, pair.y, 0), interval([pair.x, pair.y], delta, spec.bootstrap)
-        rows.append(
-            row(*of, f"Cliff's δ of {metric}", estimate, lo, hi,
-                method="percentile bootstrap over runs of each variant", n_boot=spec.n_boot, rng_seed=spec.rng_seed,
-                warning=doubts, **common)
-        )
+            ordered = [group["value"].dropna().to_numpy(float) for group in (of_a, of_b)]
+            estimate = 2 * improvement_along(*ordered, 0) - 1
+            lo, hi = (2 * end - 1 for end in improvement_interval(*ordered, spec.level))
+        rows.append(row(*of, f"Cliff's δ of {metric}", estimate, lo, hi, method="Newcombe", warning=doubts, **common))
         g, error = hedges_g(pair.x, pair.y)
         if np.isnan(g):
             doubts.append("no spread within the variants: g is not defined")
@@ -205,61 +367,3 @@ def hedges_g(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
         return np.nan, np.nan
     g = (1 - 3 / (4 * df - 1)) * (x.mean() - y.mean()) / spread
     return float(g), float(np.sqrt((n + m) / (n * m) + g**2 / (2 * (n + m))))
-
-
-def seeds_needed(
-    scores: pd.DataFrame, metric: str, power: float = 0.8, alpha: float = 0.05, spec: Bootstrap = Bootstrap()
-) -> pd.DataFrame:
-    """Seeds a variant with which a difference as large as this one would be found with that power, tested two-sided.
-
-    Two rows for every pair of variants in every env (scope `comparison`, extra columns a, b): with the Mann–Whitney
-    test, (z_{1−α/2} + z_power)² / (6 (P(a > b) − ½)²) (Noether 1987), and with a t test (statsmodels). lo and hi come
-    from the interval of the probability of improvement: where it holds ½ no number is enough and hi is ∞. The effect
-    is an estimate, and the difference that happened to be found is rather too large than too small: so is the power.
-    """
-    params = [spec, {"power": power, "alpha": alpha}]
-    rows = []
-    for pair in _pairs(scores):
-        doubts = [*pair.doubts, *doubts_about(pair.n, "", spec.level)]
-        of = ("comparison", f"{pair.a} − {pair.b}", pair.env)
-        n = lo = hi = by_means = np.nan
-        if pair.n:
-            n = seeds_by_rank(float(improvement_along(pair.x, pair.y, 0)), power, alpha)
-            ends = [float(end) for end in interval([pair.x, pair.y], improvement_along, spec)]
-            if not np.isnan(ends).any():
-                lo, hi = sorted(seeds_by_rank(end, power, alpha) for end in ends)
-                hi = np.inf if ends[0] <= 0.5 <= ends[1] else hi
-        rows.append(
-            row(*of, f"seeds needed for {metric}, Mann–Whitney", n, lo, hi, level=spec.level, n_runs=pair.n,
-                method="Noether's formula; from the bootstrap of the probability of improvement", n_boot=spec.n_boot,
-                rng_seed=spec.rng_seed, params=params, warning=doubts, a=pair.a, b=pair.b)
-        )
-        g, _ = hedges_g(pair.x, pair.y)
-        if not np.isnan(g):
-            by_means = seeds_by_means(g, power, alpha)
-        rows.append(
-            row(*of, f"seeds needed for {metric}, t test", by_means, n_runs=pair.n, method="power of the t test",
-                params=params, warning=doubts, a=pair.a, b=pair.b)
-        )
-    return table(rows, "a", "b")
-
-
-def seeds_by_rank(probability: float, power: float = 0.8, alpha: float = 0.05) -> float:
-    """Runs a group that the Mann–Whitney test needs (Noether 1987, equation 3 with equal groups); ∞ at ½."""
-    if probability == 0.5:
-        return np.inf
-    z = stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)
-    return max(2.0, float(np.ceil(z**2 / (6 * (probability - 0.5) ** 2))))
-
-
-def seeds_by_means(effect: float, power: float = 0.8, alpha: float = 0.05) -> float:
-    """Runs a group that a t test needs to find a difference of so many standard deviations; ∞ at 0."""
-    effect = min(abs(effect), 10.0)  # then 2 are enough, and the distribution cannot be computed far beyond
-    if effect < 1e-3:  # more than ten million
-        return np.inf
-    # of the two tails only the one that the effect is in: the other adds next to nothing, and is NaN at some sizes
-    short = lambda n: TTestIndPower().power(effect, n, alpha / 2, alternative="larger") - power  # noqa: E731
-    if short(2) >= 0:
-        return 2.0
-    by_normal = 2 * ((stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)) / effect) ** 2
-    return float(np.ceil(optimize.brentq(short, 2, 2 * by_normal + 10)))

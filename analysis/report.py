@@ -18,7 +18,7 @@ from typing import NoReturn, TextIO
 
 from tqdm import tqdm
 
-from analysis import notebook
+from analysis import hygiene, notebook
 from analysis.compare import FAMILIES
 from analysis.load import InputError, load
 from analysis.notebook import Cell
@@ -65,8 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
     sweeps = _usable(options.sweeps, said)
     question = Question(
         score=options.score, metric=options.metric, threshold=options.threshold, base=options.base,
-        by=options.by and tuple(options.by.split(",")),
-        adjust=options.adjust, reliability=Reliability(window=options.window),
+        by=options.by and tuple(options.by.split(",")), adjust=options.adjust,
+        reliability=Reliability(window=options.window), paired=options.paired or None, equivalent=options.equivalent,
     )  # fmt: skip
     output = options.output or (sweeps or options.sweeps)[0] / "report"
     try:
@@ -74,6 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
         study = _study(tables, question, said) if tables else None
         if study:
             _make_room(output)
+            _look(study, sweeps, options.chosen_on)
     except InputError as error:
         said.append(str(error))
         study = None
@@ -82,6 +83,16 @@ def main(arguments: list[str] | None = None) -> int:
     said += write(study, output)
     say(f"report: {output / 'report.html'}")
     return _end(said, study)
+
+
+def _look(study: Study, sweeps: list[Path], chosen_on: list[Path]) -> None:
+    """Notes what is known of earlier looks at these runs, and whether their values were chosen on others."""
+    for sweep in sweeps:
+        inside = [Path(folder).is_relative_to(sweep) for folder in study.runs["folder"]]
+        study.notes += hygiene.look_again(sweep, study.loaded[inside])
+    for stage_one in chosen_on:
+        said, fresh = hygiene.confirmed(study.loaded, load(stage_one).runs, str(stage_one))
+        (study.notes if fresh else study.problems).append(said)
 
 
 def write(study: Study, output: Path, *, quiet: bool | None = None) -> list[str]:
@@ -197,7 +208,21 @@ def _parser() -> argparse.ArgumentParser:
         help=f"of the dispersion across time, in env steps (default: {default.reliability.window:g})")  # fmt: skip
     add("--adjust", choices=list(FAMILIES), default=default.adjust,
         help="over the family of comparisons: Holm or Benjamini–Yekutieli")  # fmt: skip
+    add("--paired", action="store_true",
+        help="compare final scores by seed (default: only where what a seed gives is clearly correlated)")  # fmt: skip
+    add("--equivalent", type=share, default=default.equivalent, metavar="SHARE",
+        help="the smallest difference of interest, of the time to the threshold or of what a run's curve spans: groups "
+        f"that differ by less are practically equal; 0: none are (default: {default.equivalent:g})")  # fmt: skip
+    add("--chosen-on", type=Path, action="append", default=[], metavar="SWEEP_DIR",
+        help="where the values of these runs were chosen: checks that the seeds are fresh (may be given again)")  # fmt: skip
     return parser
+
+
+def share(said: str) -> float:
+    x = float(said)
+    if not 0 <= x < 1:
+        raise ValueError
+    return x
 
 
 if __name__ == "__main__":

@@ -14,11 +14,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import plots, text
+from analysis.compare import FEW_SEEDS, LEAST_SEEDS, MOST_ABSENT
 from analysis.events import OUTCOMES
+from analysis.hygiene import ranges
 from analysis.load import RUNS, STATUSES
 from analysis.notebook import Html, Markdown, Picture
-from analysis.study import Study, question_json, ranges
-from analysis.verdict import MIN_AT_RISK, MOST_MISSING
+from analysis.study import Study, question_json
 
 SMOOTHING = {"return_recent": "mean of the last 100 training episodes"}
 
@@ -228,15 +229,19 @@ def primary_endpoint(study: Study) -> str:
     q, horizon = study.question, ", ".join(f"{x:,}" for x in study.horizons.values()) or "no"
     if thresholds:
         what = (f"env steps until `{q.score}` ({smoothing(q.score)}) first reaches {text.listed(thresholds)}. A run "
-                "that never does is censored, not left out")  # fmt: skip
-        test = "the log-rank test"
+                "that does not within the env steps that all runs have is censored there, not left out")  # fmt: skip
     else:
-        what, test = f"`{q.score}` at {horizon} env steps, for want of a threshold", "the permutation test"
+        what = f"`{q.score}` at {horizon} env steps, for want of a threshold"
     family = {"holm": "Holm's", "by": "Benjamini and Yekutieli's"}[q.adjust]
     return (f"**Question.** Which of these learns, how fast, and how stably?\n\n**Primary endpoint.** {what[0].upper()}"
-            f"{what[1:]}. Variants are compared by the probability that one does better than the other. A difference "
-            f"is called clear where its {q.bootstrap.level:.0%} interval excludes ½ and p of {test}, after {family} "
-            f"adjustment over all pairs, is at most {q.alpha:g}. All else is secondary.")  # fmt: skip
+            f"{what[1:]}. Variants are compared by P, the probability that a run of one does better than a run of the other; "
+            f"a run that diverged or failed is the worst. A difference is called clear where the {q.bootstrap.level:.0%} "
+            f"interval of P excludes ½ and p of the permutation test of P = ½, after {family} adjustment over all pairs, is at "
+            f"most {q.alpha:g}; where each group has at least {LEAST_SEEDS} seeds, of which no more than {MOST_ABSENT:.0%} are "
+            f"missing; and where the means do not say the opposite. Intervals are not adjusted for the number of pairs. "
+            f"Practically equal: {FEW_SEEDS} seeds or more, and means that differ by no more than {q.equivalent:.0%}, of "
+            "themselves (times) or of what a run's curve spans (scores), everywhere in their interval. How many seeds a "
+            "difference needs is asked before the runs: `python -m analysis.power`. All else is secondary.")  # fmt: skip
 
 
 # Results as people read them
@@ -297,8 +302,7 @@ def readable_pairs(study: Study) -> pd.DataFrame:
             "pair": rows["variant"], "env": rows["env"], "endpoint": rows["endpoint"], "P(the first is better)": said,
             "n": rows["n_runs"], "p": rows["p"].map(text.p_value), "adjusted": rows["p_adjusted"].map(text.p_value),
             "family": rows["p_method"].map(text.family),
-            "verdict": rows["conclusive"].map({True: "clear", False: "inconclusive"}),
-            f"seeds each for {study.question.power:.0%} power": rows["seeds_needed"].map(text.number),
+            "smallest p": rows["smallest_p_adjusted"].map(text.number), "verdict": rows["conclusion"],
             "note": rows["warning"],
         }
     )  # fmt: skip
@@ -307,14 +311,17 @@ def readable_pairs(study: Study) -> pd.DataFrame:
 
 
 def pairing(study: Study) -> str:
-    if len(study.scores["variant"].unique()) < 2:
+    pairs, rows = study.differences, study.correlations
+    if pairs.empty:
         return ""
-    if not study.paired:
-        return "Differences are **not paired**: the groups do not have the same seeds, each once."
-    of = "is not known" if np.isnan(study.correlation) else f"is {study.correlation:.2f}"
-    return (f"Differences are **paired by seed**: all groups have the same seeds, so the same initial parameters where "
-            f"the networks are the same. The correlation between their final scores {of} (median over pairs of "
-            "groups): the closer to 0, the less pairing gains.")  # fmt: skip
+    chosen = pairs[pairs["paired"]]
+    names = text.listed([f"{a} and {b}" for a, b in zip(chosen["a"], chosen["b"], strict=True)])
+    why = "as was asked for" if study.question.paired else "because what a seed gives in the one and in the other is correlated"
+    known = rows["estimate"].dropna()
+    of = f" The correlation between seeds is {text.number(known.median())} (Spearman's, median over pairs)." if len(known) else ""
+    if chosen.empty:
+        return "Differences are **not paired by seed**: that gains where seeds are correlated, and costs elsewhere." + of
+    return f"Differences are **paired by seed** for {names}, {why}.{of}"
 
 
 def outcome_counts(study: Study) -> pd.DataFrame:
@@ -635,7 +642,7 @@ def method(study: Study) -> str:
         f"**Shares of collapses** are of the runs at risk: those that reached {fall.level:.0%} of the way up. Diverged "
         "and failed runs are counted beside them; a run that was stopped when it had solved the environment was at risk "
         "only while it was watched. No difference of shares is called clear where a group has fewer than "
-        f"{MIN_AT_RISK} runs at risk, or where the end of more than {MOST_MISSING:.0%} of a group was not seen.",
+        f"{LEAST_SEEDS} runs at risk, or where the end of more than {MOST_ABSENT:.0%} of a group was not seen.",
         f"**Reliability.** Of `{q.metric}`; α = {q.reliability.alpha:g}, window {q.reliability.window:,.0f} env steps. "
         "DT, SRT, LRT and the largest drawdown are divided by the range P95 − first value of the run's whole curve. "
         f"DR and RR are means over at most {q.points} points of the grid (the tables say how many; with another number "
@@ -643,8 +650,11 @@ def method(study: Study) -> str:
         "al.: their code divides each run by its own range before the RR of all, but a run that never rose has none, "
         "and is the one that RR is about; and RR is a level, so it is counted from what an untrained policy returns, as "
         "the way up is, or it would change with a constant added to all rewards.",
-        "**Families.** Pairs on the primary endpoint are one family; differences of final scores and of collapses are "
-        "one each.",
+        "**Families.** Pairs on the primary endpoint are one family; those on final scores and on collapses are one each. "
+        "Intervals are not adjusted for a family.",
+        "**Tests.** P of ranks: all divisions of the runs into two groups, or random ones with the one that was observed "
+        "(Brunner and Munzel's statistic, which allows for unequal variances). Differences by seed: signs. Collapses: "
+        "Fisher's. The log-rank test of the curves makes no sentence: it is of another hypothesis.",
         "**Tables.** Every number is in `tables/*.parquet`, the results with method, n, resamples, seed, parameters "
         "and warnings.",
     ]

@@ -110,7 +110,7 @@ sections.shown(sections.readable(study.final, study.tolerance))
 Markdown(sections.pairing(study))
 
 # %%
-sections.shown(sections.readable(study.differences, study.effects, study.seeds_needed), "No pairs to compare.")
+sections.shown(sections.readable(study.differences, study.effects, study.correlations), "No pairs to compare.")
 
 # %% [markdown]
 # ## How stably?

@@ -3,8 +3,8 @@ reason is among the problems: a report of bad data is a report that says so."""
 
 import dataclasses
 import json
-import re
-from collections.abc import Iterable
+import os
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from analysis.aggregates import (
     tolerance_bands,
 )
 from analysis.events import Collapse, WayUp
+from analysis.hygiene import second_stage, seed_hygiene
 from analysis.load import CURVES, STATUSES, InputError, Tables, curves, grouped_by, ledger, replicate_keys, warnings
 from analysis.reliability import Reliability
 from analysis.results import table
@@ -42,7 +43,9 @@ class Question:
     """What a report asks. `score` is what curves, threshold and final scores are of, `metric` the unsmoothed one that
     reliability and collapses are of; `threshold` None: the environment's own; `base`, what an untrained policy returns,
     None: measured, see events.ways_up; `by`: columns of `runs` whose values make a group of replicates, None: the
-    variant and whatever else its runs differ in. A picture shows at most `shown` groups."""
+    variant and whatever else its runs differ in. `paired` None: by seed where that is shown to gain (compare.Comparison).
+    `equivalent`, the smallest effect of interest: a share of the restricted mean for times, of what a run's curve spans for
+    scores. A picture shows at most `shown` groups."""
 
     score: str = "return_recent"
     metric: str = "return_mean"
@@ -51,7 +54,8 @@ class Question:
     by: tuple[str, ...] | None = None
     adjust: str = "holm"
     alpha: float = 0.05
-    power: float = 0.8
+    paired: bool | None = None
+    equivalent: float = 0.05
     points: int = 100
     shown: int = 8
     bootstrap: Bootstrap = Bootstrap()
@@ -64,6 +68,7 @@ class Study:
 
     def __init__(self, tables: Tables, question: Question = Question()):
         self.question, self.problems = question, []
+        self.notes: list[str] = []  # warnings that do not come from the tables
         if question.adjust not in compare.FAMILIES:
             raise InputError(f"there is no adjustment '{question.adjust}'; there are: {', '.join(compare.FAMILIES)}")
         self.sweeps = list(tables.runs["sweep"].unique())  # as they were given
@@ -72,7 +77,7 @@ class Study:
         self.tables = plain
         if len(self.sweeps) > 1 and "sweep" not in self.by:
             self.tables = grouped_by(tables, [*self.by, "sweep"])
-        self.runs = self.tables.runs
+        self.runs, self.loaded = self.tables.runs, tables.runs
         self.family_of = dict(
             zip(self.runs["variant"], plain.runs["variant"], strict=True)
         )  # group → the same, any sweep
@@ -89,7 +94,7 @@ class Study:
     @cached_property
     def warnings(self) -> list[str]:
         """What has to be known before any number, problems included."""
-        said = [*self.problems, *warnings(self.runs, self.by), *seed_hygiene(self.runs), *self._diagnosis[1]]
+        said = [*self.problems, *self.notes, *warnings(self.runs, self.by), *self._seed_hygiene(), *self._diagnosis[1]]
         if len(self.runs) == 1:
             said.append("one run only: nothing can be compared, and no interval can be given")
         if not self.runs["status"].isin(["completed", "running", "interrupted"]).any():
@@ -114,6 +119,11 @@ class Study:
         for (env, why), rows in unknown.groupby(["env", "undetermined"]):
             of = (self.runs["env"] == env).sum()
             said.append(f"{env}: collapses are not determined for {len(rows)} of {of} runs: {why}")
+        for env, of_env in self.times.groupby("env"):
+            if late := int(of_env["late"].iloc[0]):
+                said.append(f"{env}: the runs were not all followed as long: times are cut at "
+                            f"{of_env['horizon'].iloc[0]:,.0f} env steps, which all have, and {late} runs that reached "
+                            "the threshold later count as not there")  # fmt: skip
         if len(self.shown) < len(self.variants):
             said.append(
                 f"{len(self.variants)} groups: the pictures show the {len(self.shown)} with the best final scores"
@@ -122,6 +132,25 @@ class Study:
             said.append(f"{same} runs have the same configuration and seed in two sweeps: if the code is the same too, "
                         "so are their numbers")  # fmt: skip
         return list(dict.fromkeys(said))
+
+    def _seed_hygiene(self) -> list[str]:
+        """With the commands of the second stage, where values were chosen."""
+        said = []
+        for _, runs in self.loaded.groupby("sweep", sort=False):
+            said += seed_hygiene(runs)
+            where = os.path.commonpath(list(runs["folder"]))
+            if commands := second_stage(runs, self._merits, f"{where}-confirmed"):
+                report = shlex.join(["python", "-m", "analysis.report", f"{where}-confirmed", "--chosen-on", where])
+                said.append(f"second stage, the best values on fresh seeds: `{' && '.join([*commands, report])}`")
+        return said
+
+    @property
+    def _merits(self) -> pd.DataFrame:
+        """One number a run, the higher the better: minus its time to the threshold, or its final score where no run of
+        the environment got there."""
+        by_time = self.times.groupby("env")["reached"].transform("any")
+        times = self.times[by_time]
+        return pd.concat([times.assign(value=-times["time"]), self.scores[~self.scores["env"].isin(set(times["env"]))]])
 
     def _same_twice(self) -> int:
         known = self.runs[self.runs["config_hash"] != ""].drop_duplicates(["config_hash", "sweep"])
@@ -230,43 +259,102 @@ class Study:
 
     @cached_property
     def better(self) -> pd.DataFrame:
-        """P(a's final score > b's)."""
-        return improvements(self.scores, f"final {self.question.score}", self.question.bootstrap)
+        """P(a's final score > b's): of a run that diverged or failed before the horizon it is the worst of all."""
+        name = f"final {self.question.score}"
+        return improvements(self._with_worst("diverged", "failed"), name, self.question.bootstrap, self.permutations)
 
-    @cached_property
-    def paired(self) -> bool:
-        """By seed, where every group of an environment has the same seeds, each once: then initial parameters and
-        first episodes are the same."""
-        for _, of_env in self.scores.dropna(subset="value").groupby("env"):
-            seeds = [group["seed"] for _, group in of_env.groupby("variant")]
-            if any(s.isna().any() or s.duplicated().any() or set(s) != set(seeds[0]) for s in seeds):
-                return False
-        return len(self.scores.dropna(subset="value")) > 0
+    def _with_worst(self, *statuses: str) -> pd.DataFrame:
+        """Final scores, −∞ where a run has none because of how it ended."""
+        lost = self.scores["value"].isna() & self.scores["run_id"].map(self._status).isin(statuses)
+        return self.scores.assign(value=self.scores["value"].mask(lost, -np.inf))
+
+    @property
+    def _status(self) -> pd.Series:
+        return self.runs.set_index("run_id")["status"]
+
+    @property
+    def permutations(self) -> int:
+        """So many that a p that is adjusted over all pairs can be far below α."""
+        groups = self.runs.groupby("env")["variant"].nunique()
+        return compare.PERMUTATIONS * max(1, round((groups * (groups - 1) / 2).sum() / 25))
 
     @cached_property
     def differences(self) -> pd.DataFrame:
+        """In the units of the score; a run that failed has none, one that diverged has the lowest."""
         boot = self.question.bootstrap
-        spec = compare.Comparison(paired=self.paired, level=boot.level, n_boot=boot.n_boot, rng_seed=boot.rng_seed)
-        rows = self._asked(compare.differences(self.scores, f"final {self.question.score}", spec))
-        return compare.adjust(rows, self.question.adjust)
+        spec = compare.Comparison(
+            paired=self.question.paired, level=boot.level, n_boot=boot.n_boot, rng_seed=boot.rng_seed,
+            n_permutations=self.permutations,
+        )  # fmt: skip
+        name = f"final {self.question.score}"
+        return self._asked(compare.differences(self._with_worst("diverged"), name, spec))
 
     @cached_property
-    def correlation(self) -> float:
-        """Between final scores of the same seed, median over pairs of groups: what pairing has to work with."""
-        wide = self.scores.pivot_table(index=["env", "seed"], columns="variant", values="value").to_numpy()
-        with np.errstate(all="ignore"):
-            found = pd.DataFrame(wide).corr(min_periods=3).to_numpy()
-        upper = found[np.triu_indices(len(found), 1)]
-        return float(np.median(upper[~np.isnan(upper)])) if (~np.isnan(upper)).any() else np.nan
+    def correlations(self) -> pd.DataFrame:
+        """Between final scores of the same seed: what pairing has to work with."""
+        name = f"final {self.question.score}"
+        return self._asked(compare.correlations(self._with_worst("diverged"), name, self.question.bootstrap.level))
 
     @cached_property
     def effects(self) -> pd.DataFrame:
-        return self._asked(compare.effect_sizes(self.scores, f"final {self.question.score}"))
+        return self._asked(compare.effect_sizes(self._with_worst("diverged"), f"final {self.question.score}"))
 
     @cached_property
-    def seeds_needed(self) -> pd.DataFrame:
+    def spans(self) -> dict[str, float]:
+        """What the curve of a run spans, by environment: the median of P95 − the first score."""
+        curves = self.scored.dropna(subset="value")
+        of_runs = curves.groupby(["env", "run_id"])["value"].agg(lambda y: reliability.span(y.to_numpy()))
+        return of_runs.groupby("env").median().to_dict()
+
+    def _by_score(self) -> pd.DataFrame:
+        """A row a pair, for `concluded`: P(a's final score is higher)."""
+        ranks, effect = _same_pairs(self.better, self.differences)
+        near = self.question.equivalent * effect["env"].map(self.spans).astype(float)
+        rows = ranks.assign(
+            test="ranks", null=0.5, difference=effect["estimate"], difference_lo=effect["lo"],
+            difference_hi=effect["hi"], near=near, against=(ranks["estimate"] - 0.5) * effect["estimate"] < 0,
+            equal=(effect["lo"] >= -near) & (effect["hi"] <= near), endpoint="final score",
+        )  # fmt: skip
+        return self._counted(rows, self._with_worst("diverged", "failed"))
+
+    def _counted(self, pairs: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+        """With the runs of both groups that were compared, the share of those that are missing, and what became of both."""
+        status, value = scores["run_id"].map(self._status), scores["value"]
+        worst = np.isneginf(value)
+        of_run = pd.DataFrame(
+            {"variant": scores["variant"], "env": scores["env"], "n": value.notna(), "runs": 1,
+             "diverged": worst & (status == "diverged"), "failed": worst & (status == "failed"), "unknown": value.isna()}
+        )  # fmt: skip
+        groups = of_run.groupby(["variant", "env"]).sum()
+        found = {}
+        for side in "ab":
+            of = groups.loc[pd.MultiIndex.from_frame(pairs[[side, "env"]])].reset_index(drop=True)
+            found |= {f"n_{side}": of["n"], f"absent_{side}": (of["failed"] + of["unknown"]) / of["runs"]}
+            found |= {f"{what}_{side}": of[what] for what in ("runs", "diverged", "failed", "unknown")}
+        pairs = pairs.assign(**found)
+        lost = sum(pairs[f"{what}_{side}"] for what in ("diverged", "failed", "unknown") for side in "ab")
+        none = lost == pairs["runs_a"] + pairs["runs_b"]  # that all are equally lost is no result
+        numbers = {name: pairs[name].mask(none) for name in ("estimate", "lo", "hi", "p")}
+        return pairs.assign(**numbers, warning=pairs["warning"].mask(none, "all runs failed, diverged or were stopped"))
+
+    @cached_property
+    def final_pairs(self) -> pd.DataFrame:
+        """One row a pair, as in `primary`: who scored higher in the end. Where the two are paired by seed it is the mean
+        difference that is tested (test `signs`), otherwise the ranks."""
+        rows, effect = self._by_score(), self.differences
+        paired = effect["paired"].to_numpy()
+        for name in ("metric", "estimate", "lo", "hi", "method", "n_runs", "p", "params_json", "warning"):
+            rows[name] = rows[name].mask(paired, effect[name])
+        rows = rows.assign(
+            test=rows["test"].mask(paired, "signs"), null=rows["null"].mask(paired, 0.0),
+            against=rows["against"] & ~paired, n_a=rows["n_a"].mask(paired, effect["n_runs"]),
+            n_b=rows["n_b"].mask(paired, effect["n_runs"]),
+        )  # fmt: skip
+        return self._concluded(rows)
+
+    def _concluded(self, pairs: pd.DataFrame) -> pd.DataFrame:
         q = self.question
-        return self._asked(compare.seeds_needed(self.scores, f"final {q.score}", q.power, q.alpha, q.bootstrap))
+        return compare.concluded(pairs, q.alpha, q.adjust, self.permutations)
 
     def _asked(self, pairs: pd.DataFrame) -> pd.DataFrame:
         """Of several sweeps only a group against itself in another sweep, where there are such; otherwise all pairs."""
@@ -300,11 +388,15 @@ class Study:
             curves = self.scored[self.scored["env"] == env]
             if np.isnan(way.threshold) or curves.empty or part != 1 and way.undetermined:
                 continue
-            limit = way.threshold if part == 1 else way.base + part * (way.threshold - way.base)
-            parts.append(survival.times_to_threshold(curves, runs, limit))
+            times = survival.times_to_threshold(
+                curves, runs, way.threshold if part == 1 else way.base + part * (way.threshold - way.base)
+            )
+            horizon = survival.common_horizon(times, runs)
+            late = int((times["reached"] & (times["time"] > horizon)).sum())
+            parts.append(survival.at_horizon(times, runs, horizon).assign(horizon=horizon, late=late))
         if not parts:
-            types = {"time": "float64", "reached": "bool", "cut_short": "bool"}
-            return pd.DataFrame(columns=list(survival.TIMES)).astype(types)
+            types = {"time": "float64", "reached": "bool", "cut_short": "bool", "horizon": "float64", "late": "int64"}
+            return pd.DataFrame(columns=[*survival.TIMES, "horizon", "late"]).astype(types)
         return pd.concat(parts, ignore_index=True)
 
     @cached_property
@@ -318,20 +410,31 @@ class Study:
     @cached_property
     def restricted(self) -> pd.DataFrame:
         parts = [
-            survival.restricted_means(times, self.horizons[env], self.question.bootstrap)
-            for env, times in self.times.groupby("env")
+            survival.restricted_means(times, times["horizon"].iloc[0], self.question.bootstrap)
+            for _, times in self.times.groupby("env")
         ]
         return pd.concat(parts, ignore_index=True) if parts else table([])
 
-    def sooner_of(self, times: pd.DataFrame) -> pd.DataFrame:
-        """P(a got there before b): whoever never did comes last, and two who never did are level.
+    @cached_property
+    def restricted_ratios(self) -> pd.DataFrame:
+        parts = [
+            survival.restricted_ratios(times, times["horizon"].iloc[0], self.question.bootstrap)
+            for _, times in self.times.groupby("env")
+        ]
+        return self._asked(pd.concat(parts, ignore_index=True)) if parts else table([], "a", "b")
 
-        A run that stopped for another reason than its budget or its own divergence has no time.
+    @cached_property
+    def log_rank(self) -> pd.DataFrame:
+        """Of the survival curves, beside them in the tables. It is of another hypothesis than P, and makes no sentence."""
+        return self._asked(survival.log_rank(self.times))
+
+    def sooner_of(self, times: pd.DataFrame) -> pd.DataFrame:
+        """P(a got there before b): whoever did not by the horizon comes last, and two who did not are level.
+
+        Times are cut at the horizon that all runs have, so no two runs are compared that were not followed as long. A run
+        that was stopped before it for another reason than its own failing has no time.
         """
-        status = times["run_id"].map(self.runs.set_index("run_id")["status"])
-        never = np.where(status.isin(["completed", "diverged"]), -np.inf, np.nan)
-        scores = times.assign(value=np.where(times["reached"], -times["time"], never))
-        return improvements(scores, "time to threshold", self.question.bootstrap)
+        return improvements(_by_rank(times), "time to threshold", self.question.bootstrap, self.permutations)
 
     @cached_property
     def sooner(self) -> pd.DataFrame:
@@ -357,29 +460,31 @@ class Study:
 
     # The primary endpoint
 
+    def _by_time(self) -> pd.DataFrame:
+        """A row a pair, for `concluded`: P(a is sooner)."""
+        rows, ratios = _same_pairs(self.sooner, self.restricted_ratios)
+        medians, near = self.medians.set_index(["variant", "env"])["estimate"].to_dict(), 1 + self.question.equivalent
+        half = [not np.isnan(medians[a, env] + medians[b, env])
+                for a, b, env in zip(rows["a"], rows["b"], rows["env"], strict=True)]  # fmt: skip
+        rows = rows.assign(
+            test="ranks", null=0.5, ratio=ratios["estimate"], ratio_lo=ratios["lo"], ratio_hi=ratios["hi"],
+            against=(rows["estimate"] - 0.5) * (ratios["estimate"] - 1) > 0,
+            equal=(ratios["lo"] >= 1 / near) & (ratios["hi"] <= near) & np.array(half, bool),
+            endpoint="time to threshold",
+        )  # fmt: skip
+        return self._counted(rows, _by_rank(self.times))
+
     @cached_property
     def primary(self) -> pd.DataFrame:
         """One row a pair: P(a is better) in time to threshold, or in final scores where there is no threshold.
 
-        Extra columns: endpoint, a, b, p (log-rank, or the permutation test of the final scores), p_adjusted over all
-        rows, p_method, conclusive (the interval excludes ½ and p_adjusted ≤ α), seeds_needed (Noether).
+        Extra columns: endpoint, and those of compare.concluded, over all rows as one family.
         """
         no_time = [env for env in self.envs if env not in set(self.times["env"])]
-        by_time = self._asked(self.sooner).merge(
-            survival.log_rank(self.times)[["a", "b", "env", "p"]], on=["a", "b", "env"]
-        )
-        by_score = self._asked(self.better[self.better["env"].isin(no_time)]).merge(
-            self.differences[["a", "b", "env", "p"]], on=["a", "b", "env"]
-        )
-        rows = [r.assign(endpoint=e) for r, e in ((by_time, "time to threshold"), (by_score, "final score")) if len(r)]
-        found = pd.concat(rows, ignore_index=True) if rows else table([], "a", "b", "p").assign(endpoint="")
-        found = compare.adjust(found, self.question.adjust)
-        excluded = (found["lo"] > 0.5) | (found["hi"] < 0.5)
-        q = self.question
-        needed = [np.nan if np.isnan(x) else compare.seeds_by_rank(x, q.power, q.alpha) for x in found["estimate"]]
-        return found.assign(
-            conclusive=excluded & (found["p_adjusted"] <= q.alpha), seeds_needed=np.array(needed, float)
-        )
+        by_score = self._by_score()
+        parts = [self._by_time(), by_score[by_score["env"].isin(no_time)]]
+        parts = [part for part in parts if len(part)] or parts[:1]
+        return self._concluded(pd.concat(parts, ignore_index=True))
 
     # Reliability and events
 
@@ -430,7 +535,7 @@ class Study:
 
     @cached_property
     def collapse_tests(self) -> pd.DataFrame:
-        return compare.adjust(self._asked(compare.collapse_tests(self.collapse_shares)), self.question.adjust)
+        return self._concluded(self._asked(compare.collapse_tests(self.collapse_shares)))
 
     @cached_property
     def worst(self) -> pd.DataFrame:
@@ -514,8 +619,8 @@ class Study:
     def named(self) -> dict[str, pd.DataFrame]:
         """Every table by the name of its file."""
         names = """runs ledger scores final areas tolerance profile bands tolerance_bands better differences effects
-            seeds_needed times survival medians restricted sooner primary within reliability events outcomes
-            collapse_shares collapse_tests worst sensitivity estimators noise parts_of_variance policies post_update"""
+            correlations final_pairs times survival medians restricted restricted_ratios log_rank sooner primary
+            within reliability events outcomes collapse_shares collapse_tests worst sensitivity estimators noise parts_of_variance policies post_update"""
         return {"runs": self.runs} | {name: getattr(self, name) for name in names.split()[1:]}
 
     def save(self, folder: Path) -> None:
@@ -543,48 +648,17 @@ def _replicate_keys(runs: pd.DataFrame) -> tuple[str, ...]:
     return keys
 
 
+def _by_rank(times: pd.DataFrame) -> pd.DataFrame:
+    """Times as scores: the sooner the higher, −∞ for whoever never gets there, NaN where that is not known."""
+    never = np.where(times["cut_short"], np.nan, -np.inf)
+    return times.assign(value=np.where(times["reached"], -times["time"], never))
+
+
+def _same_pairs(rows: pd.DataFrame, wanted: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Of `rows`, which have every pair both ways, those of `wanted`, in its order."""
+    keys = ["a", "b", "env"]
+    return wanted[keys].merge(rows, on=keys)[rows.columns], wanted
+
+
 def question_json(question: Question) -> str:
     return json.dumps(dataclasses.asdict(question), sort_keys=True, ensure_ascii=False)
-
-
-# Seed hygiene
-
-
-def sweeper_of(folder: Path) -> str:
-    """The class of Hydra's sweeper that started a run; empty if that is not recorded."""
-    try:
-        said = (folder / ".hydra" / "hydra.yaml").read_text()
-    except (OSError, UnicodeDecodeError):
-        return ""
-    found = re.search(r"^( *)sweeper:\n(?:\1 +.*\n)*?\1 +_target_: *(\S+)", said, flags=re.MULTILINE)
-    return found[2] if found else ""
-
-
-def seed_hygiene(runs: pd.DataFrame) -> list[str]:
-    """Seeds that a sweeper has tuned on (any but Hydra's basic one, which only lists) show too good a result."""
-    sweepers = pd.Series([sweeper_of(Path(folder)) for folder in runs["folder"]], index=runs.index, dtype="str")
-    tuned = runs[(sweepers != "") & ~sweepers.str.endswith(".BasicSweeper")]
-    if tuned.empty:
-        return []
-    names = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in sweepers[tuned.index]}))
-    said = [f"seed hygiene: {len(tuned)} runs were chosen by a sweeper that tunes ({names}), on seeds "
-            f"{ranges(tuned['seed'])}: their scores are the best of many, so report on fresh seeds"]  # fmt: skip
-    others = runs.drop(tuned.index)
-    if again := sorted(set(others["seed"].dropna()) & set(tuned["seed"].dropna())):
-        said.append(f"seed hygiene: seeds {ranges(again)} of the other runs are among those that were tuned on")
-    return said
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """
-    >>> ranges([3, 0, 1, 2, 7])
-    '0–3, 7'
-    """
-    known = sorted({int(x) for x in numbers if not pd.isna(x)})
-    parts: list[list[int]] = []
-    for x in known:
-        if parts and x == parts[-1][-1] + 1:
-            parts[-1].append(x)
-        else:
-            parts.append([x])
-    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}–{part[-1]}" for part in parts) or "unknown"

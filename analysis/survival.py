@@ -13,6 +13,8 @@ from analysis.align import runs_of
 from analysis.results import row, table
 
 TIMES = ("run_id", "variant", "env", "seed", "time", "reached", "cut_short")
+NEVER = ("completed", "diverged", "failed")
+"""How a run ended that will not get there any more: it is followed to any horizon."""
 
 
 def times_to_threshold(curves: pd.DataFrame, runs: pd.DataFrame, threshold: float | None = None) -> pd.DataFrame:
@@ -20,7 +22,7 @@ def times_to_threshold(curves: pd.DataFrame, runs: pd.DataFrame, threshold: floa
 
     `curves` are those of `return_recent`, the trailing mean over 100 episodes; `threshold` is by default the
     environment's own. `reached` False: right-censored at `time`; `cut_short`: and that was before its budget was spent,
-    which need not be independent of how it was doing (a run that diverged would not have got there).
+    which need not be independent of how it was doing. See `at_horizon` before runs are compared.
     """
     by_run = {run["run_id"].iloc[0]: run for run in runs_of(curves)}
     rows = []
@@ -38,6 +40,30 @@ def times_to_threshold(curves: pd.DataFrame, runs: pd.DataFrame, threshold: floa
         )
     types = {"time": "float64", "reached": "bool", "cut_short": "bool", "seed": runs["seed"].dtype}
     return pd.DataFrame(rows, columns=list(TIMES)).astype(types)
+
+
+def common_horizon(times: pd.DataFrame, runs: pd.DataFrame) -> float:
+    """Env steps of one environment that all of its runs were followed for: the completed ones or, if there are none, all
+    that have begun. A run that got there was followed to its budget, even if it stopped there because it had."""
+    status = times["run_id"].map(runs.set_index("run_id")["status"])
+    ends, budget = (times["run_id"].map(runs.set_index("run_id")[name]) for name in ("env_steps", "budget"))
+    followed = ends.where(~times["reached"], np.fmax(ends, budget)).astype(float)
+    for those in (status == "completed", status.isin(["running", "interrupted"]), followed > 0):
+        if len(some := followed[those & (followed > 0)]):
+            return float(some.min())
+    return np.nan
+
+
+def at_horizon(times: pd.DataFrame, runs: pd.DataFrame, horizon: float) -> pd.DataFrame:
+    """The same times, cut at a horizon that all runs have: whoever got there later did not get there within it.
+
+    A run that diverged or failed stays in the comparison, as one that never gets there: it is followed to the horizon.
+    `cut_short`: it ended before the horizon for a reason that says nothing about what it would have done.
+    """
+    reached = times["reached"] & (times["time"] <= horizon)
+    never = ~times["reached"] & times["run_id"].map(runs.set_index("run_id")["status"]).isin(NEVER)
+    time = times["time"].where(~never, horizon).clip(upper=horizon)
+    return times.assign(time=time, reached=reached, cut_short=~reached & (time < horizon))
 
 
 def kaplan_meier(times: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
@@ -137,9 +163,8 @@ def restricted_means(times: pd.DataFrame, horizon: float, spec: Bootstrap = Boot
     for (variant, env), group in times.groupby(["variant", "env"]):
         time, reached = group["time"].to_numpy(), group["reached"].to_numpy(float)
         statistic = lambda time, reached, axis: restricted_mean(time, reached, horizon, axis)  # noqa: E731
-        known = time.max() >= horizon or bool(reached[time == time.max()].all())
         doubts = [_cut_short(group), *doubts_about(len(group), "", spec.level)]
-        if known:
+        if _known_until(group, horizon):
             estimate = restricted_mean(time, reached, horizon)
             lo, hi = interval([time, reached], statistic, spec, paired=True)
         else:
@@ -151,6 +176,38 @@ def restricted_means(times: pd.DataFrame, horizon: float, spec: Bootstrap = Boot
                 rng_seed=spec.rng_seed, params=[spec, {"horizon": horizon}], warning=doubts)
         )
     return table(rows)
+
+
+def _known_until(times: pd.DataFrame, horizon: float) -> bool:
+    """Whether S is: some run was followed up to there, or the last of them got there."""
+    last = times["time"] == times["time"].max()
+    return bool(times["time"].max() >= horizon or times.loc[last, "reached"].all())
+
+
+def restricted_ratios(times: pd.DataFrame, horizon: float, spec: Bootstrap = Bootstrap()) -> pd.DataFrame:
+    """a's restricted mean divided by b's, for every pair of variants in every env (scope `comparison`; extra columns a,
+    b). Below 1: a is sooner on average."""
+    mean_of = lambda sample, axis: restricted_mean(*np.moveaxis(sample, axis, -1), horizon)  # noqa: E731
+    ratio = lambda x, y, axis: mean_of(x, axis) / mean_of(y, axis)  # noqa: E731
+    rows = []
+    for env, of_env in times.groupby("env"):
+        groups = dict(list(of_env.groupby("variant")))
+        for a, b in combinations(groups, 2):
+            doubts = [_cut_short(groups[a]), _cut_short(groups[b])]
+            n = min(len(groups[a]), len(groups[b]))
+            estimate = lo = hi = np.nan
+            if _known_until(groups[a], horizon) and _known_until(groups[b], horizon):
+                samples = [groups[name][["time", "reached"]].to_numpy(float) for name in (a, b)]
+                estimate, (lo, hi) = ratio(*samples, axis=0), interval(samples, ratio, spec)
+            else:
+                doubts.append("no run was followed up to the horizon")
+            rows.append(
+                row("comparison", f"{a} / {b}", env, "ratio of restricted mean env steps to threshold", estimate, lo, hi,
+                    level=spec.level, method="percentile bootstrap over runs of each variant", n_runs=n,
+                    n_boot=spec.n_boot, rng_seed=spec.rng_seed, params=[spec, {"horizon": horizon}],
+                    warning=[*doubts, *doubts_about(n, "", spec.level)], a=a, b=b)
+            )
+    return table(rows, "a", "b")
 
 
 def log_rank(times: pd.DataFrame) -> pd.DataFrame:

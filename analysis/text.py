@@ -60,13 +60,15 @@ def p_value(x: float) -> str:
 
 
 def between(lo: float, hi: float, of=number) -> str:
-    """An interval in brackets, or that there is none.
+    """An interval in brackets, or that there is none: that all runs are level is no proof that others would be.
 
-    >>> between(0.74, 0.92, share), between(float("nan"), float("nan"))
-    ('[.74, .92]', '[no interval]')
+    >>> between(0.74, 0.92, share), between(float("nan"), float("nan")), between(500, 500)
+    ('[.74, .92]', '[no interval]', '[no spread]')
     """
     if math.isnan(lo) and math.isnan(hi):
         return "[no interval]"
+    if lo == hi:
+        return "[no spread]"
     return f"[{of(lo)}, {of(hi)}]"
 
 

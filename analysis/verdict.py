@@ -1,19 +1,19 @@
-"""Sentences made of the numbers in the tables, in Markdown. They claim what the intervals allow: where an interval
-holds "no difference", or p does after the adjustment for the family, the sentence says inconclusive and why."""
+"""Sentences made of the numbers in the tables, in Markdown. They claim what compare.concluded allows, and where that is
+nothing they say why: inconclusive, practically equal, too many runs missing, or not decidable with so few seeds."""
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import pandas as pd
 
 from analysis import text
+from analysis.compare import FEW_SEEDS
 from analysis.study import Study
 
 MOST = 10
 """Pairs that are written out; the others are counted, and in the tables."""
-MIN_AT_RISK, MOST_MISSING = 5, 0.1
-"""No difference of collapses is clear with fewer runs at risk, or where a larger share of a group was not seen to its end."""
 
 
 def sentences(study: Study) -> str:
@@ -25,11 +25,18 @@ def sentences(study: Study) -> str:
         parts.append(_list(of_variants(study, env)))
         if pairs := of_pairs(study, env):
             parts += ["**Which is better, on the primary endpoint?**", _list(pairs)]
-            parts += ["**And in the end?** (secondary, a family of its own)", _list(of_scores(study, env))]
+            if _says_more(study, env):
+                parts += ["**And in the end?** (secondary, a family of its own)", _list(of_scores(study, env))]
             parts += ["**And how safely?** (secondary, a family of its own)", _list(of_collapses(study, env))]
         else:
             parts.append("There is nothing to compare: one group only, or no scores.")
     return "\n\n".join(filter(None, parts))
+
+
+def _says_more(study: Study, env: str) -> bool:
+    """Whether final scores are not the primary endpoint already."""
+    primary, finals = (frame[frame["env"] == env] for frame in (study.primary, study.final_pairs))
+    return bool((primary["endpoint"] != "final score").any() or (finals["test"] == "signs").any())
 
 
 def _list(items: Iterable[str]) -> str:
@@ -47,15 +54,25 @@ def _of(frame: pd.DataFrame, env: str) -> dict[str, pd.Series]:
 def of_variants(study: Study, env: str) -> list[str]:
     medians, finals, shares = (_of(frame, env) for frame in (study.medians, study.final, study.collapse_shares))
     names = sorted(set(study.runs.loc[study.runs["env"] == env, "variant"]))
+    statuses = study.runs[study.runs["env"] == env].groupby("variant")["status"].value_counts()
     return [
-        of_variant(name, study.threshold(env), medians.get(name), finals.get(name), shares.get(name)) for name in names
+        of_variant(
+            name, study.threshold(env), medians.get(name), finals.get(name), shares.get(name), statuses[name].to_dict()
+        )
+        for name in names
     ]
 
 
 def of_variant(
-    name: str, threshold: float, median: pd.Series | None, final: pd.Series | None, collapsed: pd.Series | None
+    name: str,
+    threshold: float,
+    median: pd.Series | None,
+    final: pd.Series | None,
+    collapsed: pd.Series | None,
+    statuses: Mapping[str, int] = {},
 ) -> str:
-    """`final` is a row of aggregates.aggregate, `median` of survival.median_times, `collapsed` of collapse_shares."""
+    """`final` is a row of aggregates.aggregate, `median` of survival.median_times, `collapsed` of collapse_shares;
+    `statuses` is how many runs ended how."""
     said = []
     if median is not None:
         reached = f"{_share(median, 'reached')} runs reached {text.number(threshold)}"
@@ -65,9 +82,13 @@ def of_variant(
     if final is not None and final["n_runs"]:
         said.append(f"final score {text.number(final['estimate'])} {text.between(final['lo'], final['hi'])} "
                     f"({_statistic(final)}, {_seeds(final['n_runs'])})")  # fmt: skip
-    if collapsed is not None:
-        said.append(of_share(collapsed))
-    return f"**{name}**: {'; '.join(filter(None, said)) or 'no scores'}."
+    said = said or ["no scores"]
+    lost = [f"{n} {status}" for status, n in sorted(statuses.items()) if status != "completed"]
+    if collapsed is not None and (of_collapses := of_share(collapsed)):
+        said.append(of_collapses)
+    elif lost:
+        said.append(f"of {sum(statuses.values())} runs {text.listed(lost)}")
+    return f"**{name}**: {'; '.join(said)}."
 
 
 def of_share(row: pd.Series) -> str:
@@ -97,59 +118,156 @@ def _seeds(n: int) -> str:
     return f"{int(n)} seed{'' if n == 1 else 's'}"
 
 
-# Pairs on the primary endpoint
+# Pairs
 
 
 def of_pairs(study: Study, env: str) -> list[str]:
-    pairs = study.primary[study.primary["env"] == env]
-    medians, finals, shares = (_of(frame, env) for frame in (study.medians, study.final, study.collapse_shares))
-    order = (pairs["estimate"] - 0.5).abs() + pairs["conclusive"]
-    rows = [row for _, row in pairs.loc[order.sort_values(ascending=False, kind="stable").index].iterrows()]
-    said = [of_pair(row, medians, finals, shares, power=study.question.power) for row in rows[:MOST]]
-    if len(rows) > MOST:
-        clear = int(pairs["conclusive"].sum())
-        said.append(
-            f"… and {len(rows) - MOST} more pairs, in the table `primary`: {clear} of all {len(rows)} are clear."
-        )
+    """On the primary endpoint."""
+    return _sentences(study.primary[study.primary["env"] == env], _Known.of(study, env), "primary")
+
+
+def of_scores(study: Study, env: str) -> list[str]:
+    rows = study.final_pairs[study.final_pairs["env"] == env]
+    return _sentences(rows, _Known.of(study, env), "final_pairs")
+
+
+def of_collapses(study: Study, env: str) -> list[str]:
+    rows = study.collapse_tests[study.collapse_tests["env"] == env]
+    if (reason := study.ways[env].undetermined) and len(rows):
+        return [f"**Not determined**: {reason}."]
+    return _sentences(rows, _Known.of(study, env), "collapse_tests")
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is told beside a pair: results of each of the two, by variant."""
+
+    medians: Mapping[str, pd.Series]
+    restricted: Mapping[str, pd.Series]
+    finals: Mapping[str, pd.Series]
+    shares: Mapping[str, pd.Series]
+    equivalent: float = 0.05
+
+    @classmethod
+    def of(cls, study: Study, env: str) -> "_Known":
+        frames = study.medians, study.restricted, study.final, study.collapse_shares
+        return cls(*(_of(frame, env) for frame in frames), study.question.equivalent)
+
+
+def _sentences(pairs: pd.DataFrame, known: _Known, name: str) -> list[str]:
+    """The clearest first. Pairs of which there is the same to say are named together."""
+    together, told = {}, []
+    order = pd.DataFrame({"clear": ~pairs["conclusive"], "p": pairs["p"], "by": -(pairs["estimate"] - pairs["null"]).abs()})
+    for _, pair in pairs.loc[order.sort_values(["clear", "p", "by"], kind="stable").index].iterrows():
+        if same := _said_together(pair, known):
+            together.setdefault(same, []).append(pair)
+        else:
+            told.append(pair)
+    said = [of_pair(pair, known) for pair in told[:MOST]]
+    if len(told) > MOST:
+        said.append(f"… and {len(told) - MOST} more pairs, in the table `{name}`: {int(pairs['conclusive'].sum())} of all "
+                    f"{len(pairs)} are clear.")  # fmt: skip
+    for (before, after), alike in together.items():
+        names = sorted(f"{pair['a']} or {pair['b']}" for pair in alike)
+        more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
+        said.append(f"{before}: {', '.join(names[:MOST])}{more}.{after}")
+    if told and len(smallest := pairs["smallest_p_adjusted"].dropna()):
+        said.append(f"The smallest p that so many seeds can give, after the adjustment: "
+                    f"{' to '.join(dict.fromkeys((_p(smallest.min()), _p(smallest.max()))))}.")  # fmt: skip
     return said
 
 
-def of_pair(
-    pair: pd.Series,
-    medians: dict[str, pd.Series],
-    finals: dict[str, pd.Series],
-    shares: dict[str, pd.Series],
-    *,
-    power: float = 0.8,
-) -> str:
-    """One row of Study.primary; the others by variant, as in `of_variant`."""
-    p, lo, hi, first, second = pair["estimate"], pair["lo"], pair["hi"], pair["a"], pair["b"]
-    if math.isnan(p):
-        return f"**Inconclusive**: {first} or {second}? There are no scores to compare: {pair['warning']}."
-    if p < 0.5:  # the better one comes first
-        p, lo, hi, first, second = 1 - p, 1 - hi, 1 - lo, second, first
-    by_time = pair["endpoint"] == "time to threshold"
-    if by_time:
-        numbers = _medians(medians[first], medians[second])
-        claim, doubt = f"{first} reached the threshold sooner than {second}", f"{first} sooner than {second}?"
-        if not medians[first]["reached"] and not medians[second]["reached"]:
-            return f"**Inconclusive: neither {first} nor {second} reached the threshold** in {_both(pair, medians)}."
+def _said_together(pair: pd.Series, known: _Known) -> tuple[str, str] | None:
+    """The sentence before and after the names of all pairs of which it is true; None if the pair has one of its own."""
+    if pair["conclusion"] == "undecidable":
+        return undecidable(pair)
+    fisher = pair["test"] == "fisher"
+    if pair["conclusion"] == "none" or not (fisher or pair["endpoint"] == "time to threshold"):
+        return None
+    rows, of, what = (known.shares, "collapsed", "collapsed") if fisher else (known.medians, "reached", "reached the threshold")
+    if any(rows[pair[side]][of] for side in "ab") or _lost(pair) or fisher and _else(pair, known):
+        return None
+    return f"**Inconclusive: no run of either {what}**", ""
+
+
+def undecidable(pair: pd.Series) -> tuple[str, str]:
+    """No result of so few seeds could have been clear."""
+    family, n = int(pair["family"]), min(pair["n_a"], pair["n_b"])
+    comparisons = f"{family} comparison{'' if family == 1 else 's'}"
+    what = {"fisher": "seeds at risk", "signs": "pairs", "ranks": "seeds"}[pair["test"]]
+    before = (f"**Not decidable with {n:.0f} {what if n != 1 else what.replace('seeds', 'seed').replace('pairs', 'pair')} and "
+              f"{comparisons}** (at least {pair['seeds_least']:.0f} seeds each would be needed)")  # fmt: skip
+    if math.isnan(pair["smallest_p"]):
+        return before, ""
+    return before, (f" The smallest p that these can give is {_p(pair['smallest_p'])}, after the adjustment "
+                    f"{_p(pair['smallest_p_adjusted'])}.")  # fmt: skip
+
+
+def _p(p: float) -> str:
+    return text.p_value(p).removeprefix("p ").removeprefix("= ")
+
+
+def of_pair(pair: pd.Series, known: _Known) -> str:
+    """One row of compare.concluded: of Study.primary, final_pairs or collapse_tests."""
+    kind = _KINDS["collapse" if pair["test"] == "fisher" else pair["endpoint"]]
+    if math.isnan(pair["estimate"]):
+        return f"**No comparison**: {pair['a']} or {pair['b']}? {kind.nothing(pair, known)}."
+    first, second = pair["a"], pair["b"]
+    estimate, lo, hi = pair["estimate"], pair["lo"], pair["hi"]
+    ranks = pair["test"] == "ranks"
+    if estimate < pair["null"]:  # the one with more of it comes first
+        first, second = second, first
+        estimate, lo, hi = (1 - estimate, 1 - hi, 1 - lo) if ranks else (-estimate, -hi, -lo)
+    beside = kind.beside(pair, first, second, known) + (" runs at risk" if pair["test"] == "fisher" else "")
+    if ranks:
+        effect = f"P({kind.word}) {text.share(estimate)} {text.between(lo, hi, text.share)}"
     else:
-        numbers = f"IQM {text.number(finals[first]['estimate'])} against {text.number(finals[second]['estimate'])}"
-        claim, doubt = f"{first} scored higher in the end than {second}", f"{first} better than {second}?"
+        of = text.number if pair["test"] == "signs" else _signed_share
+        effect = f"{'mean difference by seed' if pair['test'] == 'signs' else 'difference'} {of(estimate)} {text.between(lo, hi, of)}"
     adjusted = f"{text.p_value(pair['p_adjusted'])} ({text.family(pair['p_method'])})"
-    numbers += f", P(improvement) {text.share(p)} {text.between(lo, hi, text.share)}, {adjusted}, "
-    numbers += _both(pair, medians if by_time else finals)
-    collapsed = ""
-    if all(name in shares and shares[name]["undetermined"] < shares[name]["runs"] for name in (first, second)):
-        collapsed = (f"; collapsed {_share(shares[first], 'collapsed')} against {_share(shares[second], 'collapsed')} "
-                     "at risk")  # fmt: skip
-    if pair["conclusive"]:
-        few = " Fewer than 10 seeds: the interval is too narrow." if pair["n_runs"] < 10 else ""
-        return f"**{claim}**: {numbers}{collapsed}.{few}"
-    return (
-        f"**Inconclusive: {doubt}** {numbers[0].upper()}{numbers[1:]}{collapsed}. {_why(lo, hi)}{_needed(pair, power)}"
-    )
+    numbers = f"{beside}, {effect}, {adjusted}{kind.counts(pair, known)}"
+    if kind.word == "sooner" and all(known.shares[name]["n_runs"] for name in (first, second)):
+        numbers += f"; collapsed {_collapsed(pair, first, second, known)} at risk"
+    numbers += "".join(f"; {lost}" for lost in _lost(pair))
+    more = "".join(f" {line}" for line in kind.more(pair, known))
+    if min(pair["n_a"], pair["n_b"]) < FEW_SEEDS:
+        more += f" Fewer than {FEW_SEEDS} seeds: intervals of differences, means and medians are too narrow."
+    question = kind.question.format(first, second)
+    capital = f"{numbers[0].upper()}{numbers[1:]}"
+    match pair["conclusion"]:
+        case "clear":
+            little = f" It is a small difference: {kind.equal(pair, known)}." if pair["equal"] else ""
+            return f"**{kind.claim.format(first, second)}**: {numbers}.{little}{more}"
+        case "equal":
+            return f"**{first} and {second} are practically equal**, {kind.equal(pair, known)}: {numbers}.{more}"
+        case "mixed":
+            return f"**Mixed: {question}** {capital}. {kind.mixed.format(first, second)}{more}"
+        case "absent":
+            return f"**Inconclusive: {question}** {capital}. {_absent(pair)}{more}"
+    return f"**Inconclusive: {question}** {capital}. {_why(pair, lo, hi)}{more}"
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How pairs of one sort are worded. `{0}` is the one that has more of it."""
+
+    word: str
+    claim: str
+    question: str
+    mixed: str
+    nothing: Callable[[pd.Series, _Known], str]
+    beside: Callable[[pd.Series, str, str, _Known], str]
+    equal: Callable[[pd.Series, _Known], str]
+    counts: Callable[[pd.Series, _Known], str]
+    more: Callable[[pd.Series, _Known], list[str]]
+
+
+def _times(pair: pd.Series, first: str, second: str, known: _Known) -> str:
+    said = _medians(known.medians[first], known.medians[second])
+    means = [known.restricted[name]["estimate"] for name in (first, second)]
+    if math.isnan(sum(means)):
+        return said
+    return f"{said} (restricted mean {text.steps(means[0])} against {text.steps(means[1])})"
 
 
 def _medians(a: pd.Series, b: pd.Series) -> str:
@@ -163,65 +281,44 @@ def _medians(a: pd.Series, b: pd.Series) -> str:
     return " against ".join(said)
 
 
-def _share(row: pd.Series, of: str) -> str:
-    return f"{int(row[of])} of {int(row['n_runs'])}"
+def _finals(pair: pd.Series, first: str, second: str, known: _Known) -> str:
+    return f"IQM {text.number(known.finals[first]['estimate'])} against {text.number(known.finals[second]['estimate'])}"
 
 
-def _both(pair: pd.Series, rows: dict[str, pd.Series]) -> str:
-    a, b = (int(rows[name]["n_runs"]) for name in (pair["a"], pair["b"]))
-    return _seeds(a) if a == b else f"{a} runs of {pair['a']} and {b} of {pair['b']}"
+def _collapsed(pair: pd.Series, first: str, second: str, known: _Known) -> str:
+    return " against ".join(_share(known.shares[name], "collapsed") for name in (first, second))
 
 
-def _why(lo: float, hi: float) -> str:
-    if math.isnan(lo):
-        return "Fewer than 3 seeds: no interval."
-    if lo <= 0.5 <= hi:
-        return "The interval holds ½."
-    return "The interval excludes ½, but p is too large."
+def _of_both(pair: pd.Series, known: _Known) -> str:
+    """How many runs, and how many of them collapsed."""
+    a, b = (int(pair[f"runs_{side}"]) for side in "ab")
+    seeds = _seeds(a) if a == b else f"{a} runs of {pair['a']} and {b} of {pair['b']}"
+    if pair["test"] == "signs":
+        seeds = f"{int(pair['n_a'])} pairs"
+    return f", {seeds}"
 
 
-def _needed(pair: pd.Series, power: float) -> str:
-    n = pair["seeds_needed"]
-    if not math.isfinite(n):
-        return ""
-    many = f"about {n:,.0f}" if n <= 1000 else "more than 1,000"
-    return f" A difference of this size would need {many} seeds each to be found with {power:.0%} power."
+def _equal_times(pair: pd.Series, known: _Known) -> str:
+    near = f"{known.equivalent:.0%}"
+    return f"restricted means within {near} of each other (ratio {text.between(pair['ratio_lo'], pair['ratio_hi'], '{:.2f}'.format)})"
 
 
-# Pairs on the others
+def _equal_finals(pair: pd.Series, known: _Known) -> str:
+    return (f"final scores within ±{text.number(pair['near'])}, {known.equivalent:.0%} of what a run's curve spans "
+            f"(difference {text.between(pair['difference_lo'], pair['difference_hi'])})")  # fmt: skip
 
 
-def of_scores(study: Study, env: str) -> list[str]:
-    rows = study.differences[study.differences["env"] == env]
-    said = [of_difference(row, study.question.alpha, "final score", text.number) for _, row in rows.iterrows()]
-    return _cut(said)
+def _nothing(what: str) -> Callable[[pd.Series, _Known], str]:
+    return lambda pair, known: f"There are no {what} to compare: {pair['warning']}"
 
 
-def of_collapses(study: Study, env: str) -> list[str]:
-    rows, shares = study.collapse_tests[study.collapse_tests["env"] == env], _of(study.collapse_shares, env)
-    if (reason := study.ways[env].undetermined) and len(rows):
-        return [f"**Not determined**: {reason}."]
-    said = [of_collapse_pair(row, shares[row["a"]], shares[row["b"]], study.question.alpha) for _, row in rows.iterrows()]
-    return _cut(said)
+def _none_at_risk(pair: pd.Series, known: _Known) -> str:
+    return " ".join([f"Of the runs at risk {_collapsed(pair, pair['a'], pair['b'], known)} collapsed", *_else(pair, known)])
 
 
-def of_collapse_pair(row: pd.Series, a: pd.Series, b: pd.Series, alpha: float) -> str:
-    """A row of compare.collapse_tests, and of collapse_shares those of its two groups."""
-    what, beside = "share of runs at risk that collapsed", _beside_collapses(a, b)
-    counts = f"{_share(a, 'collapsed')} against {_share(b, 'collapsed')} runs at risk"
-    if math.isnan(row["estimate"]):
-        return " ".join([f"**No comparison**: {row['a']} against {row['b']}, {what}: {counts}.", *beside])
-    unclear = ""
-    if row["missing"] > MOST_MISSING:
-        unclear = f" The end of more than {MOST_MISSING:.0%} of a group was not seen."
-    elif row["n_runs"] < MIN_AT_RISK:
-        unclear = f" Fewer than {MIN_AT_RISK} runs at risk."
-    said = of_difference(row, alpha, what, _signed_share, f"{counts}; ", unclear)
-    return " ".join([said, *beside])
-
-
-def _beside_collapses(a: pd.Series, b: pd.Series) -> list[str]:
+def _else(pair: pd.Series, known: _Known) -> list[str]:
     """What else became of the runs of two groups, and for how long those at risk were watched, where that differs."""
+    a, b = known.shares[pair["a"]], known.shares[pair["b"]]
     what = {"diverged": "diverged", "failed": "failed", "unfinished": "are unfinished", "stopped": "were stopped when solved",
             "falling": "are falling at the end", "undetermined": "are not determined"}  # fmt: skip
     said = []
@@ -236,24 +333,60 @@ def _beside_collapses(a: pd.Series, b: pd.Series) -> list[str]:
     return said
 
 
+_KINDS = {
+    "time to threshold": _Kind(
+        "sooner", "{} reached the threshold sooner than {}", "{} sooner than {}?",
+        "{0} is sooner more often than not, but later on average.", _nothing("times"), _times, _equal_times, _of_both,
+        lambda *_: [],
+    ),
+    "final score": _Kind(
+        "higher", "{} scored higher in the end than {}", "{} higher in the end than {}?",
+        "{0} scores higher more often than not, but lower on average.", _nothing("scores"), _finals, _equal_finals,
+        _of_both, lambda *_: [],
+    ),
+    "collapse": _Kind(
+        "collapsed", "{} collapsed more often than {}", "{} collapsed more often than {}?", "", _none_at_risk, _collapsed,
+        lambda *_: "", lambda *_: "", _else,
+    ),
+}  # fmt: skip
+
+
+def _share(row: pd.Series, of: str) -> str:
+    return f"{int(row[of])} of {int(row['n_runs'])}"
+
+
 def _signed_share(x: float) -> str:
     return text.share(x) if x >= 0 or math.isnan(x) else f"−{text.share(-x)}"
 
 
-def of_difference(row: pd.Series, alpha: float, what: str, of, more: str = "", unclear: str = "") -> str:
-    """A row with a difference a − b, its interval, p_adjusted and p_method; `of` writes a number; `unclear`: why it
-    cannot be clear, whatever the numbers."""
-    pair = f"{row['a']} against {row['b']}"
-    if math.isnan(row["estimate"]):
-        return f"**Inconclusive**: {pair}: no {what} ({row['warning']})."
-    how = " paired by seed" if "paired" in row["metric"] else ""
-    numbers = (f"{more}difference{how} {of(row['estimate'])} {text.between(row['lo'], row['hi'], of)}, "
-               f"{text.p_value(row['p_adjusted'])} ({text.family(row['p_method'])})")  # fmt: skip
-    if (row["lo"] > 0 or row["hi"] < 0) and row["p_adjusted"] <= alpha and not unclear:
-        return f"**{pair}: {what} {'higher' if row['estimate'] > 0 else 'lower'}**: {numbers}."
-    excluded = "" if not (row["lo"] > 0 or row["hi"] < 0) else " The interval excludes 0, but p is too large."
-    return f"**Inconclusive: {pair}**, {what}: {numbers}.{unclear or excluded}"
+def _lost(pair: pd.Series) -> list[str]:
+    """Runs that diverged, failed or have not ended, and how they were counted."""
+    if pair["test"] == "fisher":
+        return []
+    ranks = pair["test"] == "ranks"
+    how = {"diverged": "diverged and rank" if ranks else "diverged and count as the lowest score",
+           "failed": "failed and rank" if ranks else "failed and are left out",
+           "unknown": "were stopped or have not ended and are left out"}  # fmt: skip
+    return [
+        f"{int(pair[f'{what}_{side}'])} of {int(pair[f'runs_{side}'])} runs of {pair[side]} "
+        + (f"{said} last" if said.endswith("rank") else said)
+        for side in "ab"
+        for what, said in how.items()
+        if pair[f"{what}_{side}"]
+    ]
 
 
-def _cut(said: list[str]) -> list[str]:
-    return said if len(said) <= MOST else [*said[:MOST], f"… and {len(said) - MOST} more pairs, in the tables."]
+def _absent(pair: pd.Series) -> str:
+    shares = ", ".join(f"{pair[f'absent_{side}']:.0%} of {pair[side]}" for side in "ab" if pair[f"absent_{side}"])
+    what = "the end of more than a tenth of a group's runs was not seen" if pair["test"] == "fisher" else (
+        "more than a tenth of a group's runs are missing")  # fmt: skip
+    return f"Nothing is clear while {what} ({shares})."
+
+
+def _why(pair: pd.Series, lo: float, hi: float) -> str:
+    if math.isnan(lo):
+        return "Fewer than 3 seeds: no interval."
+    no_effect = "½" if pair["null"] == 0.5 else "0"
+    if lo <= pair["null"] <= hi:
+        return f"The interval holds {no_effect}."
+    return f"The interval excludes {no_effect}, but p is too large."

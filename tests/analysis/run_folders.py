@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.load import RUNS
+from analysis.load import METRICS, RUNS, Tables
 
 HEADER = "update,env_steps,episodes,return_mean,return_recent,value_loss"
 
@@ -72,3 +72,22 @@ def made_scores(groups: dict[str, list[float]], env: str = "CartPole-v1") -> pd.
         for seed, x in enumerate(values)
     ]
     return pd.DataFrame(rows)
+
+
+def made_tables(runs: list[dict[str, Any]], threshold: float | None = 475.0) -> Tables:
+    """Tables of runs given by variant, seed and `curve`, env step → score; further keys are columns of `runs`."""
+    rows, metrics = [], []
+    for run in runs:
+        curve = run["curve"]
+        run_id = f"{run['variant']}/{run['seed']}"
+        same = {"env": "e", "status": "completed", "config_hash": run_id, "git_sha": "abc", "error": "", "device": "cpu"}
+        end = max(curve, default=0)
+        about = {"run_id": run_id, "env_steps": end, "budget": float(end), "wall_seconds": 1.0, "sweep": "s", "folder": "",
+                 "reward_threshold": np.nan if threshold is None else threshold, "return_final": np.nan,
+                 "solved_at_env_steps": np.nan}  # fmt: skip
+        rows.append(same | about | {key: x for key, x in run.items() if key != "curve"})
+        for metric in ("return_recent", "return_mean"):
+            metrics += [(run_id, i + 1, step, "train", metric, y, 10) for i, (step, y) in enumerate(curve.items())]
+    frame = pd.DataFrame(rows, columns=list(RUNS)).astype({"seed": "Int64", "env_steps": "int64"})
+    long = pd.DataFrame(metrics, columns=list(METRICS))
+    return Tables(frame, long.astype(dict.fromkeys(("run_id", "phase", "metric"), "category")))

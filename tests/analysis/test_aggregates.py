@@ -16,7 +16,6 @@ from analysis.aggregates import (
     iqm,
     mean,
     optimality_gap,
-    probability_of_improvement,
     profile,
     tolerance,
     tolerance_bands,
@@ -25,6 +24,7 @@ from analysis.aggregates import (
 )
 from analysis.align import align, grid
 from analysis.load import InputError
+from analysis.ranks import probability_of_improvement
 
 QUICK = Bootstrap(n_boot=200)
 
@@ -140,7 +140,7 @@ def test_profile_and_improvements():
     result = profile(scores, "return", [0, 2, 4.5], QUICK)
     assert result["estimate"].tolist() == [1, 0.5, 0, 0.5, 0.25, 0.25] and result["tau"].tolist() == [0, 2, 4.5] * 2
     better = improvements(scores, "return", QUICK)
-    assert better[["a", "b"]].to_numpy().tolist() == [["a", "b"], ["b", "a"]]
+    assert better[["a", "b"]].to_numpy().tolist() == [["a", "b"], ["b", "a"]] and better["p"].nunique() == 1
     assert better["estimate"].tolist() == [(2.5 + 3 + 3 + 3) / 16, (0 + 0 + 4 + 0.5) / 16]
     np.testing.assert_allclose(better["estimate"].sum(), 1)
     assert improvements(scores[scores["variant"] == "a"], "return").empty

@@ -67,7 +67,8 @@ def test_says_what_it_shows(study: Study, name: str):
     assert ax.lines or ax.collections or ax.patches
     caption = plots.caption_of(ax)
     assert "n = 4" in caption or name in ("underwater", "collapse") and "runs" in caption + "runs"
-    estimated = name not in ("tolerance", "underwater", "collapse", "time", "batch size")
+    assert "95% interval" in caption or name in ("tolerance", "underwater", "collapse", "time", "batch size")
+    estimated = name not in ("tolerance", "underwater", "collapse", "time", "batch size", "matrix")
     assert not estimated or "100 resamples" in caption and "95% interval" in caption
     ax.figure.canvas.draw()
     if legend := ax.get_legend():  # above the data, never on them

@@ -6,10 +6,11 @@ import pandas as pd
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from run_folders import made_runs
+from run_folders import made_runs, made_scores
 
 from analysis import align, events, reliability
-from analysis.aggregates import Bootstrap
+from analysis.aggregates import Bootstrap, improvements
+from analysis.compare import Comparison, differences
 
 FEW = settings(
     max_examples=25, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate]
@@ -173,6 +174,63 @@ POLICIES = {
 }
 FALSE = {"exponential": 0.02, "lognormal, σ = 1": 0.45}
 """Of the runs of 4,000 episodes; of the others .01."""
+
+
+@st.composite
+def scores(draw: st.DrawFn) -> pd.DataFrame:
+    """Of two variants on 5 to 7 common seeds, with ties, and with runs that diverged (−∞)."""
+    n = draw(st.integers(5, 7))
+    value = st.one_of(st.integers(-20, 20).map(float), st.just(-np.inf))
+    return made_scores({name: draw(st.lists(value, min_size=n, max_size=n)) for name in "ab"})
+
+
+def pair(scores: pd.DataFrame, a: str = "a", b: str = "b") -> pd.Series:
+    rows = improvements(scores, "r").set_index(["a", "b"])
+    return rows.loc[(a, b), ["estimate", "lo", "hi", "p"]].astype(float)
+
+
+def effect(scores: pd.DataFrame) -> pd.Series:
+    rows = differences(scores, "r", Comparison(paired=None, n_boot=50)).set_index(["a", "b"])
+    return rows.loc[("a", "b"), ["estimate", "lo", "hi", "p", "paired"]].astype(float)
+
+
+@FEW
+@given(scores(), st.randoms(use_true_random=False))
+def test_who_is_named_first_and_the_order_of_seeds_change_only_the_side(scores: pd.DataFrame, random):
+    one = pair(scores)
+    assert 0 <= one["lo"] <= one["estimate"] <= one["hi"] <= 1 and one["lo"] < one["hi"] and 0 < one["p"] <= 1
+    swapped = pair(scores.assign(variant=scores["variant"].map({"a": "b", "b": "a"})))
+    np.testing.assert_allclose(swapped, [1 - one["estimate"], 1 - one["hi"], 1 - one["lo"], one["p"]])
+    back = pair(scores, "b", "a")
+    np.testing.assert_allclose(back, swapped)
+    order = list(range(len(scores)))
+    random.shuffle(order)
+    np.testing.assert_array_equal(pair(scores.iloc[order]), one)
+
+
+@FEW
+@given(scores())
+def test_only_the_order_of_scores_counts_for_which_is_better(scores: pd.DataFrame):
+    """Times and their logarithms, seconds and hours: the same P, the same interval, the same p."""
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(pair(scores.assign(value=np.exp(scores["value"] / 5))), pair(scores))
+
+
+@FEW
+@given(scores(), scores())
+def test_a_variant_that_has_nothing_to_do_with_it_changes_no_pair(scores: pd.DataFrame, more: pd.DataFrame):
+    both = pd.concat([scores, more.assign(variant=more["variant"].map({"a": "c", "b": "d"}), value=more["value"] - 100)])
+    np.testing.assert_array_equal(pair(both), pair(scores))
+    np.testing.assert_array_equal(effect(both), effect(scores))
+
+
+@FEW
+@given(scores(), st.integers(-1000, 1000), st.sampled_from([0.25, 0.5, 2, 64]))
+def test_another_zero_and_another_unit_change_a_difference_by_as_much(scores: pd.DataFrame, shift: float, scale: float):
+    """And neither its p nor whether it is paired."""
+    one, other = effect(scores), effect(scores.assign(value=scores["value"] * scale + shift))
+    np.testing.assert_allclose(other[["estimate", "lo", "hi"]], scale * one[["estimate", "lo", "hi"]], atol=1e-9)
+    np.testing.assert_array_equal(other[["p", "paired"]], one[["p", "paired"]])
 
 
 @pytest.mark.slow

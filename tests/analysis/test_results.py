@@ -86,7 +86,8 @@ def everything(tables: Tables) -> dict[str, pd.DataFrame]:
         "differences": compare.adjust(different),
         "paired": compare.differences(scores, "r", compare.Comparison(paired=True, n_boot=50, n_permutations=99)),
         "effects": compare.effect_sizes(scores, "r", COMPARISON),
-        "seeds": compare.seeds_needed(scores, "r", spec=BOOTSTRAP),
+        "correlations": compare.correlations(scores, "r"),
+        "ratios": survival.restricted_ratios(times, 100, BOOTSTRAP),
         "area": align.area(mean, 300),
     }
 
@@ -166,7 +167,7 @@ def test_same_bytes_twice(tmp_path: Path):
         environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": path}
         command = [sys.executable, "-c", code, str(tmp_path / "sweep")]
         said.append(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
-    assert said[0] == said[1] and len(said[0].splitlines()) == 24
+    assert said[0] == said[1] and len(said[0].splitlines()) == 25
 
 
 def test_imports_neither_jax_nor_pgx():

@@ -9,11 +9,14 @@ from statsmodels.duration.survfunc import SurvfuncRight, survdiff
 
 from analysis.aggregates import Bootstrap
 from analysis.survival import (
+    at_horizon,
+    common_horizon,
     kaplan_meier,
     log_rank,
     median_times,
     restricted_mean,
     restricted_means,
+    restricted_ratios,
     times_to_threshold,
 )
 
@@ -94,6 +97,57 @@ def test_restricted_mean_is_the_area_under_kaplan_meier(random_times: pd.DataFra
     np.testing.assert_allclose(
         restricted_mean([10, 20, 90], [True, True, True], 50), (10 + 20 + 50) / 3
     )  # a plain mean
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_at_the_same_step_who_got_there_comes_before_who_was_censored(order: tuple[int, int]):
+    """Of two runs one gets there at 10, where the other ends: S is ½ from then on, and not 0."""
+    time, reached = np.array([10.0, 10.0]), np.array([True, False])[list(order)]
+    assert restricted_mean(time, reached, 20) == 10 + 0.5 * 10
+    assert kaplan_meier(made_times({"a": [10, -10]}))["survival"].tolist() == [1, 0.5]
+
+
+def followed(*runs: tuple) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Times and runs from (time, reached, status, env steps, budget)."""
+    names = [f"r{i}" for i in range(len(runs))]
+    time, reached, status, steps, budget = map(list, zip(*runs, strict=True))
+    about = pd.DataFrame({"run_id": names, "status": status, "env_steps": steps, "budget": budget})
+    times = pd.DataFrame({"run_id": names, "variant": "a", "env": "e", "seed": range(len(runs)), "time": time,
+                          "reached": reached, "cut_short": False}).astype({"time": float})  # fmt: skip
+    return times, about
+
+
+def test_the_horizon_is_what_all_runs_were_followed_for():
+    completed = (1000, False, "completed", 1000, 1000)
+    assert common_horizon(*followed(completed, (2000, False, "completed", 2000, 2000))) == 1000
+    stopped = (100, True, "completed", 100, 2000)  # when it had got there
+    assert common_horizon(*followed(completed, stopped)) == 1000 and common_horizon(*followed(stopped, stopped)) == 2000
+    for status in ("diverged", "failed", "interrupted", "running"):  # ends before the others do, and does not shorten them
+        assert common_horizon(*followed(completed, (50, False, status, 50, 1000))) == 1000
+    assert common_horizon(*followed((70, False, "running", 70, 1000), (50, False, "running", 50, 1000))) == 50
+    assert np.isnan(common_horizon(*followed((0, False, "failed", 0, 1000))))
+
+
+def test_times_at_a_horizon():
+    times, runs = followed(
+        (100, True, "completed", 2000, 2000), (1500, True, "completed", 2000, 2000), (1000, True, "completed", 2000, 2000),
+        (2000, False, "completed", 2000, 2000), (50, False, "diverged", 50, 2000), (60, False, "failed", 60, 2000),
+        (70, False, "interrupted", 70, 2000), (1200, False, "running", 1200, 2000),
+    )  # fmt: skip
+    cut = at_horizon(times, runs, 1000)
+    assert cut["time"].tolist() == [100, 1000, 1000, 1000, 1000, 1000, 70, 1000]
+    assert cut["reached"].tolist() == [True, False, True, False, False, False, False, False]  # at the horizon is within it
+    assert cut["cut_short"].tolist() == [False] * 6 + [True, False]  # the last was followed beyond it
+
+
+def test_restricted_ratios():
+    times = made_times({"a": [10, 20, 30], "b": [-50, -60, 10], "c": [-5, -6, -7]})
+    rows = restricted_ratios(times, 40, Bootstrap(n_boot=100)).set_index(["a", "b"])
+    row = rows.loc[("a", "b")]
+    assert row["estimate"] == 20 / 30 and row["lo"] <= 20 / 30 <= row["hi"]
+    assert np.isnan(rows.loc[("a", "c"), "estimate"]) and "followed up to the horizon" in rows.loc[("a", "c"), "warning"]
+    back = restricted_ratios(made_times({"a": [-50, -60, 10], "b": [10, 20, 30]}), 40, Bootstrap(n_boot=100)).iloc[0]
+    assert back["estimate"] == pytest.approx(30 / 20)
 
 
 def test_restricted_means_rows():

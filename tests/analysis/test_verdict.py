@@ -6,16 +6,18 @@ import math
 import pandas as pd
 import pytest
 
-from analysis import compare, results, study, text
+from analysis import hygiene, results, text
 from analysis.aggregates import proportion
+from analysis.compare import collapse_tests, concluded
 from analysis.events import COUNTS
-from analysis.verdict import of_collapse_pair, of_difference, of_pair, of_share, of_variant
+from analysis.verdict import _Known, _sentences, of_pair, of_share, of_variant
 
 PAIR = {
     "a": "reward_to_go", "b": "baseline", "endpoint": "time to threshold", "estimate": 0.16, "lo": 0.08, "hi": 0.26,
-    "p_adjusted": 0.0004, "p_method": "holm over 3", "conclusive": True, "seeds_needed": 14.0, "warning": "",
-    "n_runs": 30,
-}  # fmt: skip
+    "p": 0.0004, "warning": "", "n_a": 30, "n_b": 30, "runs_a": 30, "runs_b": 30, "absent_a": 0.0, "absent_b": 0.0,
+    "test": "ranks", "null": 0.5, "against": False, "equal": False, "ratio_lo": 0.97, "ratio_hi": 1.04, "near": 20.0,
+    "difference_lo": -3.0, "difference_hi": 4.0,
+} | {f"{what}_{side}": 0 for what in ("diverged", "failed", "unknown") for side in "ab"}  # fmt: skip
 MEDIANS = {"baseline": (151_000, 30, 30), "reward_to_go": (203_000, 28, 30)}
 COLLAPSED = {"baseline": (1, 30), "reward_to_go": (8, 30)}
 
@@ -29,24 +31,33 @@ def share(name: str, collapsed: int, at_risk: int, **more) -> pd.Series:
                       "warning": ""} | counts | more)  # fmt: skip
 
 
-def pair(medians: dict | None = None, collapsed: dict | None = None, **changed) -> str:
-    rows = {
-        name: pd.Series({"estimate": x, "reached": k, "n_runs": n}) for name, (x, k, n) in (medians or MEDIANS).items()
-    }
-    finals = {name: pd.Series({"estimate": 100.0, "n_runs": 30}) for name in MEDIANS}
-    shares = {name: share(name, *counts) for name, counts in (collapsed or COLLAPSED).items()}
-    return of_pair(pd.Series(PAIR | changed), rows, finals, shares)
+def known(medians: dict | None = None, collapsed: dict | None = None) -> _Known:
+    of = (medians or MEDIANS).items()
+    return _Known(
+        medians={name: pd.Series({"estimate": x, "reached": k, "n_runs": n}) for name, (x, k, n) in of},
+        restricted={name: pd.Series({"estimate": 1.1 * x}) for name, (x, _, _) in of},
+        finals={name: pd.Series({"estimate": 100.0, "n_runs": 30}) for name in MEDIANS},
+        shares={name: share(name, *counts) for name, counts in (collapsed or COLLAPSED).items()},
+    )
+
+
+def pair(medians: dict | None = None, collapsed: dict | None = None, family: int = 1, **changed) -> str:
+    rows = concluded(pd.DataFrame([PAIR | changed] * family))
+    return of_pair(rows.iloc[0], known(medians, collapsed))
 
 
 def test_a_clear_difference():
     assert pair() == (
-        "**baseline reached the threshold sooner than reward_to_go**: median 151k against 203k env steps, "
-        "P(improvement) .84 [.74, .92], p < .001 (Holm over 3), 30 seeds; collapsed 1 of 30 against 8 of 30 at risk."
+        "**baseline reached the threshold sooner than reward_to_go**: median 151k against 203k env steps (restricted mean "
+        "166k against 223k), P(sooner) .84 [.74, .92], p < .001 (one test), 30 seeds; collapsed 1 of 30 against 8 of 30 at risk."
     )
+    assert "p = .0012 (Holm over 3)" in pair(family=3)
 
 
-def test_few_seeds_are_said():
-    assert pair(n_runs=9).endswith("against 8 of 30 at risk. Fewer than 10 seeds: the interval is too narrow.")
+@pytest.mark.parametrize("endpoint", ["time to threshold", "final score"])
+def test_few_seeds_are_said(endpoint: str):
+    said = pair(n_a=9, endpoint=endpoint)
+    assert said.endswith(". Fewer than 10 seeds: intervals of differences, means and medians are too narrow.")
 
 
 def test_the_same_the_other_way_round():
@@ -57,45 +68,91 @@ def test_the_same_the_other_way_round():
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"estimate": 0.45, "lo": 0.3, "hi": 0.6, "p_adjusted": 0.5}, "The interval holds ½."),
-        ({"estimate": 0.3, "lo": 0.12, "hi": 0.49, "p_adjusted": 0.09}, "The interval excludes ½, but p is too large."),
+        ({"estimate": 0.45, "lo": 0.3, "hi": 0.6, "p": 0.5}, "The interval holds ½."),
+        ({"estimate": 0.3, "lo": 0.12, "hi": 0.49, "p": 0.09}, "The interval excludes ½, but p is too large."),
         ({"lo": math.nan, "hi": math.nan}, "Fewer than 3 seeds: no interval."),
+        ({"absent_a": 0.2}, "Nothing is clear while more than a tenth of a group's runs are missing (20% of reward_to_go)."),
     ],
 )
 def test_inconclusive_and_why(changed: dict, reason: str):
-    said = pair(conclusive=False, **changed)
+    said = pair(**changed)
     assert said.startswith("**Inconclusive: baseline sooner than reward_to_go?** Median 151k against 203k")
-    assert reason in said and said.endswith("about 14 seeds each to be found with 80% power.")
-    assert "reached the threshold sooner" not in said
+    assert said.endswith(reason) and "reached the threshold sooner" not in said
 
 
-def test_no_number_of_seeds_where_there_is_no_effect():
-    assert "seeds each" not in pair(conclusive=False, estimate=0.5, lo=0.4, hi=0.6, seeds_needed=math.inf)
-    assert "more than 1,000 seeds each" in pair(conclusive=False, estimate=0.49, lo=0.4, hi=0.6, seeds_needed=52_326.0)
+def test_no_power_is_read_off_the_result():
+    """How many seeds an effect needs that happened to be found says nothing that p does not say."""
+    assert "seeds each" not in pair(p=0.2) and "power" not in pair(p=0.2)
+
+
+def test_two_summaries_that_disagree_make_no_claim():
+    said = pair(against=True)
+    assert said.startswith("**Mixed: baseline sooner than reward_to_go?** Median 151k")
+    assert said.endswith("baseline is sooner more often than not, but later on average.")
+
+
+def test_practically_equal():
+    said = pair(estimate=0.45, lo=0.3, hi=0.6, p=0.5, equal=True)
+    assert said.startswith("**baseline and reward_to_go are practically equal**, restricted means within 5% of each other "
+                           "(ratio [0.97, 1.04]): median")  # fmt: skip
+    said = pair(estimate=0.45, lo=0.3, hi=0.6, p=0.5, equal=True, endpoint="final score")
+    assert "final scores within ±20, 5% of what a run's curve spans (difference [−3, 4])" in said
+    assert "It is a small difference: restricted means within 5%" in pair(equal=True)  # clear, and small
+
+
+def test_runs_that_were_lost_are_told():
+    said = pair(diverged_a=10, failed_b=2, unknown_b=1)
+    assert ("10 of 30 runs of reward_to_go diverged and rank last; 2 of 30 runs of baseline failed and rank last; 1 of 30 "
+            "runs of baseline were stopped or have not ended and are left out") in said  # fmt: skip
+    paired = pair(diverged_a=10, failed_b=2, test="signs", null=0.0, endpoint="final score", estimate=-3.0, lo=-5.0, hi=-1.0)
+    assert "diverged and count as the lowest score" in paired and "failed and are left out" in paired
+    assert "mean difference by seed 3 [1, 5]" in paired
 
 
 def test_medians_that_were_not_reached():
     said = pair({"baseline": (151_000, 30, 30), "reward_to_go": (math.nan, 12, 30)})
-    assert "30 of 30 got there (median 151k env steps) against 12 of 30 got there, P" in said
-    neither = pair({"baseline": (math.nan, 0, 30), "reward_to_go": (math.nan, 0, 29)}, conclusive=False, estimate=0.5)
-    assert neither == (
-        "**Inconclusive: neither reward_to_go nor baseline reached the threshold** in 29 runs of reward_to_go and 30"
-        " of baseline."
-    )
+    assert "30 of 30 got there (median 151k env steps) against 12 of 30 got there, P(sooner)" in said
 
 
 def test_without_a_threshold_final_scores_decide():
-    said = pair(endpoint="final score", p_method="holm over 1")
+    said = pair(endpoint="final score")
     assert said.startswith(
-        "**baseline scored higher in the end than reward_to_go**: IQM 100 against 100, P(improvement) .84"
+        "**baseline scored higher in the end than reward_to_go**: IQM 100 against 100, P(higher) .84"
     )
-    assert "(one test)" in said
 
 
 def test_no_scores():
-    assert pair(estimate=math.nan, warning="no runs", conclusive=False) == (
-        "**Inconclusive**: reward_to_go or baseline? There are no scores to compare: no runs."
+    assert pair(estimate=math.nan, p=math.nan, warning="no runs") == (
+        "**No comparison**: reward_to_go or baseline? There are no times to compare: no runs."
     )
+
+
+def family(*pairs: dict) -> list[str]:
+    return _sentences(concluded(pd.DataFrame([PAIR | pair for pair in pairs])), known(), "primary")
+
+
+def test_what_cannot_be_decided_is_said_once():
+    three = dict(n_a=3, n_b=3, runs_a=3, runs_b=3, estimate=1.0, p=0.1)
+    said = family(*({"a": a, "b": b} | three for a, b in ("ab", "ac", "bc")))
+    assert said == [
+        "**Not decidable with 3 seeds and 3 comparisons** (at least 5 seeds each would be needed): a or b, a or c, b or c. "
+        "The smallest p that these can give is .1, after the adjustment .3."
+    ]
+    assert "**Not decidable with 8 pairs and 10 comparisons** (at least 9" in family(
+        *[dict(test="signs", null=0.0, estimate=3.0, lo=1.0, hi=5.0, n_a=8, n_b=8, p=2 / 2**8)] * 10
+    )[0]
+
+
+def test_the_smallest_p_is_printed():
+    assert family({})[-1] == "The smallest p that so many seeds can give, after the adjustment: < .001."
+
+
+def test_pairs_that_never_got_there_are_said_once():
+    none = {"baseline": (math.nan, 0, 30), "reward_to_go": (math.nan, 0, 29)}
+    rows = concluded(pd.DataFrame([PAIR | dict(estimate=0.5, lo=0.4, hi=0.6, p=1.0)]))
+    assert _sentences(rows, known(none), "primary") == [
+        "**Inconclusive: no run of either reached the threshold**: reward_to_go or baseline."
+    ]
 
 
 def test_a_variant_by_itself():
@@ -106,6 +163,8 @@ def test_a_variant_by_itself():
         "seeds); of those that got 80% of the way up 1 of 30 [.01, .17] collapsed."
     )
     assert of_variant("lost", 475.0, None, None, None) == "**lost**: no scores."
+    said = of_variant("lost", 475.0, None, None, None, {"diverged": 10, "completed": 8, "failed": 2})
+    assert said == "**lost**: no scores; of 20 runs 10 diverged and 2 failed."
 
 
 def test_what_is_said_of_collapses_beside_their_share():
@@ -116,54 +175,40 @@ def test_what_is_said_of_collapses_beside_their_share():
     assert of_share(share("a", 0, 0)) == "none of 30 got 80% of the way up, so none could collapse"
     assert of_share(share("a", 0, 0, undetermined=30)) == ""
     assert of_share(share("a", 0, 0, undetermined=30, diverged=2, failed=1)) == "2 diverged, 1 failed"
-    assert "collapsed" not in pair(collapsed={"baseline": (0, 0)})
+    assert "collapsed" not in pair(collapsed={"baseline": (0, 0), "reward_to_go": (8, 30)})
 
 
 def compared(a: pd.Series, b: pd.Series) -> str:
-    tests = compare.adjust(compare.collapse_tests(pd.DataFrame([a, b])))
-    return of_collapse_pair(tests.iloc[0], a, b, 0.05)
+    tests = concluded(collapse_tests(pd.DataFrame([a, b])))
+    shares = {row["variant"]: row for row in (a, b)}
+    return _sentences(tests, _Known({}, {}, {}, shares), "collapse_tests")[0]
 
 
 def test_collapses_are_compared_among_the_runs_at_risk():
-    """F3: 0 of 30 that never learned is not a lower share than 10 of the 30 that did."""
+    """0 of 30 that never learned is not a lower share than 10 of the 30 that did."""
     assert compared(share("a", 1, 30), share("b", 12, 30)).startswith(
-        "**a against b: share of runs at risk that collapsed lower**: 1 of 30 against 12 of 30 runs at risk; difference −"
+        "**b collapsed more often than a**: 12 of 30 against 1 of 30 runs at risk, difference .37 ["
     )
     never = compared(share("learns", 10, 30), share("never", 0, 0))
-    assert never == (
-        "**No comparison**: learns against never, share of runs at risk that collapsed: 10 of 30 against 0 of 0 runs at "
-        "risk."
-    )
+    assert never == "**No comparison**: learns or never? Of the runs at risk 10 of 30 against 0 of 0 collapsed."
     few = compared(share("a", 0, 4), share("b", 24, 24))
-    assert few.startswith("**Inconclusive: a against b**") and "Fewer than 5 runs at risk." in few
+    assert few.startswith("**Not decidable with 4 seeds at risk and 1 comparison** (at least 5 seeds each would be needed): a or b")
 
 
 def test_a_competing_end_is_told_and_nothing_is_clear_where_many_ends_were_not_seen():
-    """F3: 10 of 20 that diverged did not "collapse less" than 10 of 20 that fell."""
+    """10 of 20 that diverged did not "collapse less" than 10 of 20 that fell."""
     said = compared(share("diverges", 0, 10, diverged=20, missing=2 / 3), share("falls", 12, 20))
-    assert said.startswith("**Inconclusive: diverges against falls**")
-    assert said.endswith("The end of more than 10% of a group was not seen. 20 of 30 runs of diverges diverged.")
+    assert said.startswith("**Inconclusive: falls collapsed more often than diverges?**")
+    assert "the end of more than a tenth of a group's runs was not seen (67% of diverges)" in said
+    assert said.endswith("20 of 30 runs of diverges diverged.")
     both = compared(share("a", 1, 30, falling=1), share("b", 12, 30, falling=2, watched=100_000.0))
-    assert both.startswith("**a against b: share") and both.endswith(
+    assert both.startswith("**b collapsed more often than a**") and both.endswith(
         "1 of 30 runs of a and 2 of 30 runs of b are falling at the end. Runs at risk were watched for a median of 500k "
         "against 100k env steps."
     )
 
 
-def test_differences():
-    row = {"a": "a", "b": "b", "metric": "iqm of the paired differences of r", "estimate": -3.0, "lo": -5.0, "hi": -1.0,
-           "p_adjusted": 0.01, "p_method": "by over 2", "warning": ""}  # fmt: skip
-    assert of_difference(pd.Series(row), 0.05, "final score", text.number) == (
-        "**a against b: final score lower**: difference paired by seed −3 [−5, −1], p = .01 "
-        "(Benjamini–Yekutieli over 2)."
-    )
-    for changed in ({"hi": 1.0}, {"p_adjusted": 0.06}, {"lo": math.nan, "hi": math.nan}, {"p_adjusted": math.nan}):
-        said = of_difference(pd.Series(row | changed), 0.05, "final score", text.number)
-        assert said.startswith("**Inconclusive: a against b**, final score: difference")
-    assert "The interval excludes 0" in of_difference(pd.Series(row | {"p_adjusted": 0.06}), 0.05, "x", text.number)
-
-
-@pytest.mark.parametrize("module", [text, study, results])
+@pytest.mark.parametrize("module", [text, hygiene, results])
 def test_examples_in_docstrings(module):
     done = doctest.testmod(module)
     assert done.attempted and not done.failed
