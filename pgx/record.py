@@ -228,8 +228,17 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
+def _refuse_links(folder: Path) -> None:
+    """Raise ConfigError if a file that is written by its name leads elsewhere: all others are replaced whole."""
+    for path in (folder / ".lock", folder / ".hydra", *folder.glob(".hydra/*"), *folder.glob("*.log")):
+        if path.is_symlink():
+            raise ConfigError(str(path), "is a link: the run would write to where it leads", hint="remove it")
+
+
 def earlier_run(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
-    """run.json of the run to go on with, or None. Raises ConfigError if it is of another configuration."""
+    """run.json of the run to go on with, or None. Raises ConfigError if it is of another configuration, or if the
+    folder has links where a run would write."""
+    _refuse_links(folder)
     try:
         summary = read_summary(folder)
         if summary is None:

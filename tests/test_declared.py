@@ -271,6 +271,17 @@ def test_a_run_and_a_sweep_on_a_hostile_folder_call_nothing_of_it(here, capsys):
         assert capsys.readouterr().err.count("\n") == (place != "tracker")
 
 
+@pytest.mark.parametrize("name", ["run.log", ".lock", ".hydra/config.yaml", ".hydra"])
+def test_no_run_goes_on_through_a_link(name, here, capsys):
+    """Hydra appends to the log and overwrites its files, wherever they lead."""
+    (here / "mine").write_text("years of work")
+    link = here / "r" / name
+    shutil.rmtree(link) if link.is_dir() else link.unlink(missing_ok=True)
+    link.symlink_to(here / "mine")
+    line = refused(lambda words: gate(*TINY, *words), f"hydra.run.dir={here / 'r'}", "num_updates=3", cwd=here, capsys=capsys)
+    assert f"r/{name}: is a link: " in line
+
+
 # What a person declares
 
 
