@@ -235,6 +235,15 @@ def test_files_of_the_working_folder_do_not_take_the_place_of_libraries(tmp_path
     assert done.returncode == 2 and "mylab:Mine-v0 needs a package that is not installed; pip install 'nowhere'" in done.stderr
 
 
+@pytest.mark.parametrize("option", ["none", "disabled", "stdout"])
+def test_hydras_own_logging_options_find_whole_handlers(option):
+    """They leave out Hydra's default, which ours were an addition to: "Unable to configure handler 'console'"."""
+    with composed("+variant=baseline", f"hydra/job_logging={option}") as config:
+        handlers = OmegaConf.to_container(config.hydra.job_logging.handlers, resolve=False)
+    assert handlers["console"]["class"] == "logging.StreamHandler" and handlers["console"]["stream"] == "ext://sys.stderr"
+    assert handlers["file"]["class"] == "logging.FileHandler" and "filename" in handlers["file"]
+
+
 def test_help_has_the_keys_of_every_choice(capsys):
     """The default choices hide most keys: `critic.width` and the cart's mass were nowhere to be found."""
     with composed() as config:
