@@ -217,6 +217,53 @@ def test_a_killed_worker_is_in_the_ledger_and_its_companions_end(tmp_path):
     assert dead["status"] == "failed" and "was killed by SIGKILL" in dead["reason"]
 
 
+def test_what_hangs_is_ended_and_what_ends_its_program_is_contained(tmp_path):
+    """One signal is heard: a member that does not save in time is killed. One that calls sys.exit ends no worker."""
+    (tmp_path / "fault").touch()
+    env = ("env=gymnasium", "env.id=faulty_envs:Exit-v0,faulty_envs:Hang-v0", "episodes_per_update=2", "updates_per_chunk=1")
+    more = ("hydra.launcher.processes=1", "hydra.launcher.patience=0.5", "hydra.sweep.dir=s")
+    process = start("-m", "+variant=vanilla", *env, *more, cwd=tmp_path, PGX_TEST_FAULT=str(tmp_path / "fault"))
+    until(lambda: (tmp_path / "s/1/metrics.csv").exists() and len(rows(tmp_path / "s/1")) > 0, process)
+    time.sleep(0.5)
+    process.terminate()
+    done = finish(process, timeout=30)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert "Traceback" not in done.stderr and "SIGTERM: the members at work save and end" in done.stderr
+    ends, hangs = ledger(tmp_path / "s")
+    assert ends["status"] == "failed" and ends["reason"].startswith("SystemExit: 3")
+    assert (hangs["status"], hangs["reason"]) == ("failed", "its process did not stop within 0.5 s, and was killed")
+
+
+def test_ctrl_c_while_workers_start_is_quiet(tmp_path):
+    """It reaches all of them; each would say where it was."""
+    command = [sys.executable, "-m", "pgx.run", "-m", "+variant=vanilla", "seed=0,1", "tracker=none", "hydra.sweep.dir=s"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    process = subprocess.Popen([*command, "hydra.launcher.processes=2"], cwd=tmp_path, env=environment(), **pipes)
+    until(lambda: len(children(process.pid)) >= 3, process)  # two workers, and who keeps multiprocessing's books
+    os.killpg(process.pid, signal.SIGINT)
+    done = finish(process)
+    assert done.returncode == 130 and "Traceback" not in done.stderr and done.stderr.count("\n") <= 1, done.stderr
+
+
+def until(condition, process):
+    limit = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None and time.monotonic() < limit, finish(process)
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_two_commands_at_once_in_one_folder(whole, tmp_path):
+    """Each completes its members; an equal member is run by one of them."""
+    first = start("-m", *MEMBERS[:1], "seed=0,1,2", *SHORT, "hydra.sweep.dir=s", cwd=tmp_path)
+    second = start("-m", *MEMBERS[:1], "seed=3,2", *SHORT, "hydra.sweep.dir=s", cwd=tmp_path)
+    done = [finish(first), finish(second)]
+    assert all("Traceback" not in x.stderr and x.returncode in (0, 1) for x in done), done
+    again = sweep(*MEMBERS, *SHORT, cwd=tmp_path)
+    assert again.returncode == 0 and "8 members: 8 completed" in again.stdout
+    assert results(tmp_path / "s") == results(whole[0])
+
+
 def test_nothing_compiles_twice(tmp_path):
     """The second member of a group is traced inputs only: other seed, other learning rate, γ, λ, clip norm, gravity."""
     import jax
@@ -310,6 +357,7 @@ def test_status_of_no_sweep(tmp_path):
 def test_members_are_run_by_another_launchers_tasks(whole, tmp_path):
     """In processes of hydra-submitit-launcher's here; a cluster is in test_slurm."""
     command = ("+variant=baseline", "seed=0,1", *SHORT, "+hydra/launcher@hydra.launcher.inner=submitit_local")
+    command = (*command[:-1], "hydra.sweep.subdir=${variant}/${seed}", command[-1])
     done = sweep(*command, "hydra.launcher.members_per_task=1", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "submitted as" in done.stdout and "2 members: 2 completed" in done.stdout
