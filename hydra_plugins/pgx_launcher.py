@@ -25,7 +25,7 @@ class PgxLauncherConf:
     bits. None: 32 on a CPU, 1024 on an accelerator."""
     processes: int | None = None
     """Members (map) or packs (vmap) at work at the same time. None: one a core; on an accelerator one pack."""
-    patience: float = 60.0
+    patience: float = 120.0
     """Seconds that members have to save and end after Ctrl-C, SIGTERM or SIGUSR2; then they are killed."""
     dry_run: bool = False
     """Print what is done and what would run, and run nothing."""

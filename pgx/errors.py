@@ -50,6 +50,13 @@ def root(error: BaseException) -> BaseException:
     return error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
 
 
+def came_of(error: BaseException | None, kind: type[BaseException]) -> bool:
+    """Whether it is an error of this kind, or what a library made of one."""
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def one_line(error: BaseException, most: int = 500) -> str:
     """Its kind and its message, of which at most so many characters: it goes into run.json, a table and the screen."""
     text = " ".join(f"{type(error).__name__}: {str(error)[: 10 * most]}".split()).removesuffix(":")

@@ -243,7 +243,7 @@ def earlier_run(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
         summary = read_summary(folder)
         if summary is None:
             return None
-        _check_form(summary)
+        check_form(summary)
         old, new = identity(summary["config"]), identity(config)
         other = [key for key in old.keys() | new.keys() if not _same(key, old, new) and not _extends(key, old, new)]
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -255,7 +255,7 @@ def earlier_run(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
     return summary
 
 
-def _check_form(summary: Any) -> None:
+def check_form(summary: Any) -> None:
     """Raise unless it has what a run goes on from."""
     for key, kind in (("status", str), ("started", str), ("wall_seconds", int | float), ("config", dict)):
         if not isinstance(summary[key], kind):

@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 import pgx
 from pgx.config import CONF, check
 from pgx.declared import on_search_path
-from pgx.errors import CheckpointError, ConfigError, Interrupted, RunFailed, one_line, root
+from pgx.errors import CheckpointError, ConfigError, Interrupted, RunFailed, came_of, one_line, root
 from pgx.gate import Gate, of_words, one_line_errors
 from pgx.interrupt import Interrupt
 from pgx.label import label
@@ -230,6 +230,10 @@ def _in_one_line() -> Iterator[None]:
         except RunFailed as error:
             print(f"pgx: {error}", file=sys.stderr)
             sys.exit(1)
+        except Exception as error:
+            if came_of(error, KeyboardInterrupt):  # which OmegaConf may stumble over
+                sys.exit(130)
+            raise
 
 
 def main() -> None:

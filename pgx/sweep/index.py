@@ -40,7 +40,7 @@ class Run(NamedTuple):
 
     @property
     def key(self) -> str | None:
-        return None if self.summary is None else key_of(self.summary["config"])
+        return None if self.summary is None else record.run_hash(self.summary["config"])
 
 
 class Index:
@@ -147,11 +147,6 @@ class Index:
             print(f"pgx: {self.sweep / FILE} {was}: {'; '.join(self.remarks)}", file=sys.stderr)
 
 
-def key_of(config: dict[str, Any]) -> str:
-    """What a member is known by: its configuration, but the budget, with which it may go on."""
-    return record.config_hash(config, without=BUDGET)
-
-
 def is_name(name: str) -> bool:
     """Whether it may be a member's: a folder below the sweep's, and none of its hidden ones."""
     return name == os.path.normpath(name) and not any(not part or part[0] == "." for part in name.split("/"))
@@ -162,21 +157,16 @@ def order(name: str) -> tuple:
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in name.split("/"))
 
 
-_STATUSES = ("running", "completed", "interrupted", "failed", "diverged")
-_NUMBER = (int, float)
-
-
 def look(folder: Path) -> Run:
     """What there is in a run folder, without a belief in any of it."""
     try:
         summary = record.read_summary(folder)
         if summary is None:
             return Run(None)
-        wrong = [key for key in ("group", "error", "seed", "return_final") if key not in summary]
-        wrong += [] if summary["status"] in _STATUSES else ["status"]
-        wrong += [] if summary["config_hash"] == record.config_hash(summary["config"]) else ["config_hash"]
-        wrong += [key for key in ("wall_seconds", "width") if not isinstance(summary[key], _NUMBER)]
+        record.check_form(summary)
+        wrong = [key for key in ("group", "error", "seed", "return_final", "width") if key not in summary]
         wrong += [key for key in BUDGET if key not in summary["config"]]
+        wrong += [] if summary["config_hash"] == record.config_hash(summary["config"]) else ["config_hash"]
     except Exception as error:  # whatever somebody has made of it
         return Run(None, f"run.json cannot be read: {one_line(error)}")
     return Run(None, f"run.json is damaged ({', '.join(wrong)})") if wrong else Run(summary)

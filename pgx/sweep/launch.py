@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -131,19 +132,20 @@ def dry_run(members: Sequence[Member], processes: int | None) -> list[JobReturn]
 
 def returns(members: Sequence[Member], errors: Mapping[str, str]) -> list[JobReturn]:
     """What Hydra gets: each member's objective, or, if it has not ended, that there is none."""
-    summaries = [look(member.folder).summary for member in members]
-    ended = [member.broken is not None or _has_ended(summary) for member, summary in zip(members, summaries, strict=True)]
+    there = [(member, look(member.folder).summary) for member in members]
+    ended = [_has_ended(member, summary) for member, summary in there]
     if not all(ended):
         ledger.show(Index(members[0].sweep), errors)
     error = RunFailed(f"{ended.count(False)} of {len(members)} members did not end, see the table above")
-    return [
-        _returned(member, record.objective(summary) if has_ended else error)
-        for member, summary, has_ended in zip(members, summaries, ended, strict=True)
-    ]
+    told = [record.objective(summary) if has_ended else error for (_, summary), has_ended in zip(there, ended, strict=True)]
+    return [_returned(member, value) for member, value in zip(members, told, strict=True)]
 
 
-def _has_ended(summary: dict[str, Any] | None) -> bool:
-    return summary is not None and summary["status"] in ("completed", "diverged", "failed")
+def _has_ended(member: Member, summary: dict[str, Any] | None) -> bool:
+    """Whether there is nothing more to expect: it may have the budget of an earlier command only."""
+    if member.broken is not None or summary is None:
+        return member.broken is not None
+    return summary["status"] == "failed" or not record.goes_on(summary, member.config)
 
 
 def _returned(member: Member, value: float | Exception) -> JobReturn:
@@ -168,21 +170,27 @@ def _note(folder: Path, error: str) -> None:
 
 @contextlib.contextmanager
 def _signals(pool: Pool) -> Iterator[list[signal.Signals]]:
-    """The first signal stops the pool, a second SIGINT at once; the list says which came."""
+    """The first signal stops the pool, a second Ctrl-C or `kill` at once; the list says which came."""
     came: list[signal.Signals] = []
+    now: list[float] = []
 
     def note(number: int, _: object) -> None:
         came.append(signal.Signals(number))
+        now.append(time.monotonic())
         if len(came) == 1:
+            line = "\r\033[K" if os.isatty(2) else ""  # over the progress bar
             with contextlib.suppress(OSError):  # not by print: what we interrupt may be printing
-                os.write(2, f"pgx: {came[0].name}: the members at work save and end; Ctrl-C ends them at once\n".encode())
-        if len(came) == 1 or number == signal.SIGINT:
-            pool.stop(at_once=len(came) > 1)
+                os.write(2, f"{line}pgx: {came[0].name}: the members at work save and end; once more ends them at once\n".encode())
+            pool.stop()
+        # `timeout` sends SIGTERM twice in a row; Slurm sends it after its warning
+        elif number == signal.SIGINT or (number == signal.SIGTERM and came[0] != signal.SIGUSR2 and now[-1] > now[0] + 0.5):
+            pool.stop(at_once=True)
 
     if threading.current_thread() is not threading.main_thread():
         yield came
         return
-    before = {number: signal.signal(number, note) for number in Interrupt.STOP}
+    heard = (number for number in Interrupt.STOP if signal.getsignal(number) is not signal.SIG_IGN)  # by nohup, say
+    before = {number: signal.signal(number, note) for number in heard}
     try:
         yield came
     finally:
@@ -196,8 +204,6 @@ def progress_bar(total: int, finished: int) -> Iterator[Callable[[int, float, in
     if not sys.stderr.isatty():
         yield lambda number, share, env_steps: None
         return
-    import time
-
     from tqdm import tqdm
 
     form = "sweep {percentage:3.0f}% |{bar}| {postfix} [{elapsed} < {remaining}]"

@@ -52,7 +52,7 @@ class Member(NamedTuple):
     @property
     def key(self) -> str:
         """Its configuration, but for the budget."""
-        return index.key_of(self.config)
+        return record.run_hash(self.config)
 
     @property
     def finished(self) -> bool:

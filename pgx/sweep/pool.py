@@ -11,7 +11,6 @@ import multiprocessing
 import multiprocessing.resource_tracker
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -29,8 +28,9 @@ from omegaconf import DictConfig
 from pgx.config import check
 from pgx.declared import on_search_path
 from pgx.errors import one_line
+from pgx.interrupt import Interrupt
 from pgx.record import objective
-from pgx.run import Interrupt, job, run
+from pgx.run import job, run
 from pgx.sweep.members import Member, program
 from pgx.sweep.pack import Pack
 
@@ -79,8 +79,6 @@ class _Worker:
         """Numbers of members."""
         self.program: tuple[Hashable, ...] | None = None
         """Of the last batch."""
-        self.heard = time.monotonic()
-        """When it last said something."""
         self.killed: str | None = None
         """Why, if we did it."""
 
@@ -91,7 +89,6 @@ class _Worker:
 
     def give(self, batch: Batch) -> None:
         self.at_work, self.program = {member.number for member in batch.members}, batch.program
-        self.heard = time.monotonic()
         with contextlib.suppress(ConnectionError):  # it has died: whoever listens to it learns that
             self.connection.send(([(member.number, member.hydra_config) for member in batch.members], *batch[1:]))
 
@@ -137,10 +134,7 @@ class Pool:
     `patience`: seconds that a member has to save and end when it is told to.
     """
 
-    SILENCE = 600.0
-    """Seconds after which a worker that says nothing is spoken of."""
-
-    def __init__(self, callbacks: Callbacks, size: int, patience: float = 60.0):
+    def __init__(self, callbacks: Callbacks, size: int, patience: float = 120.0):
         self._callbacks, self._patience = callbacks, patience
         self._workers = [_Worker(callbacks) for _ in range(size)]
         self._compiled: set[Hashable] = set()
@@ -179,17 +173,10 @@ class Pool:
             self._watch()
 
     def _watch(self) -> None:
-        """No wait without an end: one who does not stop is killed, one who is silent is spoken of."""
-        now = time.monotonic()
-        for worker in (worker for worker in self._workers if worker.at_work):
-            members = f"member {', '.join(map(str, sorted(worker.at_work)))}"
-            if self._stopped is not None:
-                if now > self._stopped + self._patience and worker.killed is None:
-                    worker.kill(f"did not stop within {self._patience:g} s, and was killed")
-            elif now > worker.heard + self.SILENCE:
-                worker.heard = math.inf
-                said = f"nothing heard of {members} for {self.SILENCE:.0f} s; does process {worker.process.pid} hang?"
-                print(f"pgx: {said}", file=sys.stderr, flush=True)
+        """A worker that does not stop is killed: usually it sees to that itself, but what hangs may hold the interpreter."""
+        if self._stopped is not None and time.monotonic() > self._stopped + self._patience:
+            for worker in (worker for worker in self._workers if worker.at_work and worker.killed is None):
+                worker.kill(f"did not stop within {self._patience:g} s, and was killed")
 
     def _open(self, waiting: dict[Hashable, list[Batch]]) -> dict[Hashable, list[Batch]]:
         being_compiled = {worker.program for worker in self._workers if worker.at_work} - self._compiled
@@ -211,7 +198,6 @@ class Pool:
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             ended, worker.at_work = sorted(worker.at_work), set()
             return [Done(number, f"its process {worker.killed or how}") for number in ended]
-        worker.heard = time.monotonic()
         if isinstance(report, Broken):
             worker.kill(f"could not start: {report.error}")
             return []
@@ -226,7 +212,7 @@ class Pool:
             self._stopped = time.monotonic()
         for worker in self._workers:
             if at_once:
-                worker.kill("was killed by a second Ctrl-C")
+                worker.kill("was killed by a second signal")
             elif worker.at_work:
                 worker.process.terminate()
 
