@@ -362,7 +362,7 @@ def test_members_are_run_by_another_launchers_tasks(whole, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "submitted as" in done.stdout and "2 members: 2 completed" in done.stdout
     expected = {key: x for key, x in results(whole[0]).items() if key in {("baseline", 0), ("baseline", 1)}}
-    assert results(tmp_path / "s") == expected
+    assert results(tmp_path / "s/baseline") == expected
     before = stamps(tmp_path / "s")
     again = sweep(*command, "hydra.launcher.detach=true", cwd=tmp_path)
     assert again.returncode == 0 and "nothing was submitted" in again.stdout and stamps(tmp_path / "s") == before

@@ -88,7 +88,8 @@ class Index:
                 changed.append(names[0])
                 entries[names[0]] = Entry(key, overrides_of(self.sweep / names[0]))
         # of two entries with one configuration the one that has the run is right
-        owners = {entry.key: name for name, entry in reversed(entries.items())} | {key: names[0] for key, names in folders.items()}
+        owners = {entry.key: name for name, entry in reversed(entries.items())}
+        owners |= {key: names[0] for key, names in folders.items()}
         kept = {name: entry for name, entry in entries.items() if owners[entry.key] == name}
         if changed:
             self.remarks.append(f"{', '.join(changed)} {'is' if len(changed) == 1 else 'are'} taken from the run folders")
@@ -214,7 +215,8 @@ def locked(sweep: Path) -> Iterator[None]:
         until = time.monotonic() + PATIENCE
         while not _locks(file):
             if time.monotonic() > until:
-                raise ConfigError("hydra.sweep.dir", f"another command is choosing its members in {sweep}, for {PATIENCE:.0f} s")
+                what = f"another command has been choosing its members in {sweep} for {PATIENCE:.0f} s"
+                raise ConfigError("hydra.sweep.dir", what)
             time.sleep(0.05)
         yield
 

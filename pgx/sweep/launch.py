@@ -180,7 +180,8 @@ def _signals(pool: Pool) -> Iterator[list[signal.Signals]]:
         if len(came) == 1:
             line = "\r\033[K" if os.isatty(2) else ""  # over the progress bar
             with contextlib.suppress(OSError):  # not by print: what we interrupt may be printing
-                os.write(2, f"{line}pgx: {came[0].name}: the members at work save and end; once more ends them at once\n".encode())
+                what = f"pgx: {came[0].name}: the members at work save and end; once more ends them at once\n"
+                os.write(2, (line + what).encode())
             pool.stop()
         # `timeout` sends SIGTERM twice in a row; Slurm sends it after its warning
         elif number == signal.SIGINT or (number == signal.SIGTERM and came[0] != signal.SIGUSR2 and now[-1] > now[0] + 0.5):
