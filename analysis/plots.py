@@ -115,7 +115,9 @@ def by_env(
     of_env = {env: [table[table["env"] == env] if "env" in table else table for table in tables] for env in envs}
     given = {env: {name: x(env) if callable(x) else x for name, x in more.items()} for env in envs}
     if apart and max(len(_names(*of_env[env])) for env in envs) > TOGETHER:
-        return _panels(draw, of_env, given)
+        figure = _panels(draw, of_env, given)
+        if any(ax.axison for ax in figure.axes):  # or there is nothing to show in any
+            return figure
     figure, axes = canvas(rows=len(envs), height=height * len(envs))
     with matplotlib.rc_context(STYLE):
         for env, ax in zip(envs, axes, strict=True):

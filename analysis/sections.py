@@ -257,7 +257,7 @@ def readable(*results: pd.DataFrame) -> pd.DataFrame:
             | ({"env": row["env"]} if several else {})
             | {
                 "estimate": _number(row, "estimate"),
-                "interval": f"{_number(row, 'lo')} … {_number(row, 'hi')}"
+                "interval": f"{_number(row, 'lo')}\u00a0…\u00a0{_number(row, 'hi')}"
                 if row["lo"] == row["lo"] or row["hi"] == row["hi"]
                 else "–",
                 "level": f"{row['level']:.0%}" if row["level"] == row["level"] else "–",

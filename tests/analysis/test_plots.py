@@ -159,6 +159,12 @@ def test_more_than_four_groups_have_a_panel_each(many: Study, name: str):
         assert not right or title.get_window_extent().x1 < min(right), titles
 
 
+def test_panels_that_would_all_be_empty_are_one(many: Study):
+    never = many.survival.assign(events=0)
+    figure = plots.by_env(plots.time_to_threshold, never, looks=plots.looks_of(many.variants), apart=True)
+    assert [child.get_text() for ax in figure.axes for child in ax.texts] == ["No picture: no run reached it."]
+
+
 def test_the_labels_of_a_large_matrix_do_not_touch(many: Study):
     """"leave_one_out,leave_one_out, reward_to_go,…", and dots at 0 and 1 were cut in half by the cell's edge."""
     _, (ax,) = plots.canvas(height=7)
