@@ -293,3 +293,10 @@ def test_a_run_that_went_on_with_other_code_says_so(tmp_path):
     said = warnings(runs)
     assert "the runs were made by 2 versions of the code" in said
     assert any(x.startswith("1 of 3 runs went on with other code, packages, device or settings") for x in said)
+
+
+def test_a_variant_whose_parts_were_exchanged_is_called_so(tmp_path: Path):
+    """`+variant=baseline estimator=vanilla` is no baseline; in a sweep of its own the report took it for one."""
+    write_run(tmp_path / "0", [1.0], label="baseline (estimator=vanilla)")
+    write_run(tmp_path / "1", [1.0])  # made before runs had a label
+    assert load(tmp_path).runs["variant"].tolist() == ["baseline (estimator=vanilla)", "baseline"]
