@@ -118,7 +118,7 @@ class Recording:
         restored = self._checkpoints.restore(self.skeleton, rows=self._metrics.sum_until)
         if restored is None:
             if record.must_have_saved(before, len(self._metrics), saving=self._checkpoints.unfinished):
-                problem = "there is none, and to begin again would overwrite the only record of what the run did"
+                problem = "there is none, and to begin again would overwrite the only record of the run; choose another folder"
                 raise CheckpointError(f"no checkpoint in {folder / 'checkpoints'} can be used: {problem}")
             self._saved, self.state = 0, lambda: initial_state(config, self.env, self.algorithm)[0]
         else:

@@ -9,7 +9,6 @@ import gc
 import logging
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +27,7 @@ from pgx.errors import CheckpointError, ConfigError, Interrupted, RunFailed, cam
 from pgx.gate import Gate, of_words, one_line_errors
 from pgx.interrupt import Interrupt
 from pgx.label import label
-from pgx.streams import tolerant_streams
+from pgx.streams import no_tracebacks_beside, tolerant_streams
 
 if TYPE_CHECKING:
     from pgx.recording import Recording
@@ -239,8 +238,7 @@ def _in_one_line() -> Iterator[None]:
 def main() -> None:
     pgx.started()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and we say it in one line
-    logging.raiseExceptions = False  # a log on a full disk is no reason for a traceback a line
-    threading.excepthook = _of_thread
+    no_tracebacks_beside()
     gc.disable()  # until all is imported and compiled: 0.5 s
     with tolerant_streams():
         try:
@@ -249,12 +247,6 @@ def main() -> None:
                 task()
         finally:
             Gate.take_back()
-
-
-def _of_thread(failed: threading.ExceptHookArgs) -> None:
-    """Orbax raises in its threads what it raises in ours as well."""
-    if "orbax" not in type(failed.thread).__module__:
-        threading.__excepthook__(failed)
 
 
 if __name__ == "__main__":

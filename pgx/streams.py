@@ -4,8 +4,10 @@ What can no longer be said there changes neither how a run ends nor its exit cod
 """
 
 import contextlib
+import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,3 +61,15 @@ def tolerant_streams() -> Iterator[None]:
         sys.stdout.flush()
         sys.stderr.flush()
         sys.stdout, sys.stderr = before
+
+
+def no_tracebacks_beside() -> None:
+    """Print neither what a log on a full disk raises, a traceback a line, nor what Orbax raises in its own threads: it is
+    raised in ours as well."""
+    logging.raiseExceptions = False
+    threading.excepthook = _of_thread
+
+
+def _of_thread(failed: threading.ExceptHookArgs) -> None:
+    if "orbax" not in type(failed.thread).__module__:
+        threading.__excepthook__(failed)

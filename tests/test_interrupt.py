@@ -75,8 +75,9 @@ def test_the_second_ends_it_and_which_was_it_is_known(heard):
 def test_every_signal_that_ends_a_run_lets_it_save(number, heard):
     """A closed terminal (SIGHUP) was a kill. In a sweep the worker is told by its parent, and says nothing itself."""
     before = {each: signal.getsignal(each) for each in Interrupt.STOP}
+    if number == signal.SIGHUP and before[number] is signal.SIG_IGN:
+        pytest.skip("under nohup it is ignored, as it should be")
     with Interrupt() as caught:
-        signal.signal(signal.SIGHUP, caught._note)  # tests may run under nohup
         for _ in range(3):
             signal.raise_signal(number)
         assert caught.by is number
@@ -156,3 +157,14 @@ def test_an_environment_that_hangs_can_be_ended_and_the_run_goes_on(numbers, tmp
     assert (found["status"], found["error"]) == ("interrupted", name)
     fault.unlink()
     assert pgx(*command, cwd=tmp_path).returncode == 0 and len(rows(tmp_path / "r")) == 8
+
+
+def test_nohup_is_respected(monkeypatch):
+    """Who asks for it wants the run to go on when the terminal is closed."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupt() as caught:
+            signal.raise_signal(signal.SIGHUP)
+        assert caught.by is None and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

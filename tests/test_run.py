@@ -2,7 +2,9 @@
 questions that a sceptical reader would."""
 
 import errno
+import io
 import itertools
+import logging
 import math
 import os
 import pty
@@ -13,6 +15,7 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -613,3 +616,26 @@ def test_a_progress_bar_of_80_columns_has_a_bar(monkeypatch):
             assert len(line) <= 80 and 12 <= len(bar) <= 32, line
             assert "return 475.1" in line or "vanilla" in label
     assert beside_the_bar(("return 475.1", "1.2M steps/s", "update 1,234"), 60) == "return 475.1, 1.2M steps/s, update 1,234"
+
+
+def test_a_log_that_cannot_be_written_and_orbax_threads_print_nothing(monkeypatch, capsys):
+    """A full disk was 90 to 530 lines of tracebacks."""
+    from pgx.streams import no_tracebacks_beside
+
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    no_tracebacks_beside()
+
+    def fails():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    theirs = type("_SignalingThread", (threading.Thread,), {"__module__": "orbax.checkpoint._src.futures.future"})
+    for kind in (theirs, threading.Thread):
+        thread = kind(target=fails)
+        thread.start()
+        thread.join()
+        assert ("No space left" in capsys.readouterr().err) == (kind is threading.Thread)
+    stream = io.StringIO()
+    stream.write = lambda _: fails()
+    logging.StreamHandler(stream).emit(logging.makeLogRecord({"msg": "a line"}))
+    assert capsys.readouterr().err == ""

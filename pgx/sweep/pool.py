@@ -31,6 +31,7 @@ from pgx.errors import one_line
 from pgx.interrupt import Interrupt
 from pgx.record import objective
 from pgx.run import job, run
+from pgx.streams import no_tracebacks_beside
 from pgx.sweep.members import Member, program
 from pgx.sweep.pack import Pack
 
@@ -226,6 +227,7 @@ def _work(connection: Connection, callbacks: Callbacks) -> None:
     for number in FORWARDED:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+    no_tracebacks_beside()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # we may share an accelerator
     setup_globals()
