@@ -26,9 +26,7 @@ def evaluate(
     on_host = "num_lanes" in config["env"]
     batches = math.ceil(episodes / (HOST_LANES if on_host else COMPILED_LANES))
     lanes = math.ceil(episodes / batches)
-    if on_host:
-        config = config | {"env": config["env"] | {"num_lanes": lanes}}
-    env, policy, key, update = trained(folder, config, best=best)
+    env, policy, key, update = trained(folder, config, best=best, num_lanes=lanes if on_host else None)
 
     import equinox as eqx
     import jax

@@ -221,8 +221,9 @@ class Trained(NamedTuple):
     """Of the checkpoint."""
 
 
-def trained(folder: Path, config: dict[str, Any], *, best: bool) -> Trained:
-    """The policy of the newest good checkpoint, or of the best. Writes nothing.
+def trained(folder: Path, config: dict[str, Any], *, best: bool, num_lanes: int | None = None) -> Trained:
+    """The policy of the newest good checkpoint, or of the best. Writes nothing. `num_lanes`: of an environment on the
+    host, if not as many as in training.
 
     A defective checkpoint, or another run's, is named in a warning, and the one before it used. Raises CheckpointError if none is
     good, ConfigError if there is none.
@@ -234,8 +235,9 @@ def trained(folder: Path, config: dict[str, Any], *, best: bool) -> Trained:
     from pgx.checkpoint import Checkpoints
     from pgx.train import Keys
 
+    played = config if num_lanes is None else config | {"env": config["env"] | {"num_lanes": num_lanes}}
     try:
-        env, algorithm = build(config)
+        env, algorithm = build(played)
         state = skeleton(config, env, algorithm)
     except Exception as error:  # say, of another version; or a part of somebody's own that is not as it was
         raise ConfigError(str(folder / "run.json"), f"its configuration cannot be built: {one_line(root(error))}") from error

@@ -173,8 +173,8 @@ def test_what_is_broken_is_named_and_the_others_are_measured(sweep, made, capsys
     assert out.startswith("3 checkpoints measured"), (out, err)
     assert all(line.startswith("pgx: ") for line in err) and len(err) == 6
     assert f"checkpoint {sweep / '0' / 'checkpoints' / '2'} is defective: state/bytes/0 is altered" in "\n".join(err)
-    assert sum(str(sweep / "other") in line and "is of another state" in line for line in err) == 2
-    for name, says in {"v": "has no checkpoint yet", "torn": "cannot be read", "old": "KeyError: 'gamma'"}.items():
+    assert sum(str(sweep / "other") in line and "is of a run with another configuration" in line for line in err) == 2
+    for name, says in {"v": "has no checkpoint yet", "torn": "cannot be read", "old": "gamma: it is missing"}.items():
         assert sum(str(sweep / name) in line and says in line for line in err) == 1
     assert tables(sweep)["1"] == tables(made)["1"]
     assert {row["update"] for row in rows(sweep / "0")} == {"4"}
