@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pgx.declared import CONF, Declared
-from pgx.errors import ConfigError
+from pgx.errors import ConfigError, short
 from pgx.hints import hint_for
 
 
@@ -33,8 +33,8 @@ def whole(low: int, high: int = 2**31 - 1, *, or_null: bool = False) -> Rule:
     def read(x):
         if or_null and x is None:
             return None
-        if isinstance(x, str) and (short := re.fullmatch(r"(\d+(?:\.\d+)?)([kM])", x)):
-            x = float(short[1]) * {"k": 1e3, "M": 1e6}[short[2]]
+        if isinstance(x, str) and (parts := re.fullmatch(r"(\d+(?:\.\d+)?)([kM])", x)):
+            x = float(parts[1]) * {"k": 1e3, "M": 1e6}[parts[2]]
         if isinstance(x, float) and x.is_integer():
             x = int(x)  # 1e6 on the command line is a float
         if type(x) is not int or not low <= x <= high:
@@ -216,7 +216,7 @@ def check_plain(plain: dict[str, Any], declared: Declared) -> dict[str, Any]:
             node[key] = rule.read(node[key])
         except ValueError:
             hint = f"{path}='\"${{oc.decode:${{oc.env:NAME}}}}\"' reads a number" if _is_number(rule, node[key]) else None
-            raise ConfigError(path, f"{node[key]!r} is not allowed", rule.allowed, hint) from None
+            raise ConfigError(path, f"{short(repr(node[key]))} is not allowed", rule.allowed, hint) from None
     declared.check(plain)
     _check_together(plain)
     return plain

@@ -45,6 +45,11 @@ class ConfigError(Exception):
         super().__init__("; ".join(" ".join(part.split()) for part in parts if part))
 
 
+def short(text: str) -> str:
+    """What a person typed, as far as a line can show it."""
+    return text if len(text) <= 60 else f"{text[:50]}… ({len(text):,} characters)"
+
+
 def root(error: BaseException) -> BaseException:
     """The error that Hydra's instantiate wrapped."""
     return error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error

@@ -26,7 +26,7 @@ from pgx import record
 from pgx.backend import check_platforms
 from pgx.config import check, check_overrides, hint_for_option, options, unknown_key
 from pgx.declared import Declared, folder_of, on_search_path
-from pgx.errors import ConfigError, one_line
+from pgx.errors import ConfigError, one_line, short
 
 WITH_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 """Whether the person wants tracebacks. Asked at import: `pgx.run` sets the variable for Hydra."""
@@ -91,7 +91,7 @@ def _check_override(override: Override, declared: Declared) -> None:
     chosen = value.list if isinstance(value, ChoiceSweep) else value if isinstance(value, list) else [value]
     for option in chosen:
         if not isinstance(option, str | QuotedString | Glob):
-            named = "null" if option is None else _short(str(option))
+            named = "null" if option is None else short(str(option))
             raise ConfigError(key, f"there is no {named!r}", ", ".join(options(key, declared)))
 
 
@@ -109,11 +109,7 @@ def _parsed(word: str) -> Override | None:
         return None
     except Exception as error:  # say, a number of 5,000 digits
         key, _, value = word.partition("=")
-        raise ConfigError(key.lstrip("+~"), f"{_short(value)} cannot be read: {error}") from error
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:50]}… ({len(text):,} characters)"
+        raise ConfigError(key.lstrip("+~"), f"{short(value)} cannot be read: {error}") from error
 
 
 def _of_hydra(error: HydraException) -> ConfigError:
@@ -286,7 +282,7 @@ def _make(folder: Path, where: str = "hydra.run.dir") -> None:
         if not os.access(folder, os.W_OK):
             raise PermissionError(13, "permission denied")
     except OSError as error:
-        raise ConfigError(where, f"cannot write {_short(str(folder))}: {error.strerror}", "a folder that can be written") from error
+        raise ConfigError(where, f"cannot write {short(str(folder))}: {error.strerror}", "a folder that can be written") from error
 
 
 def _enter(folder: Path, config: dict[str, Any]) -> contextlib.ExitStack:

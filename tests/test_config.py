@@ -61,7 +61,7 @@ MISTAKES = [
     ("+variant=baseline policy.width=1e12", "policy.width: 1000000000000.0 is not allowed", "from 1 to 65536"),
     ("+variant=baseline diagnose_every=1e12", "diagnose_every: 1000000000000.0 is not allowed", "< 2³¹"),
     ("+variant=baseline optimiser.learning_rate=1e300", "optimiser.learning_rate: 1e+300 is not allowed", "> 0"),
-    (f"+variant=baseline gamma={10**400}", "gamma: 1000", "is not allowed"),
+    (f"+variant=baseline gamma={10**400}", "gamma: 1000", "… (401 characters) is not allowed"),
     ("+variant=baseline num_env_steps=1.5G", "num_env_steps: '1.5G' is not allowed", "a whole number"),
     # the tracker's keys have rules as all others have
     ("+variant=baseline tracker=wandb tracker.mode=onlin", "tracker.mode: 'onlin' is not allowed", "offline | online"),
