@@ -167,40 +167,47 @@ def _sentences(pairs: pd.DataFrame, known: _Known, name: str) -> list[str]:
     if len(told) > MOST:
         said.append(f"… and {len(told) - MOST} more pairs, in the table `{name}`: {int(pairs['conclusive'].sum())} of all "
                     f"{len(pairs)} are clear.")  # fmt: skip
-    for (before, after), alike in together.items():
+    for same, alike in together.items():
         names = sorted(f"{pair['a']} or {pair['b']}" for pair in alike)
         more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
-        said.append(f"{before}: {', '.join(names[:MOST])}{more}.{after}")
-    if told and len(smallest := pairs["smallest_p_adjusted"].dropna()):
-        said.append(f"The smallest p that so many seeds can give, after the adjustment: "
-                    f"{' to '.join(dict.fromkeys((_p(smallest.min()), _p(smallest.max()))))}.")  # fmt: skip
-    return said
+        hopeless = alike[0]["conclusion"] == "undecidable"
+        said.append(f"{same}: {', '.join(names[:MOST])}{more}.{_smallest(alike) if hopeless else ''}")
+    if told:
+        said.append(_smallest(told).strip())
+    return [line for line in said if line]
 
 
-def _said_together(pair: pd.Series, known: _Known) -> tuple[str, str] | None:
-    """The sentence before and after the names of all pairs of which it is true; None if the pair has one of its own."""
+def _said_together(pair: pd.Series, known: _Known) -> str | None:
+    """What is true of several pairs and said once, before their names; None if the pair has a sentence of its own."""
     if pair["conclusion"] == "undecidable":
-        return undecidable(pair)
+        return _undecidable(pair)
     fisher = pair["test"] == "fisher"
     if pair["conclusion"] == "none" or not (fisher or pair["endpoint"] == "time to threshold"):
         return None
     rows, of, what = (known.shares, "collapsed", "collapsed") if fisher else (known.medians, "reached", "reached the threshold")
     if any(rows[pair[side]][of] for side in "ab") or _lost(pair) or fisher and _else(pair, known):
         return None
-    return f"**Inconclusive: no run of either {what}**", ""
+    return f"**Inconclusive: no run of either {what}**"
 
 
-def undecidable(pair: pd.Series) -> tuple[str, str]:
+def _undecidable(pair: pd.Series) -> str:
     """No result of so few seeds could have been clear."""
-    family, n = int(pair["family"]), min(pair["n_a"], pair["n_b"])
-    comparisons = f"{family} comparison{'' if family == 1 else 's'}"
-    what = {"fisher": "seeds at risk", "signs": "pairs", "ranks": "seeds"}[pair["test"]]
-    before = (f"**Not decidable with {n:.0f} {what if n != 1 else what.replace('seeds', 'seed').replace('pairs', 'pair')} and "
-              f"{comparisons}** (at least {pair['seeds_least']:.0f} seeds each would be needed)")  # fmt: skip
-    if math.isnan(pair["smallest_p"]):
-        return before, ""
-    return before, (f" The smallest p that these can give is {_p(pair['smallest_p'])}, after the adjustment "
-                    f"{_p(pair['smallest_p_adjusted'])}.")  # fmt: skip
+    family, n = int(pair["family"]), int(min(pair["n_a"], pair["n_b"]))
+    what = {"fisher": "run{} at risk", "signs": "pair{}", "ranks": "seed{}"}[pair["test"]].format("" if n == 1 else "s")
+    return (f"**Not decidable with {n} {what} and {family} comparison{'' if family == 1 else 's'}** (at least "
+            f"{pair['seeds_least']:.0f}{' at risk in' if pair['test'] == 'fisher' else ' seeds'} each would be needed)")  # fmt: skip
+
+
+def _smallest(pairs: list[pd.Series]) -> str:
+    """The smallest p that there can be, whatever the runs do."""
+    known = [pair for pair in pairs if not math.isnan(pair["smallest_p"])]
+    if not known:
+        return ""
+    raw, adjusted = (
+        " to ".join(dict.fromkeys((_p(min(pair[name] for pair in known)), _p(max(pair[name] for pair in known)))))
+        for name in ("smallest_p", "smallest_p_adjusted")
+    )
+    return f" The smallest p that so many can give is {raw}, after the adjustment {adjusted}."
 
 
 def _p(p: float) -> str:

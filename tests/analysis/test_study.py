@@ -105,7 +105,7 @@ def test_what_cannot_be_decided_is_not_called_inconclusive(rng: np.random.Genera
     groups = {str(i): [ends(x) for x in rng.normal(500 - 20 * i, 0.1, 5)] for i in range(5)}
     said = said_of(study(groups, threshold=None))
     assert said.count("**Not decidable with 5 seeds and 10 comparisons** (at least 6 seeds each would be needed)") == 1
-    assert "The smallest p that these can give is .0079, after the adjustment .079" in said and "higher in the end" not in said
+    assert "The smallest p that so many can give is .0079, after the adjustment .079" in said and "higher in the end" not in said
     said = said_of(study({str(i): [reaches(1e5 * (i + 1))] * 3 for i in range(2)}))
     assert "**Not decidable with 3 seeds and 1 comparison**" in said and "sooner than" not in said
 

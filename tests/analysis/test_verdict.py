@@ -136,7 +136,7 @@ def test_what_cannot_be_decided_is_said_once():
     said = family(*({"a": a, "b": b} | three for a, b in ("ab", "ac", "bc")))
     assert said == [
         "**Not decidable with 3 seeds and 3 comparisons** (at least 5 seeds each would be needed): a or b, a or c, b or c. "
-        "The smallest p that these can give is .1, after the adjustment .3."
+        "The smallest p that so many can give is .1, after the adjustment .3."
     ]
     assert "**Not decidable with 8 pairs and 10 comparisons** (at least 9" in family(
         *[dict(test="signs", null=0.0, estimate=3.0, lo=1.0, hi=5.0, n_a=8, n_b=8, p=2 / 2**8)] * 10
@@ -144,7 +144,13 @@ def test_what_cannot_be_decided_is_said_once():
 
 
 def test_the_smallest_p_is_printed():
-    assert family({})[-1] == "The smallest p that so many seeds can give, after the adjustment: < .001."
+    assert family({})[-1] == "The smallest p that so many can give is < .001, after the adjustment < .001."
+
+
+def test_groups_of_several_sizes_are_named_together():
+    said = family({"a": "a", "b": "b", "n_a": 3}, {"a": "a", "b": "c", "n_a": 3, "n_b": 3}, {})
+    assert len(said) == 3 and said[0].startswith("**baseline reached")
+    assert ": a or b, a or c. The smallest p that so many can give is < .001 to .1, after" in said[1]
 
 
 def test_pairs_that_never_got_there_are_said_once():
@@ -192,7 +198,7 @@ def test_collapses_are_compared_among_the_runs_at_risk():
     never = compared(share("learns", 10, 30), share("never", 0, 0))
     assert never == "**No comparison**: learns or never? Of the runs at risk 10 of 30 against 0 of 0 collapsed."
     few = compared(share("a", 0, 4), share("b", 24, 24))
-    assert few.startswith("**Not decidable with 4 seeds at risk and 1 comparison** (at least 5 seeds each would be needed): a or b")
+    assert few.startswith("**Not decidable with 4 runs at risk and 1 comparison** (at least 5 at risk in each would be needed): a or b")
 
 
 def test_a_competing_end_is_told_and_nothing_is_clear_where_many_ends_were_not_seen():
