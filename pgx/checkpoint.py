@@ -183,7 +183,7 @@ class Checkpoints:
         try:
             error = writing.exception(PATIENCE)
         except TimeoutError:
-            error = CheckpointError(f"a checkpoint in {self._folder} was not written within {PATIENCE:g} s: does the disk hang?")
+            error = CheckpointError(f"a checkpoint in {self._folder} was not written in {PATIENCE:g} s: does the disk hang?")
         if error:
             raise error
 

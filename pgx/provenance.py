@@ -26,10 +26,15 @@ def made_with(config: dict[str, Any], device: str) -> dict[str, Any]:
     """Of this process, once the run's parts are built."""
     return repository() | {
         "own_code": own_code(config),
-        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "versions": versions(),
         "device": device,
         "environment": environment(),
     }
+
+
+@cache
+def versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in PACKAGES}
 
 
 def stretches(before: dict[str, Any] | None, update: int, now: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:

@@ -247,7 +247,8 @@ def earlier_run(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
         old, new = identity(summary["config"]), identity(config)
         other = [key for key in old.keys() | new.keys() if not _same(key, old, new) and not _extends(key, old, new)]
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ConfigError(str(folder / "run.json"), f"cannot be read: {one_line(error)}", hint="choose another folder") from error
+        problem = f"cannot be read: {one_line(error)}"
+        raise ConfigError(str(folder / "run.json"), problem, hint="choose another folder") from error
     if other:
         key = min(other, key=lambda key: (key.count("."), key))  # gamma before estimator.gamma
         change = f"{old.get(key)} → {new.get(key)}"

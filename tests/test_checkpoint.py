@@ -441,7 +441,7 @@ def test_a_disk_that_hangs_is_an_error_in_the_end(tmp_path, monkeypatch):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state())
         try:
-            with pytest.raises(CheckpointError, match="was not written within 0.05 s"):
+            with pytest.raises(CheckpointError, match="was not written in 0.05 s"):
                 checkpoints.save(2, state())
         finally:
             hang.set()

@@ -21,8 +21,8 @@ def train(folder: Path, updates: int, *more: str) -> None:
 def end(folder: Path) -> tuple[bytes, bytes]:
     """metrics.csv and the state after the last update: parameters, moments, the last returns."""
     assert summary(folder)["status"] == "completed"
-    newest = max((path for path in (folder / "checkpoints").iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
-    return (folder / "metrics.csv").read_bytes(), (newest / "state/bytes/0").read_bytes()
+    newest = max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdecimal())
+    return (folder / "metrics.csv").read_bytes(), (folder / f"checkpoints/{newest}/state/bytes/0").read_bytes()
 
 
 @pytest.fixture(scope="module")

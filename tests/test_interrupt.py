@@ -120,7 +120,8 @@ def test_what_takes_so_long_is_told(caplog, monkeypatch):
     with Interrupt() as caught:
         caught.beat("the chunk from update 7 on")
         until(lambda: caplog.text)
-    assert "the chunk from update 7 on has taken " in caplog.text and "s so far, in until (test_interrupt.py, line " in caplog.text
+    assert "the chunk from update 7 on has taken " in caplog.text
+    assert "s so far, in until (test_interrupt.py, line " in caplog.text
 
 
 @pytest.mark.parametrize("command", ["run", "evaluate"])

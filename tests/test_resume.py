@@ -426,7 +426,8 @@ def test_what_each_stretch_was_made_with_is_kept_and_a_change_is_told(copy, monk
     train_here(*HERE, "num_updates=14", folder=copy)
     assert summary(copy)["made_with"] == [first] and caplog.text == ""
     other = {"git_commit": "f" * 40, "versions": first["versions"] | {"jax": "99"}, "environment": {"XLA_FLAGS": "--fast"}}
-    monkeypatch.setattr(provenance, "made_with", lambda *_: {key: x for key, x in first.items() if key != "from_update"} | other)
+    now = {key: x for key, x in first.items() if key != "from_update"} | other
+    monkeypatch.setattr(provenance, "made_with", lambda *_: now)
     train_here(*HERE, "num_updates=16", folder=copy)
     assert f"jax {jax.__version__} → 99" in caplog.text and "XLA_FLAGS none → --fast" in caplog.text
     found = summary(copy)

@@ -18,14 +18,15 @@ import termios
 import threading
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hydra.types import RunMode
+from omegaconf import read_write
 from PIL import Image
-from program import checked, environment, finish, pgx, rows, start, summary, train_here
+from program import checked, composed, environment, finish, pgx, rows, start, summary, train_here
 
 from pgx import curve, record, run
 from pgx.build import build, skeleton
@@ -566,9 +567,9 @@ def test_a_full_disk_is_told_in_a_line_and_recorded(where, tmp_path, monkeypatch
     log = tmp_path / "run.log"
     if where == "the table":
         monkeypatch.setattr(run, "_logged", lambda *_: log)
-    monkeypatch.setattr(run.HydraConfig, "get", lambda: SimpleNamespace(**{
-        "runtime": SimpleNamespace(output_dir=str(tmp_path)), "job": SimpleNamespace(name="run"), "mode": SimpleNamespace(name="RUN")
-    }))  # fmt: skip
+    with composed("+variant=vanilla") as config, read_write(config.hydra):
+        config.hydra.runtime.output_dir, config.hydra.job.name, config.hydra.mode = str(tmp_path), "run", RunMode.RUN
+    monkeypatch.setattr(run.HydraConfig, "get", lambda: config.hydra)
     with pytest.raises(RunFailed) as failed, run.job():
         monkeypatch.setattr(record, "write_atomically", no_room)
         train_here("+variant=vanilla", "num_updates=2", "env=catch", folder=tmp_path)

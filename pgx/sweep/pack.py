@@ -64,6 +64,7 @@ class Pack:
                 except Exception as error:
                     self._failures[number] = error
                 self._enter(context, i + 1)
+                self._interrupt.beat("the end of the pack")
                 settings = HydraConfig.get()
                 configure_log(settings.job_logging, settings.verbose)  # the others' jobs had theirs
                 if number in self._failures:
@@ -140,6 +141,7 @@ class Pack:
 
     def _stop(self, unfinished: Sequence[Recording]) -> None:
         for recording in unfinished:
+            self._interrupt.beat("saving")  # a large pack takes its time, and does not hang
             recording.interrupted(self._interrupt.by)
             recording.save()  # of all, before the rest is written: patience may be short
 
