@@ -18,6 +18,7 @@ import termios
 import threading
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import equinox as eqx
 import jax.numpy as jnp
