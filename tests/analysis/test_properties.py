@@ -10,7 +10,7 @@ from run_folders import made_runs, made_scores
 
 from analysis import align, events, reliability
 from analysis.aggregates import Bootstrap, improvements
-from analysis.compare import Comparison, differences
+from analysis.compare import Comparison, collapse_tests, concluded, differences
 
 FEW = settings(
     max_examples=25, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate]
@@ -275,3 +275,19 @@ def test_the_interval_of_a_share_among_the_runs_at_risk_holds_the_truth(n: int, 
         total += len(known)
     print(f"n = {n}, share {collapse}: {hit / total:.3f}")
     assert hit / total > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [5, 10, 30])
+def test_equal_shares_of_collapses_are_seldom_called_different(n: int):
+    """Fisher's test of the runs at risk is conservative; a group of which a few diverge is no exception."""
+    rng, ways, clear = np.random.default_rng(n), {ENV: events.WayUp(0, THRESHOLD)}, {0.0: 0, 0.15: 0}
+    for diverge in clear:
+        for _ in range(400):
+            outcomes = made_outcomes(rng, n, 0.8, 0.4, "ab")
+            gone = (rng.random(2 * n) < diverge) & (outcomes["variant"] == "a")
+            outcomes = outcomes.assign(diverged=gone, collapses=outcomes["collapses"].mask(gone, 0))
+            tests = collapse_tests(events.collapse_shares(outcomes, ways))
+            clear[diverge] += int(concluded(tests)["conclusive"].sum())
+    print(f"n = {n}: {clear} of 400")
+    assert max(clear.values()) <= 0.05 * 400
