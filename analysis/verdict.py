@@ -335,8 +335,8 @@ def _else(pair: pd.Series, known: _Known) -> list[str]:
             said.append(f"{' and '.join(counts)} {became}.")
     shorter, longer = sorted([a["watched"], b["watched"]])
     if longer > 1.25 * shorter:
-        said.append(f"Runs at risk were watched for a median of {text.steps(a['watched'])} against "
-                    f"{text.steps(b['watched'])} env steps.")  # fmt: skip
+        said.append(f"Runs at risk were watched for a median of {text.steps(a['watched'])} ({a['variant']}) against "
+                    f"{text.steps(b['watched'])} env steps ({b['variant']}).")  # fmt: skip
     return said
 
 

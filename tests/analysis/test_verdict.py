@@ -210,7 +210,7 @@ def test_a_competing_end_is_told_and_nothing_is_clear_where_many_ends_were_not_s
     both = compared(share("a", 1, 30, falling=1), share("b", 12, 30, falling=2, watched=100_000.0))
     assert both.startswith("**b collapsed more often than a**") and both.endswith(
         "1 of 30 runs of a and 2 of 30 runs of b are falling at the end. Runs at risk were watched for a median of 500k "
-        "against 100k env steps."
+        "(a) against 100k env steps (b)."
     )
 
 
