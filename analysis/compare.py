@@ -212,10 +212,10 @@ def _adjusted(p: np.ndarray, method: str) -> np.ndarray:
 # What may be concluded
 
 CONCLUSIONS = {
-    "clear": "the interval excludes no difference, and p after the adjustment is at most α",
-    "equal": "the whole interval lies within the smallest effect of interest",
-    "mixed": "clear by the probability, but the effect in env steps or points is the other way round",
     "inconclusive": "these runs do not tell",
+    "equal": "the whole interval lies within the smallest effect of interest",
+    "clear": "the interval excludes no difference, and p after the adjustment is at most α",
+    "mixed": "clear by the probability, but the effect in env steps or points is the other way round",
     "absent": "too many runs of a group are missing for anything to be clear",
     "undecidable": "so few seeds that no result could have been clear",
     "none": "nothing to compare",
@@ -234,8 +234,9 @@ def concluded(
         n_a, n_b              runs that were compared
         absent_a, absent_b    share of each group's runs that are missing
         against, equal        whether another summary of the same runs points the other way; or shows that they are equal
-    New: family, how many pairs it is of; smallest_p, what two groups without any overlap would have had; smallest_p_adjusted, the same of all the family;
-    seeds_least, the seeds each that are needed for a clear result; conclusion; conclusive.
+    New: family, how many pairs it is of; smallest_p, what two groups without any overlap would have had;
+    smallest_p_adjusted, the same of all the family; seeds_least, the seeds each that are needed for a clear result;
+    conclusion; conclusive.
     """
     found = adjust(pairs, method).astype({"against": "bool", "equal": "bool"})
     n = zip(found["test"], found["n_a"], found["n_b"], strict=True)
@@ -255,10 +256,11 @@ def concluded(
         "clear": clear,
         "equal": found["equal"] & (fewest >= FEW_SEEDS),
     }
-    conclusion = np.select(list(conditions.values()), list(conditions), "inconclusive")
+    strongest = [name for name in reversed(CONCLUSIONS) if name in conditions]
+    conclusion = np.select([conditions[name] for name in strongest], strongest, "inconclusive")
     return found.assign(
-        family=family, smallest_p=smallest, smallest_p_adjusted=of_family, seeds_least=found["test"].map(least).astype(float), conclusion=conclusion,
-        conclusive=conclusion == "clear",
+        family=family, smallest_p=smallest, smallest_p_adjusted=of_family, conclusion=conclusion,
+        seeds_least=found["test"].map(least).astype(float), conclusive=conclusion == "clear",
     )  # fmt: skip
 
 

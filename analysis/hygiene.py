@@ -148,7 +148,8 @@ def look_again(sweep: Path, runs: pd.DataFrame) -> list[str]:
         said.append(
             f"looking again: {sweep} was reported before, with {ranges(counts)} seeds a group, and more were added: this is "
             f"look {looks}. Of two equal variants one is then called better at some look {_false_clear(looks)} of the time, "
-            f"and {FALSE_CLEAR[1]:.0%} at a single one: decide on the number of seeds before the first look (python -m analysis.power), or confirm on fresh ones"
+            f"and {FALSE_CLEAR[1]:.0%} at a single one: decide on the number of seeds before the first look (python -m "
+            "analysis.power), or confirm on fresh ones"
         )
     if now and now not in before:
         said += _remember(sweep / LOOKS, [*before, now])

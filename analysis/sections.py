@@ -318,7 +318,8 @@ def pairing(study: Study) -> str:
     names = text.listed([f"{a} and {b}" for a, b in zip(chosen["a"], chosen["b"], strict=True)])
     why = "as was asked for" if study.question.paired else "because what a seed gives in the one and in the other is correlated"
     known = rows["estimate"].dropna()
-    of = f" The correlation between seeds is {text.number(known.median())} (Spearman's, median over pairs)." if len(known) else ""
+    of = f" The correlation between seeds is {text.number(known.median())} (Spearman's, median over pairs)."
+    of = of if len(known) else ""
     if chosen.empty:
         return "Differences are **not paired by seed**: that gains where seeds are correlated, and costs elsewhere." + of
     return f"Differences are **paired by seed** for {names}, {why}.{of}"

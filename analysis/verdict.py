@@ -194,8 +194,8 @@ def _undecidable(pair: pd.Series) -> str:
     """No result of so few seeds could have been clear."""
     family, n = int(pair["family"]), int(min(pair["n_a"], pair["n_b"]))
     what = {"fisher": "run{} at risk", "signs": "pair{}", "ranks": "seed{}"}[pair["test"]].format("" if n == 1 else "s")
-    return (f"**Not decidable with {n} {what} and {family} comparison{'' if family == 1 else 's'}** (at least "
-            f"{pair['seeds_least']:.0f}{' at risk in' if pair['test'] == 'fisher' else ' seeds'} each would be needed)")  # fmt: skip
+    needed = f"{pair['seeds_least']:.0f} {'at risk in' if pair['test'] == 'fisher' else 'seeds'} each would be needed"
+    return f"**Not decidable with {n} {what} and {family} comparison{'' if family == 1 else 's'}** (at least {needed})"
 
 
 def _smallest(pairs: list[pd.Series]) -> str:
@@ -230,7 +230,8 @@ def of_pair(pair: pd.Series, known: _Known) -> str:
         effect = f"P({kind.word}) {text.share(estimate)} {text.between(lo, hi, text.share)}"
     else:
         of = text.number if pair["test"] == "signs" else _signed_share
-        effect = f"{'mean difference by seed' if pair['test'] == 'signs' else 'difference'} {of(estimate)} {text.between(lo, hi, of)}"
+        name = "mean difference by seed" if pair["test"] == "signs" else "difference"
+        effect = f"{name} {of(estimate)} {text.between(lo, hi, of)}"
     adjusted = f"{text.p_value(pair['p_adjusted'])} ({text.family(pair['p_method'])})"
     numbers = f"{beside}, {effect}, {adjusted}{kind.counts(pair, known)}"
     if kind.word == "sooner" and all(known.shares[name]["n_runs"] for name in (first, second)):
@@ -306,8 +307,8 @@ def _of_both(pair: pd.Series, known: _Known) -> str:
 
 
 def _equal_times(pair: pd.Series, known: _Known) -> str:
-    near = f"{known.equivalent:.0%}"
-    return f"restricted means within {near} of each other (ratio {text.between(pair['ratio_lo'], pair['ratio_hi'], '{:.2f}'.format)})"
+    ratio = text.between(pair["ratio_lo"], pair["ratio_hi"], "{:.2f}".format)
+    return f"restricted means within {known.equivalent:.0%} of each other (ratio {ratio})"
 
 
 def _equal_finals(pair: pd.Series, known: _Known) -> str:

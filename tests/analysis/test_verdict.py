@@ -49,7 +49,8 @@ def pair(medians: dict | None = None, collapsed: dict | None = None, family: int
 def test_a_clear_difference():
     assert pair() == (
         "**baseline reached the threshold sooner than reward_to_go**: median 151k against 203k env steps (restricted mean "
-        "166k against 223k), P(sooner) .84 [.74, .92], p < .001 (one test), 30 seeds; collapsed 1 of 30 against 8 of 30 at risk."
+        "166k against 223k), P(sooner) .84 [.74, .92], p < .001 (one test), 30 seeds; collapsed 1 of 30 against 8 of 30 at "
+        "risk."
     )
     assert "p = .0012 (Holm over 3)" in pair(family=3)
 
@@ -198,7 +199,7 @@ def test_collapses_are_compared_among_the_runs_at_risk():
     never = compared(share("learns", 10, 30), share("never", 0, 0))
     assert never == "**No comparison**: learns or never? Of the runs at risk 10 of 30 against 0 of 0 collapsed."
     few = compared(share("a", 0, 4), share("b", 24, 24))
-    assert few.startswith("**Not decidable with 4 runs at risk and 1 comparison** (at least 5 at risk in each would be needed): a or b")
+    assert few.startswith("**Not decidable with 4 runs at risk and 1 comparison** (at least 5 at risk in each would be needed)")
 
 
 def test_a_competing_end_is_told_and_nothing_is_clear_where_many_ends_were_not_seen():
