@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 import pgx
 from pgx.config import Rule, check_plain
 from pgx.declared import Declared, Undeclared
-from pgx.errors import ConfigError, one_line, root
+from pgx.errors import CheckpointError, ConfigError, one_line, root
 from pgx.gate import one_line_errors, refuse
 from pgx.record import called, read_summary, run_hash
 from pgx.streams import tolerant_streams
@@ -91,7 +91,7 @@ def short_errors() -> Iterator[None]:
     checkpoints are, 130 after Ctrl-C. Warnings (a checkpoint that was passed over) go to stderr as well."""
     pgx.started()
     logging.basicConfig(format="%(message)s")
-    with tolerant_streams(), one_line_errors():
+    with tolerant_streams(), one_line_errors(whatever=True):
         try:
             yield
         except ConfigError:
@@ -99,8 +99,6 @@ def short_errors() -> Iterator[None]:
         except KeyboardInterrupt:
             sys.exit(130)
         except Exception as error:
-            from pgx.checkpoint import CheckpointError  # imports jax
-
             if isinstance(error, CheckpointError):
                 print(f"pgx: {error}", file=sys.stderr)
                 sys.exit(1)

@@ -153,6 +153,11 @@ def test_what_is_read_is_checked_as_what_is_typed(command, place, x, says, here,
     assert "r/run.json: " in line and says in line
 
 
+def test_what_nobody_foresaw_in_a_folder_is_one_line_too(here, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: {}["group"])
+    assert "KeyError: 'group'" in refused(evaluate, "r", cwd=here, capsys=capsys)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_damaged_folder_is_named_in_one_line(command, here, capsys):
     file = here / "r/run.json"
