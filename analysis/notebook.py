@@ -186,6 +186,7 @@ table { border-collapse: collapse; font-size: .85rem; line-height: 1.4; }
 th, td { padding: .3rem .55rem; min-width: 3.5em; max-width: 26em; overflow-wrap: break-word; text-align: left;
   vertical-align: top; border-bottom: 1px solid #eee; }
 th { border-bottom: 2px solid #ccc; vertical-align: bottom; } td { font-variant-numeric: tabular-nums; }
+td.short { white-space: nowrap; }
 blockquote { margin: 1rem 0; padding: .2rem 1rem; border-left: 4px solid #de8f05; background: #fdf6ec; }
 details { margin: .8rem 0; } summary { cursor: pointer; color: #555; } pre { overflow-x: auto;
   font-size: .85rem; background: #f4f4f4; padding: .6rem .8rem; border-radius: 3px; } pre code { padding: 0;

@@ -52,11 +52,16 @@ def shown(frame: pd.DataFrame, otherwise: str = "Nothing was measured.", long: i
         return Markdown(otherwise)
     head = "".join(f"<th>{html.escape(str(name))}</th>" for name in frame.columns)
     rows = "\n".join(
-        f"<tr>{''.join(f'<td>{html.escape(str(x))}</td>' for x in row)}</tr>"
+        f"<tr>{''.join(_cell(str(x)) for x in row)}</tr>"
         for row in frame.itertuples(index=False, name=None)
     )
     table = f'<div class="table"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>'
     return Html(f"<details><summary>{len(frame)} rows</summary>{table}</details>" if len(frame) > long else table)
+
+
+def _cell(said: str) -> str:
+    """Short ones are not broken: neither `CartPole-v1` nor an interval."""
+    return f'<td{" class=short" if len(said) <= 16 else ""}>{html.escape(said)}</td>'
 
 
 # What was run
