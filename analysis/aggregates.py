@@ -237,7 +237,7 @@ def improvements(
     scores: pd.DataFrame, metric: str, spec: Bootstrap = Bootstrap(), n_permutations: int = PERMUTATIONS
 ) -> pd.DataFrame:
     """P(a > b) of every ordered pair of variants in every env (scope `comparison`, extra columns a, b, p): estimate,
-    interval and test of ranks.py. −∞ is a score, and the worst.
+    interval and test of ranks.py (without permutations no test). −∞ is a score, and the worst.
 
     Where there are several environments, `all` is the mean over them of P, so that each counts alike and none has to
     be on another's scale (Agarwal et al. 2021, section 4.3); its interval is a bootstrap, and it has no p.
@@ -250,7 +250,7 @@ def improvements(
             found, p, n = (np.nan, np.nan, np.nan), np.nan, min(len(x), len(y))
             if n:
                 found = float(improvement_along(x, y, 0)), *improvement_interval(x, y, spec.level)
-                p = improvement_p(x, y, n_permutations, spec.rng_seed)
+                p = improvement_p(x, y, n_permutations, spec.rng_seed) if n_permutations else np.nan
             doubts = [lost, also_lost, *doubts_about(n, "", spec.level)]
             rows += _both_ways(a, b, env, metric, found, level=spec.level, method=method, n_runs=n, params=params,
                                rng_seed=spec.rng_seed, warning=doubts, p=p)  # fmt: skip

@@ -276,7 +276,7 @@ class Study:
     def permutations(self) -> int:
         """So many that a p that is adjusted over all pairs can be far below α."""
         groups = self.runs.groupby("env")["variant"].nunique()
-        return compare.PERMUTATIONS * max(1, round((groups * (groups - 1) / 2).sum() / 25))
+        return compare.PERMUTATIONS * max(1, round((groups * (groups - 1) / 2).sum() / 100))
 
     @cached_property
     def differences(self) -> pd.DataFrame:
@@ -428,17 +428,17 @@ class Study:
         """Of the survival curves, beside them in the tables. It is of another hypothesis than P, and makes no sentence."""
         return self._asked(survival.log_rank(self.times))
 
-    def sooner_of(self, times: pd.DataFrame) -> pd.DataFrame:
+    def sooner_of(self, times: pd.DataFrame, n_permutations: int) -> pd.DataFrame:
         """P(a got there before b): whoever did not by the horizon comes last, and two who did not are level.
 
         Times are cut at the horizon that all runs have, so no two runs are compared that were not followed as long. A run
         that was stopped before it for another reason than its own failing has no time.
         """
-        return improvements(_by_rank(times), "time to threshold", self.question.bootstrap, self.permutations)
+        return improvements(_by_rank(times), "time to threshold", self.question.bootstrap, n_permutations)
 
     @cached_property
     def sooner(self) -> pd.DataFrame:
-        return self.sooner_of(self.times)
+        return self.sooner_of(self.times, self.permutations)
 
     # What the pictures show
 
@@ -600,7 +600,7 @@ class Study:
         for part in (0.8, 0.9, 1.0):
             setting, times = f"{part:.0%} of the way up", self.times if part == 1 else self.times_to(part)
             parts.append(("threshold", setting, survival.median_times(times, q.bootstrap.level)))
-            parts.append(("threshold", setting, self._asked(self.sooner if part == 1 else self.sooner_of(times))))
+            parts.append(("threshold", setting, self._asked(self.sooner if part == 1 else self.sooner_of(times, 0))))
         for fall in (0.3, 0.5, 0.7):
             spec = dataclasses.replace(q.collapse, fall=fall)
             became = self._outcomes_of(events.collapses(self.measured, self.ways, spec), spec)

@@ -113,6 +113,12 @@ def test_what_cannot_be_decided_is_not_called_inconclusive(rng: np.random.Genera
     assert "**Not decidable with 3 seeds and 1 comparison**" in said and "sooner than" not in said
 
 
+def test_many_pairs_have_permutations_enough():
+    """With 435 pairs 10,000 would leave no p that is clear after the adjustment."""
+    many = study({str(i): [ends(1.0)] for i in range(30)})
+    assert 435 / (many.permutations + 1) < 0.02 and study({"a": [ends(1.0)]}).permutations == 10_000
+
+
 def test_paired_by_seed_if_asked(rng: np.random.Generator):
     """Signs, of the mean: as small a p as there can be."""
     groups = {"a": [ends(x) for x in rng.normal(500, 0.1, 10)], "b": [ends(x) for x in rng.normal(10, 0.1, 10)]}
