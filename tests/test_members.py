@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import random
 import shutil
 import sys
 import threading
@@ -27,6 +28,7 @@ from pgx.gate import Gate
 from pgx.sweep import __main__ as status
 from pgx.sweep import index, ledger, members, pack, pool
 from pgx.sweep.compose import composes_fast
+from pgx.sweep.index import look
 from pgx.sweep.launch import missing
 from pgx.sweep.pool import Done
 
@@ -63,6 +65,8 @@ def train(member, how="completed"):
     summary |= value | {"status": how, "error": None if how == "completed" else "it did not go well"}
     record.write_summary(member.folder, summary)
     (member.folder / "metrics.csv").write_text(f"{member.key} {member.config['num_updates']}\n")
+    (member.folder / "checkpoints/4/meta").mkdir(parents=True, exist_ok=True)
+    (member.folder / "checkpoints/4/meta/metadata").write_text(json.dumps({"origin": {"run": member.key}}))
     (member.folder / ".hydra").mkdir(exist_ok=True)
     (member.folder / ".hydra/overrides.yaml").write_text(json.dumps(member.task_overrides))
 
@@ -376,6 +380,88 @@ def test_a_command_goes_on_beside_a_broken_member(command, tmp_path):
     code, out, err = command(*words)
     assert code == 1 and Trainer.ran == [Path("s/baseline/0")] and "3 completed, 1 broken" in out
     assert err.count("\n") == 1 and "s/members.json was missing" in err
+
+
+def flip(path, dice):
+    data = bytearray(path.read_bytes())
+    data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
+    path.write_bytes(data)
+
+
+def link(path):
+    """To somebody else's file, or folder."""
+    outside = path.parent.parent / "outside" / path.name
+    if path.is_dir():
+        outside = path.parent.parent / "outside/folder"
+    shutil.move(path, path.with_name("gone"))
+    path.symlink_to(outside)
+
+
+def damage(sweep, dice):
+    """To an index, a run.json or a member's folder; what it was."""
+    ours = [x for x in (sweep / "members.json", *sweep.glob("[0-9]/run.json")) if x.resolve().is_relative_to(sweep)]
+    file = dice.choice(ours)  # not through a link: that would be us
+    one, other = dice.sample([path for path in sweep.glob("[0-9]") if not path.is_symlink()], 2)
+    ways = {
+        "lose": lambda: lose(file),
+        "empty": lambda: empty(file),
+        "cut": lambda: file.write_bytes(file.read_bytes()[: dice.randrange(file.stat().st_size)]),
+        "flip": lambda: flip(file, dice),
+        "link": lambda: link(file),
+        "link a folder": lambda: link(one),
+        "exchange two run.json": lambda: swap(one / "run.json", other / "run.json"),
+        "exchange two folders": lambda: swap(one, other),
+        "rename a folder": lambda: one.rename(sweep / "renamed"),
+        "copy a folder": lambda: shutil.copytree(one, sweep / "copied"),
+        "remove a folder": lambda: shutil.rmtree(one),
+    }
+    way = dice.choice(list(ways))
+    with contextlib.suppress(FileNotFoundError, FileExistsError, ValueError):  # gone already, or empty
+        ways[way]()
+    return f"{way}: {file.relative_to(sweep)} {one.name} {other.name}"
+
+
+def swap(one, other):
+    one.rename(one.with_name("between"))
+    other.rename(one)
+    one.with_name("between").rename(other)
+
+
+@pytest.mark.parametrize("harm", [1, 2])
+def test_random_damage(harm, four, tmp_path, capsys):
+    """Every member is completed exactly once, with its own bits, or it is told as broken; and nothing outside is touched."""
+    for _ in range(40):
+        seed = int.from_bytes(os.urandom(4))
+        root, dice = tmp_path / str(seed), random.Random(seed)
+        go(four, root / "s")
+        (root / "outside/folder").mkdir(parents=True)
+        for name in ("members.json", "run.json", "folder/run.json"):
+            (root / "outside" / name).write_text('{"theirs": 1}')
+        outside, before = files(root / "outside"), bits(root / "s")
+        done = [damage(root / "s", dice) for _ in range(harm)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys.modules[__name__], "train", trained_once)
+            go(four, root / "s")
+        code = ledger.show(index.Index(root / "s"))
+        told = capsys.readouterr().out
+        owners = [x.key for x in index.Index(root / "s").runs.values() if x.key is not None]
+        missing_ones = {member.key for member in four} - set(owners)
+        assert code == 1 and "broken" in told if missing_ones else True, (seed, done, told)
+        for name, entry in index.Index(root / "s").entries.items():
+            run = look(root / "s" / name)
+            if run.key is not None:  # it says whose it is: then it has those bits
+                assert (root / "s" / name / "metrics.csv").read_text() == f"{entry.key} None\n", (seed, done, name)
+        assert set(before) <= set(bits(root / "s")) and files(root / "outside") == outside, (seed, done)
+
+
+def trained_once(member):
+    """As a Recording does it: what has a checkpoint goes on, and only as the run that it is of."""
+    file = member.folder / "checkpoints/4/meta/metadata"
+    if not file.exists() or json.loads(file.read_text())["origin"]["run"] == member.key:
+        train_well(member)
+
+
+train_well = train
 
 
 def test_a_copy_of_a_member_is_none(command, tmp_path, capsys):

@@ -168,9 +168,18 @@ def look(folder: Path) -> Run:
         wrong = [key for key in ("group", "error", "seed", "return_final", "width") if key not in summary]
         wrong += [key for key in BUDGET if key not in summary["config"]]
         wrong += [] if summary["config_hash"] == record.config_hash(summary["config"]) else ["config_hash"]
+        owners = set(_owners_of_checkpoints(folder))
+        wrong += [] if not owners or record.run_hash(summary["config"]) in owners else ["its checkpoints are another run's"]
     except Exception as error:  # whatever somebody has made of it
         return Run(None, f"run.json cannot be read: {one_line(error)}")
     return Run(None, f"run.json is damaged ({', '.join(wrong)})") if wrong else Run(summary)
+
+
+def _owners_of_checkpoints(folder: Path) -> Iterator[str]:
+    """Hashes of the runs that the checkpoints in a run folder say they are of; read without Orbax, which needs jax."""
+    for file in folder.glob("checkpoints/*/meta/metadata"):
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # damaged, or of an older version
+            yield json.loads(file.read_bytes())["origin"]["run"]
 
 
 def _entry(said: Any) -> Entry | None:
