@@ -63,7 +63,6 @@ def seeds_for(probability: float, wanted: float = 0.8, needed: float = 0.05, swe
         if high == MOST:
             return np.inf
         low, high = high, min(MOST, ceil(1.4 * high))
-    low = max(low, high // 2 if not enough(max(LEAST_SEEDS, high // 2)) else low)
     return float(_first(enough, low, high, lambda low, high: high - low <= max(1, high // 20)))
 
 
