@@ -157,7 +157,7 @@ def test_all_defects_off_is_the_harness():
         state, keys = initial_state(config, env, core)
         episodes = compiled(partial(rollout, env, num_episodes=3), state.policy, keys.train)(state.policy, keys.train)
         (new, row), (expected, expected_row) = (
-            compiled(each.update, *arguments)(*arguments)
+            compiled(update, *arguments)(*arguments)
             for each in (ours, core)
             for arguments in [(state, episodes, each, keys.update, jnp.array(False))]
         )
@@ -173,7 +173,7 @@ def test_broadcast_does_nothing_where_every_reward_is_one():
     state, keys = initial_state(config, env, fixed)
     episodes = compiled(partial(rollout, env, num_episodes=1), state.policy, keys.train)(state.policy, keys.train)
     arguments = [(state, episodes, each, keys.update, jnp.array(False)) for each in (broadcast, fixed)]
-    new = [compiled(each[2].update, *each)(*each)[0].policy for each in arguments]
+    new = [compiled(update, *each)(*each)[0].policy for each in arguments]
     assert eqx.tree_equal(*new) and distance(state.policy, new[0]) > 0
 
 
