@@ -1,27 +1,31 @@
 """From run folders to a verdict: load → align → statistics → plots → report. Imports neither jax nor pgx.
 
     load.py         run folders → tables `runs` and `metrics`; the ledger; one metric's `curves`
-    read.py         … metrics.csv of them all in one go, and the Parquet cache
+    read.py         metrics.csv of them all in one go, and the Parquet cache
     align.py        curves on one grid of env steps; a run's final score and its area
-    reliability.py  DT, SRT, LRT, drawdown, DR, RR, DF, RF, with intervals over runs
-    ranks.py        the probability of improvement: estimate, interval, permutation test
-    aggregates.py   IQM and company, performance profiles, probability of improvement, bootstrap, tolerance
-    events.py       drawdown episodes, collapses, dead runs, what became of every run, and how many collapsed
-    survival.py     time to threshold: Kaplan–Meier, log-rank, restricted mean
-    compare.py      differences between variants, permutation tests, families, effect sizes, how many seeds
-    results.py      the row in which every one of these numbers ends up
+    results.py      the row in which every number ends up
+    text.py         numbers as people read them
     hygiene.py      seeds that were tuned on, the second stage, and looking again
-    power.py        the command: how many seeds, before the runs
-    diagnosis.py    what pgx.diagnose measured: estimators at the same policy, policies at frozen checkpoints
-    study.py        all tables of a report, each computed when asked for
-    plots.py        the ten plots: tables and an `ax` in, the `ax` out
-    verdict.py      sentences made of the numbers; text.py, numbers as people read them
-    stability.py    the report, a notebook (paired with stability.ipynb); sections.py, its parts
-    notebook.py     runs such a script in this process, and writes it as HTML or .ipynb
-    report.py       the command: SWEEP_DIR … → report.html, figures/, tables/
-    teaching.py     a second notebook, which teaches; the only file here that imports pgx
+    power.py        a command: how many seeds, before the runs
 
-Four shapes of table go round, all tidy, one row an observation:
+    statistics/     tables in, tables out
+        aggregates.py   IQM and company, performance profiles, bootstrap, tolerance intervals
+        ranks.py        the probability of improvement: estimate, interval, permutation test
+        compare.py      differences between variants: tests, families, what may be concluded
+        survival.py     time to threshold: Kaplan–Meier, log-rank, restricted mean
+        events.py       the way up, collapses, dead runs, what became of every run
+        reliability.py  DT, SRT, LRT, drawdown, DR, RR, DF, RF, with intervals over runs
+        diagnosis.py    what pgx.diagnose measured: estimators at one policy, policies at frozen checkpoints
+
+    report/         `python -m analysis.report SWEEP_DIR …`
+        command.py      → report.html, figures/, tables/
+        study.py        all tables of a report, each computed when asked for
+        verdict.py      sentences made of the numbers
+        sections.py     the report's parts; plots.py, its ten plots: tables and an `ax` in, the `ax` out
+        stability.py    the report, a notebook (paired with stability.ipynb)
+        notebook.py     runs such a script in this process, and writes it as HTML or .ipynb
+
+Five shapes of table go round, all tidy, one row an observation:
 
     runs      one row a run (load.RUNS), and a column for every config value that varies
     metrics   run_id, update, env_steps, phase, metric, value, n_samples

@@ -19,8 +19,8 @@ from math import ceil, sqrt
 import numpy as np
 from scipy import stats
 
-from analysis.compare import FAMILIES, LEAST_SEEDS, needed_p, seeds_least
-from analysis.ranks import PERMUTATIONS, improvement_interval, improvement_p
+from analysis.statistics.compare import FAMILIES, LEAST_SEEDS, needed_p, seeds_least
+from analysis.statistics.ranks import PERMUTATIONS, improvement_interval, improvement_p
 
 MOST = 500
 """Seeds each; nobody runs more."""

@@ -1,18 +1,16 @@
 """What multiplies ∇ log π(a_t|s_t): A_t = Ψ_t − b(s_t), and what the switches make of it."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
+from pgx.algorithm import Algorithm
 from pgx.estimators import reward_to_go
 from pgx.rounding import differ, equal
 from pgx.types import Episodes
-
-if TYPE_CHECKING:
-    from pgx.update import Algorithm
 
 
 class Weighted(NamedTuple):
@@ -24,7 +22,7 @@ class Weighted(NamedTuple):
     weight: Float[Array, "T B"]
 
 
-def weigh(critic_state: PyTree, episodes: Episodes, algorithm: "Algorithm") -> Weighted:
+def weigh(critic_state: PyTree, episodes: Episodes, algorithm: Algorithm) -> Weighted:
     """Returns, b and the weights of a batch, by the critic as it is before it is fitted to this batch."""
     bootstrap = jnp.zeros(episodes.terminated.shape)
     if algorithm.bootstrap_truncated:
@@ -40,7 +38,7 @@ def weigh(critic_state: PyTree, episodes: Episodes, algorithm: "Algorithm") -> W
 
 
 def weights(
-    advantage: Float[Array, "T B"], mask: Bool[Array, "T B"], algorithm: "Algorithm"
+    advantage: Float[Array, "T B"], mask: Bool[Array, "T B"], algorithm: Algorithm
 ) -> Float[Array, "T B"]:
     """The advantage, 0 on padding, changed by whichever switches are on."""
     if algorithm.whiten:

@@ -10,11 +10,11 @@ import numpy as np
 from hydra.utils import instantiate
 from jaxtyping import PyTree
 
+from pgx.algorithm import Algorithm
 from pgx.envs.base import EnvSpec, HostEnv, JittedEnv
-from pgx.tracker import Tracker
-from pgx.train import Keys, init
+from pgx.loop import Keys, init
+from pgx.runs.tracker import Tracker
 from pgx.types import TrainState
-from pgx.update import Algorithm
 
 
 def build(config: dict[str, Any]) -> tuple[JittedEnv | HostEnv, Algorithm]:

@@ -14,7 +14,7 @@ COMMANDS = {
     "evaluate": ("pgx.evaluate", "fresh episodes from a checkpoint"),
     "play": ("pgx.play", "an animated picture of a policy"),
     "diagnose": ("pgx.diagnose", "gradients and policies at a sweep's checkpoints"),
-    "report": ("analysis.report", "the stability report of one or several sweeps"),
+    "report": ("analysis.report.command", "the stability report of one or several sweeps"),
 }
 """Name → (module, what it does)."""
 

@@ -17,7 +17,6 @@ from pgx.declared import CONF, Declared
 from pgx.errors import ConfigError, short
 from pgx.hints import hint_for
 
-
 _LARGEST = 3.4e38
 """A run computes in 32 bits, where more is infinite."""
 
@@ -277,9 +276,9 @@ def _check_together(config: dict[str, Any]) -> None:
     for where, optimiser in (("optimiser", config["optimiser"]), ("critic.optimiser", config["critic"].get("optimiser"))):
         if optimiser and optimiser.get("schedule", "constant") != "constant" and optimiser.get("decay_steps") is None:
             raise ConfigError(f"{where}.decay_steps", f"schedule {optimiser['schedule']} needs it", "a whole number ≥ 1")
-    from pgx import envs  # imports gymnasium where the environment needs it
+    from pgx.envs import checks  # imports gymnasium where the environment needs it
 
-    threshold = envs.check(config["env"])
+    threshold = checks.check(config["env"])
     if config["stop_when_solved"] and threshold is None:
         raise ConfigError("stop_when_solved", f"{config['env']['id']} has no reward threshold", hint="set env.reward_threshold")
 
@@ -327,7 +326,7 @@ def _keys_of(group: str, option: str) -> set[str]:
 
 def other_keys() -> str:
     """For --help: what each option of a group can be told, a line each, and the parameters of environments."""
-    from pgx.envs import GYMNAX, parameters
+    from pgx.envs.checks import GYMNAX, parameters
 
     lines = []
     for group in sorted(REQUIRED):

@@ -25,9 +25,9 @@ import numpy as np
 
 from pgx.config import whole
 from pgx.errors import ConfigError
-from pgx.files import write_atomically
-from pgx.record import run_hash
-from pgx.restore import Arguments, Typed, read_as, read_run, short_errors
+from pgx.runs.files import write_atomically
+from pgx.runs.record import run_hash
+from pgx.runs.restore import Arguments, Typed, read_as, read_run, short_errors
 
 FILE = "diagnosis.csv"
 COLUMNS = {
@@ -48,7 +48,7 @@ QUANTITIES = {
     "cosine_reference": "mean over batches of that with the reference: `baseline` on as many other episodes as there are",
     "no_gradient": "share of batches whose gradient is exactly 0; they have no part in the cosines",
     "cosine_halves": "between the means of the two halves of the reference: how far it can be trusted",
-    "variance_state": "Σ_s of one step's term (pgx/decomposition.py); unbiased, as the next two: may be negative",
+    "variance_state": "Σ_s of one step's term (pgx/diagnosis/decomposition.py); unbiased, as the next two: may be negative",
     "variance_action": "Σ_a, all that a baseline can change; `exact V`: the mean of the continuations",
     "variance_return": "Σ_τ",
     "explained_variance": "1 − Var(G − V) / Var(G), of V on episodes that it was not fitted to",
@@ -180,9 +180,9 @@ def _programs():
     """Compiled once for all checkpoints that differ in numbers only; `rollout` for each number of episodes."""
     import jax
 
-    from pgx import quality
+    from pgx.diagnosis import quality
+    from pgx.loop import compiler_options
     from pgx.rollout import rollout
-    from pgx.train import compiler_options
 
     statics = {
         rollout: ("num_episodes",),
@@ -213,12 +213,12 @@ def measure(job: Job, options: Options) -> Iterator[tuple[int, list[dict[str, st
     import jax
     import jax.numpy as jnp
 
-    from pgx import quality
     from pgx.build import build, skeleton
-    from pgx.checkpoint import CheckpointError, Checkpoints
     from pgx.critics import ValueNetwork
+    from pgx.diagnosis import quality
     from pgx.envs.base import JittedEnv
-    from pgx.train import Keys
+    from pgx.loop import Keys
+    from pgx.runs.checkpoint import CheckpointError, Checkpoints
 
     config = job.config
     env, algorithm = build(config)

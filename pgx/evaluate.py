@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pgx.config import whole
-from pgx.restore import Arguments, read_as, read_run, short_errors, title, trained
+from pgx.runs.restore import Arguments, read_as, read_run, short_errors, title, trained
 
 COMPILED_LANES, HOST_LANES = 1000, 64
 """The most episodes side by side. More are played batch after batch, so that memory does not grow with N."""

@@ -22,11 +22,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from pgx import record
 from pgx.backend import check_platforms
 from pgx.config import check, check_overrides, hint_for_option, options, unknown_key
 from pgx.declared import Declared, folder_of, on_search_path
 from pgx.errors import ConfigError, one_line, short
+from pgx.runs import record
 
 WITH_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 """Whether the person wants tracebacks. Asked at import: `pgx.run` sets the variable for Hydra."""

@@ -117,7 +117,7 @@ class Interrupt:
         return f"in {frame.f_code.co_name} ({os.path.basename(frame.f_code.co_filename)}, line {frame.f_lineno})"
 
     def _end(self, by: signal.Signals) -> None:
-        from pgx.recording import abandon_all
+        from pgx.runs.recording import abandon_all
 
         self._say(f"{by.name}: {self._doing} does not end, {self._where()}: the process ends all the same")
         abandon_all(by)

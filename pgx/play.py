@@ -18,9 +18,9 @@ from PIL import Image, ImageChops
 
 from pgx.config import whole
 from pgx.errors import ConfigError, one_line
-from pgx.files import write_atomically
-from pgx.restore import Arguments, read_as, read_run, short_errors, title, trained
-from pgx.tracker import WandbTracker, id_of, of_run
+from pgx.runs.files import write_atomically
+from pgx.runs.restore import Arguments, read_as, read_run, short_errors, title, trained
+from pgx.runs.tracker import WandbTracker, id_of, of_run
 
 if TYPE_CHECKING:
     import gymnasium

@@ -23,7 +23,7 @@ from hydra.errors import HydraException
 from pgx.declared import Declared, folder_of
 from pgx.errors import ConfigError
 from pgx.gate import Gate, quoted, search_path
-from pgx.restore import Arguments, read_yaml, recorded, require_run, short_errors
+from pgx.runs.restore import Arguments, read_yaml, recorded, require_run, short_errors
 
 OVERRIDES = ".hydra/overrides.yaml"
 

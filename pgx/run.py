@@ -30,8 +30,8 @@ from pgx.label import label
 from pgx.streams import no_tracebacks_beside, tolerant_streams
 
 if TYPE_CHECKING:
-    from pgx.recording import Recording
-    from pgx.train import Chunk
+    from pgx.loop import Chunk
+    from pgx.runs.recording import Recording
 
 log = logging.getLogger("pgx")
 
@@ -56,7 +56,7 @@ def run(
     A fault is recorded as status `failed` and raised. Raises ConfigError if another process is at work here, or
     another configuration was.
     """
-    from pgx.recording import Recording
+    from pgx.runs.recording import Recording
 
     with (
         Interrupt(alone=watch is None) as interrupt,
@@ -69,7 +69,7 @@ def run(
 
 
 def _train(recording: "Recording", interrupt: "Interrupt", watch: Watch | None) -> None:
-    from pgx.train import Keys, make_runner, train
+    from pgx.loop import Keys, make_runner, train
 
     config = recording.config
     runner = make_runner(
@@ -202,7 +202,7 @@ def _logged(file: Path, error: BaseException) -> Path | None:
 def task(config: DictConfig) -> float:
     """What Hydra calls for a run, or for every job of a launcher of its own; the objective is the interquartile mean
     of the last 100 returns."""
-    from pgx import record
+    from pgx.runs import record
 
     many = HydraConfig.get().mode.name == "MULTIRUN"
     if not (many or Gate.passed):

@@ -3,29 +3,12 @@
     episodes → returns, b → Ψ → A = Ψ − b → update of the policy → critic's fit → metrics
 """
 
-import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, PRNGKeyArray
 
 from pgx import metrics
-from pgx.critics import Critic
-from pgx.types import Episodes, Estimator, Metrics, TrainState
-from pgx.updates.base import Update
-
-
-class Algorithm(eqx.Module):
-    """What makes a variant, and the numbers it runs with. Floats are traced: changing one compiles nothing."""
-
-    estimator: Estimator
-    critic: Critic
-    update: Update
-    gamma: float | Float[Array, ""]
-    whiten: bool = eqx.field(static=True)
-    """A ← (A − mean A) / sd A over the steps of the batch: itself a baseline, and biased by the batch."""
-    bootstrap_truncated: bool = eqx.field(static=True)
-    """At a time limit the return goes on with V(s_L) instead of ending."""
-    discount_power: bool = eqx.field(static=True)
-    """Weigh step t by γ^t, which the gradient of the discounted return has and usual code omits."""
+from pgx.algorithm import Algorithm
+from pgx.types import Episodes, Metrics, TrainState
 
 
 def update(

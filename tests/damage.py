@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from pgx.checkpoint import CheckpointError
 from pgx.errors import ConfigError, RunFailed
+from pgx.runs.checkpoint import CheckpointError
 
 Damage = Callable[[Path, Path, Random], None]
 """What is done to a path, given the same path in a stranger's folder."""

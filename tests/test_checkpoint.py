@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pgx.checkpoint import CheckpointError, Checkpoints
+from pgx.runs.checkpoint import CheckpointError, Checkpoints
 
 
 class State(eqx.Module):
@@ -152,7 +152,7 @@ def test_plain_orbax_reads_it(tmp_path):
 
 
 def test_import_is_light():
-    code = "import sys, pgx.checkpoint; assert not any('orbax' in name for name in sys.modules)"
+    code = "import sys, pgx.runs.checkpoint; assert not any('orbax' in name for name in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
 
 
@@ -327,7 +327,7 @@ def test_a_step_of_another_history_is_not_used(tmp_path, caplog):
 
 def test_a_step_that_is_rotated_away_while_it_is_read_is_no_defect(tmp_path, caplog, monkeypatch):
     """Whoever evaluates a run at work looks again, and finds the newer one."""
-    import pgx.checkpoint
+    import pgx.runs.checkpoint
 
     checkpoints = saved(tmp_path, [1])
     saved(tmp_path / "newer", [7])
@@ -338,7 +338,7 @@ def test_a_step_that_is_rotated_away_while_it_is_read_is_no_defect(tmp_path, cap
         shutil.rmtree(step)
         raise FileNotFoundError(step)
 
-    monkeypatch.setattr(pgx.checkpoint, "_orbax_restore", late)
+    monkeypatch.setattr(pgx.runs.checkpoint, "_orbax_restore", late)
     assert checkpoints.restore(state()).update == 7 and caplog.text == ""
 
 
@@ -433,11 +433,11 @@ def test_a_sweep_removes_what_a_kill_left(tmp_path):
 def test_a_disk_that_hangs_is_an_error_in_the_end(tmp_path, monkeypatch):
     import threading
 
-    import pgx.checkpoint
+    import pgx.runs.checkpoint
 
     hang = threading.Event()
-    monkeypatch.setattr(pgx.checkpoint, "PATIENCE", 0.05)
-    monkeypatch.setattr(pgx.checkpoint, "_orbax_save", lambda *_: hang.wait(30))
+    monkeypatch.setattr(pgx.runs.checkpoint, "PATIENCE", 0.05)
+    monkeypatch.setattr(pgx.runs.checkpoint, "_orbax_save", lambda *_: hang.wait(30))
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state())
         try:
@@ -533,7 +533,7 @@ import os, sys
 import jax.numpy as jnp
 import orbax.checkpoint  # once, here: each fork below then starts in no time
 from pathlib import Path
-from pgx.checkpoint import Checkpoints
+from pgx.runs.checkpoint import Checkpoints
 
 def save_for_ever():
     skeleton = {"a": jnp.zeros(1000), "b": jnp.int32(0)}

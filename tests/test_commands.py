@@ -21,13 +21,13 @@ from PIL import Image
 
 from pgx import evaluate, play, resume
 from pgx.build import build, initial_state
-from pgx.checkpoint import Checkpoints
 from pgx.envs.gymnax import GymnaxEnv
 from pgx.errors import ConfigError
-from pgx.record import run_hash
-from pgx.restore import Trained, trained
+from pgx.loop import Keys
 from pgx.rollout import rollout
-from pgx.train import Keys
+from pgx.runs.checkpoint import Checkpoints
+from pgx.runs.record import run_hash
+from pgx.runs.restore import Trained, trained
 from pgx.types import Episodes
 
 REPOSITORY = Path(__file__).resolve().parent.parent

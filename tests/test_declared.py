@@ -20,7 +20,7 @@ from pgx.config import check_plain
 from pgx.declared import CONF, Declared, _scan
 from pgx.errors import ConfigError
 from pgx.gate import Gate, one_line_errors
-from pgx.restore import read_run
+from pgx.runs.restore import read_run
 
 TINY = ("+variant=baseline", "+env.params.max_steps_in_episode=20", "episodes_per_update=4", "num_updates=2")
 

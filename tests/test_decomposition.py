@@ -10,8 +10,8 @@ from mdp import ONE_HOT, TRAJECTORIES, TabularMDP, Theta, discounted, distributi
 from quick import quickly_compiled
 from test_update import GAMMA, POLICY, V, bonus, return_from, value_of
 
-from pgx.decomposition import continuations, decompose, scores, visited
-from pgx.quality import Estimand, decompositions
+from pgx.diagnosis.decomposition import continuations, decompose, scores, visited
+from pgx.diagnosis.quality import Estimand, decompositions
 
 THETA = np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(POLICY)])
 M, K, REPEATS, EPISODES = 4, 2, 5000, 20_000

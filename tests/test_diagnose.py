@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from program import train_here
 
-from pgx import diagnose, evaluate, quality
-from pgx.checkpoint import CheckpointError, Checkpoints
+from pgx import diagnose, evaluate
+from pgx.diagnosis import quality
+from pgx.runs.checkpoint import CheckpointError, Checkpoints
 
 TINY = ("episodes_per_update=4", "checkpoint_every=2", "updates_per_chunk=1", "num_updates=4", "env=catch")
 TINY += ("policy.width=8",)
@@ -87,7 +88,7 @@ def test_the_table_says_what_was_computed(made):
     import jax.numpy as jnp
 
     from pgx.build import build, skeleton
-    from pgx.train import Keys
+    from pgx.loop import Keys
 
     config = json.loads((made / "1" / "run.json").read_text())["config"]
     env, algorithm = build(config)

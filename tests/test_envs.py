@@ -17,7 +17,7 @@ from gymnasium.vector import AutoresetMode
 from program import ROOT, checked
 
 from pgx.build import traced
-from pgx.envs import GYMNAX, check, complete, parameters
+from pgx.envs.checks import GYMNAX, check, complete, parameters
 from pgx.envs.gymnasium import GymnasiumEnv
 from pgx.envs.gymnax import GymnaxEnv
 from pgx.errors import ConfigError

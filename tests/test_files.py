@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from analysis import report
 from analysis.load import InputError
-from pgx import curve, record
-from pgx.files import write_atomically
+from analysis.report import command as report
+from pgx.runs import curve, record
+from pgx.runs.files import write_atomically
 from pgx.sweep import ledger
 
 

@@ -11,9 +11,10 @@ import time
 import pytest
 from program import ROOT, environment, finish, pgx, rows, start, summary
 
-from pgx import interrupt, recording
+from pgx import interrupt
 from pgx.errors import Interrupted
 from pgx.interrupt import Interrupt
+from pgx.runs import recording
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from program import checked, composed, pgx, summary
 
 from pgx.config import CONF, options
 from pgx.label import label
-from pgx.record import new_summary
+from pgx.runs.record import new_summary
 from pgx.sweep import ledger
 from pgx.sweep.index import Index
 

@@ -12,7 +12,7 @@ from program import checked
 
 from pgx import backend
 from pgx.build import build, initial_state
-from pgx.train import JittedRunner, Keys, train
+from pgx.loop import JittedRunner, Keys, train
 
 pytestmark = pytest.mark.slow
 

@@ -21,10 +21,11 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 from program import checked
 
-from pgx import record, run
+from pgx import run
 from pgx.config import CONF
 from pgx.errors import ConfigError
 from pgx.gate import Gate
+from pgx.runs import record
 from pgx.sweep import __main__ as status
 from pgx.sweep import index, ledger, members, pack, pool
 from pgx.sweep.compose import composes_fast
@@ -185,7 +186,7 @@ def refused(command, says, *words):
         ("updates_per_chunk=1,3", "updates_per_chunk: 1 and 3"),
         ("checkpoint_every=1,3", "checkpoint_every: 1 and 3"),
         ("checkpoints_kept=1,3", "checkpoints_kept: 1 and 3"),
-        ("tracker=none,wandb", "tracker: pgx.tracker.Tracker and pgx.tracker.WandbTracker"),
+        ("tracker=none,wandb", "tracker: pgx.runs.tracker.Tracker and pgx.runs.tracker.WandbTracker"),
         ("gamma=0.5,abc", "gamma: 'abc' is not allowed"),
     ],
 )

@@ -17,9 +17,9 @@ from test_sweep import children, ledger, results
 
 from pgx.build import build, initial_state
 from pgx.lanes import largest
+from pgx.loop import Lane, Limits, PackRunner, _lanes_at_once, make_runner
 from pgx.sweep.launch import batches
 from pgx.sweep.members import Member, program
-from pgx.train import Lane, Limits, PackRunner, _lanes_at_once, make_runner
 
 WIDTH = 8
 SIZES = {"num_episodes": 3, "max_updates": 6}

@@ -110,7 +110,7 @@ def test_a_plain_install_has_the_configuration_and_the_command(tmp_path: Path):
     assert python(*build).returncode == 0
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     wanted = {f"pgx/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*.yaml")}
-    assert wanted <= set(names) and "pgx/py.typed" in names and "analysis/stability.ipynb" in names
+    assert wanted <= set(names) and "pgx/py.typed" in names and "analysis/report/stability.ipynb" in names
     assert {name.split("/")[0].rpartition(".")[0] or name.split("/")[0] for name in names} - {"hydra_plugins"} <= {
         "pgx", "analysis", f"policy_gradient_harness-{PROJECT_VERSION}",
     }  # fmt: skip

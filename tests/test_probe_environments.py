@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from probe import PROBES, Probe
 from quick import quickly_compiled
 
+from pgx.algorithm import Algorithm
 from pgx.critics import ValueNetwork
-from pgx.envs.probe import PROBES, Probe
 from pgx.estimators import reward_to_go
+from pgx.loop import Keys, Limits, chunk, init
 from pgx.optimiser import Optimiser
 from pgx.policies import MLPPolicy
-from pgx.train import Keys, Limits, chunk, init
-from pgx.update import Algorithm
 from pgx.updates.gradient import GradientStep
 
 GAMMA = 0.5

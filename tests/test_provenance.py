@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pgx import backend
-from pgx.provenance import environment, own_code, repository, stretches
+from pgx.runs.provenance import environment, own_code, repository, stretches
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ from mdp import ONE_HOT, PAIRS, TRAJECTORIES, TabularMDP, Theta, all_episodes, c
 from quick import quickly_compiled
 from test_update import GAMMA, LAM, POLICY, VALUE, G, R, V, algorithm, n_step_average, state_for, value_of
 
-from pgx import quality
 from pgx.critics import LeaveOneOut
+from pgx.diagnosis import quality
+from pgx.diagnosis.quality import Estimand, batches, dead_units, effective_rank, estimates, fit_value, some_states, statistics
 from pgx.estimators import lambda_return
 from pgx.networks import MLP
 from pgx.policies import MLPPolicy
-from pgx.quality import Estimand, batches, dead_units, effective_rank, estimates, fit_value, some_states, statistics
 from pgx.rollout import rollout
 from pgx.spaces import Discrete
 from pgx.types import Episodes

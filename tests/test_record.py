@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from program import checked
 
-from pgx import record
 from pgx.errors import ConfigError
-from pgx.record import History, Table
+from pgx.runs import record
+from pgx.runs.record import History, Table
 
 COLUMNS = ("update", "x", "y")
 

@@ -19,11 +19,12 @@ import numpy as np
 import pytest
 from program import environment, finish, gate, pgx, start, summary, train_here
 
-from pgx import backend, provenance
+from pgx import backend
 from pgx.build import build, skeleton
-from pgx.checkpoint import MANIFEST, CheckpointError, Checkpoints, _checksums
 from pgx.errors import ConfigError
-from pgx.restore import trained
+from pgx.runs import provenance
+from pgx.runs.checkpoint import MANIFEST, CheckpointError, Checkpoints, _checksums
+from pgx.runs.restore import trained
 
 # Many short chunks and checkpoints: moments to be killed at
 SHORT = ("episodes_per_update=4", "updates_per_chunk=1", "checkpoint_every=3", "diagnose_every=7")
@@ -317,14 +318,14 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(copy, sh
 
 def test_run_json_is_left_as_it_was_by_what_fails_before_the_first_new_update(copy, short_and_long, monkeypatch):
     """A finished run became `failed`, and its results were gone, because there was no GPU that day."""
-    import pgx.train
+    import pgx.loop
 
     before = contents(copy)
 
     def fails(*_, **__):
         raise AssertionError
 
-    for where, name in ((backend, "prepare"), (pgx.train, "make_runner"), (pgx.train, "train")):
+    for where, name in ((backend, "prepare"), (pgx.loop, "make_runner"), (pgx.loop, "train")):
         with monkeypatch.context() as patch, pytest.raises(AssertionError):
             patch.setattr(where, name, fails)
             train_here(*HERE, "num_updates=26", folder=copy)

@@ -9,24 +9,35 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from mdp import (
-    ACTIONS, END, NEXT, ONE_HOT, REWARD, START, STATES, STEPS, TRAJECTORIES, TabularMDP, distribution, linear_policy,
+    ACTIONS,
+    END,
+    NEXT,
+    ONE_HOT,
+    REWARD,
+    START,
+    STATES,
+    STEPS,
+    TRAJECTORIES,
+    TabularMDP,
+    distribution,
+    linear_policy,
 )  # fmt: skip
 from quick import quickly_compiled
 from scipy import stats
 
+from pgx.algorithm import Algorithm
 from pgx.build import traced
 from pgx.critics import ValueNetwork
 from pgx.envs.base import EnvSpec, HostEnv, JittedEnv
 from pgx.envs.gymnasium import GymnasiumEnv
 from pgx.envs.gymnax import GymnaxEnv
 from pgx.estimators import reward_to_go
+from pgx.loop import Keys, Limits, init, make_runner
 from pgx.optimiser import Optimiser
 from pgx.policies import Categorical, MLPPolicy
 from pgx.rollout import HostRollout, rollout
 from pgx.spaces import Discrete
-from pgx.train import Keys, Limits, init, make_runner
 from pgx.types import Episodes
-from pgx.update import Algorithm
 from pgx.updates.gradient import GradientStep
 
 POLICY = linear_policy()

@@ -11,16 +11,17 @@ from hypothesis import strategies as st
 from quick import quickly_compiled
 
 from pgx.advantages import weights
+from pgx.algorithm import Algorithm
 from pgx.critics import LeaveOneOut, NoCritic
+from pgx.diagnosis.quality import fit_value
 from pgx.estimators import vanilla
 from pgx.metrics import gradient_quality
 from pgx.optimiser import Optimiser
 from pgx.policies import MLPPolicy
-from pgx.quality import fit_value
 from pgx.rounding import differ, equal, explained_variance
 from pgx.spaces import Discrete
 from pgx.types import Episodes, TrainState
-from pgx.update import Algorithm, update
+from pgx.update import update
 from pgx.updates.gradient import GradientStep
 
 T, B = 200, 10

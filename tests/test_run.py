@@ -29,15 +29,16 @@ from omegaconf import read_write
 from PIL import Image
 from program import checked, composed, environment, finish, pgx, rows, start, summary, train_here
 
-from pgx import curve, record, run
+from pgx import run
 from pgx.build import build, skeleton
-from pgx.checkpoint import Checkpoints
 from pgx.config import options
-from pgx.curve import NAME, Artist, draw
 from pgx.errors import RunFailed
+from pgx.loop import Keys, Limits, chunk
 from pgx.metrics import COLUMNS
 from pgx.run import _progress_bar, _shown, beside_the_bar
-from pgx.train import Keys, Limits, chunk
+from pgx.runs import curve, record
+from pgx.runs.checkpoint import Checkpoints
+from pgx.runs.curve import NAME, Artist, draw
 
 COMMAND = ("+variant=baseline", "num_updates=30", "diagnose_every=5", "updates_per_chunk=20")
 
@@ -582,7 +583,7 @@ def test_a_full_disk_is_told_in_a_line_and_recorded(where, tmp_path, monkeypatch
 
 def test_a_second_ctrl_c_is_an_interruption_and_not_a_fault(tmp_path, monkeypatch):
     """Status `running` of a run that is not would keep people from resuming it."""
-    import pgx.train
+    import pgx.loop
 
     def twice(*_, **__):
         signal.raise_signal(signal.SIGINT)  # noted
@@ -590,7 +591,7 @@ def test_a_second_ctrl_c_is_an_interruption_and_not_a_fault(tmp_path, monkeypatc
         yield
 
     before = signal.getsignal(signal.SIGINT)  # a shell's background job has it ignored
-    monkeypatch.setattr(pgx.train, "train", twice)
+    monkeypatch.setattr(pgx.loop, "train", twice)
     with pytest.raises(KeyboardInterrupt):
         train_here("+variant=vanilla", "num_updates=1", folder=tmp_path)
     assert summary(tmp_path)["status"] == "interrupted"

@@ -336,10 +336,10 @@ def test_groups_are_those_that_share_a_program(override, same, tmp_path):
         env, algorithm = build(config)
         state = skeleton(config, env, algorithm)
         sizes = {"num_episodes": config["episodes_per_update"], "max_updates": config["updates_per_chunk"]}
-        import pgx.train
+        import pgx.loop
 
-        arguments = (state, algorithm, env, pgx.train.Keys.of_seed(config["seed"]).train)
-        return program(config), (pgx.train._signature(arguments), *sizes.values())
+        arguments = (state, algorithm, env, pgx.loop.Keys.of_seed(config["seed"]).train)
+        return program(config), (pgx.loop._signature(arguments), *sizes.values())
 
     (ours, theirs), (our_other, their_other) = signature(), signature(override)
     assert (theirs == their_other) == same

@@ -20,14 +20,14 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from pgx import play
 from pgx.errors import ConfigError
-from pgx.tracker import WandbTracker, _Process
-from pgx.wandb_process import _records
+from pgx.runs.tracker import WandbTracker, _Process
+from pgx.runs.wandb_process import _records
 
 PROGRAM = """
 import logging, os, signal, subprocess, sys, time
 from pathlib import Path
 logging.basicConfig(format="%(message)s")
-from pgx.tracker import WandbTracker, _descendants
+from pgx.runs.tracker import WandbTracker, _descendants
 
 what, folder = sys.argv[1], Path(sys.argv[2])
 if what == "missing":
@@ -330,7 +330,7 @@ def test_a_killed_run_leaves_a_whole_mirror(tmp_path):
     program = """
 import sys, time
 from pathlib import Path
-from pgx.tracker import WandbTracker
+from pgx.runs.tracker import WandbTracker
 tracker = WandbTracker("offline", "pgx", None, 60.0)
 tracker.start(folder=Path(sys.argv[1]), id="x", name="a", group=None, job_type="x", tags=[], commit=None, config={})
 tracker.log([{"update": i, "env_steps": i} for i in range(1, 51)])
@@ -361,7 +361,7 @@ def test_nothing_is_left_among_the_temporary_files(tmp_path):
         {"do": "finish", "summary": {}, "exit_code": 0},
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "pgx.wandb_process"],
+        [sys.executable, "-m", "pgx.runs.wandb_process"],
         input="".join(json.dumps({"run": 0, **request}) + "\n" for request in requests),
         capture_output=True,
         text=True,

@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from probe import Probe
 from test_rollout import Scripted
 
+from pgx.algorithm import Algorithm
 from pgx.critics import NoCritic
 from pgx.envs.base import HostEnv
-from pgx.envs.probe import Probe
 from pgx.estimators import reward_to_go
+from pgx.loop import Keys, init, make_runner, train
 from pgx.optimiser import Optimiser
 from pgx.policies import MLPPolicy
-from pgx.train import Keys, init, make_runner, train
-from pgx.update import Algorithm
 from pgx.updates.gradient import GradientStep
 
 UPDATES = 6

@@ -31,17 +31,18 @@ from mdp import (
 from quick import quickly_compiled
 
 from pgx import losses
-from pgx.blocks import to_blocks
 from pgx.advantages import weights
+from pgx.algorithm import Algorithm
+from pgx.blocks import to_blocks
 from pgx.critics import LeaveOneOut, NoCritic, ValueNetwork
 from pgx.estimators import lambda_return, reward_to_go, vanilla
+from pgx.loop import Keys, Limits, advance, chunk
 from pgx.networks import MLP
 from pgx.optimiser import Optimiser
 from pgx.policies import Categorical, MLPPolicy
 from pgx.rollout import rollout
-from pgx.train import Keys, Limits, advance, chunk
 from pgx.types import Episodes, Steps, TrainState
-from pgx.update import Algorithm, update
+from pgx.update import update
 from pgx.updates.gradient import GradientStep
 
 GAMMA, LAM, BONUS = 0.8, 0.6, 0.3

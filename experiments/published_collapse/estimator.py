@@ -19,10 +19,10 @@ from jax.flatten_util import ravel_pytree
 from analysis.results import row, table
 from experiments.published_collapse.interventions import POST, RIGHT, TO_GO
 from pgx.build import build, initial_state
-from pgx.checkpoint import Checkpoints
 from pgx.config import CONF, check
 from pgx.declared import Declared
 from pgx.rollout import rollout
+from pgx.runs.checkpoint import Checkpoints
 from pgx.update import update
 
 FORMS = {

@@ -9,8 +9,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import align, plots
-from analysis.aggregates import curve_bands
+from analysis import align
+from analysis.report import plots
+from analysis.statistics.aggregates import curve_bands
 from experiments.published_collapse.outcomes import DEAD_RETURN, DEAD_SHARE, HEALTH, POINT, curve
 
 BLUE, RED, GREY = plots.PALETTE[0], plots.PALETTE[3], plots.GREY

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis import align, load, reliability
-from analysis.aggregates import Bootstrap, aggregate, proportion
-from analysis.events import Collapse, WayUp, collapses
+from analysis import align, load
 from analysis.load import InputError, curves
 from analysis.results import row, table
+from analysis.statistics import reliability
+from analysis.statistics.aggregates import Bootstrap, aggregate, proportion
+from analysis.statistics.events import Collapse, WayUp, collapses
 
 POINT = 100
 """Episodes."""

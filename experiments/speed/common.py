@@ -89,7 +89,7 @@ def assemble(*overrides: str) -> Trained:
 
 
 def _runner(config: dict[str, Any], env: Any, algorithm: Any, keys: Any, state: Any) -> Any:
-    from pgx.train import make_runner
+    from pgx.loop import make_runner
 
     runner = make_runner(
         state,
@@ -118,7 +118,7 @@ def at_the_limit(*overrides: str) -> Trained:
 
 
 def train_to(threshold: float, parts: Trained, most_updates: int = 10_000) -> Any:
-    from pgx.train import Limits
+    from pgx.loop import Limits
 
     state = parts.state
     while not state.recent_returns.mean() >= threshold:
@@ -135,7 +135,7 @@ class Speed(NamedTuple):
 
 def throughput(runner: Any, state: Any, chunks: int) -> Speed:
     """Every chunk trains on from `state` itself."""
-    from pgx.train import Limits
+    from pgx.loop import Limits
 
     return timed(runner(state, Limits(runner.max_updates, math.inf, math.inf)) for _ in range(chunks))
 

@@ -52,7 +52,7 @@ def run(repeat: int, seconds: float) -> list[Figure]:
 
 def _ours(envs: int, width: int, lengths: dict[str, float]) -> dict:
     """Contenders; `lengths` is filled as they run."""
-    from pgx.train import train
+    from pgx.loop import train
 
     numbers = ("+variant=baseline", f"policy.width={width}", f"critic.width={width}")
     on_host = (*numbers, "env=gymnasium_cartpole", f"env.num_lanes={envs}")

@@ -52,7 +52,9 @@ def main(report: Path, started: float) -> None:
         since_last("compose, check, run folder")
         prepare(threads)
         since_last("import jax")
-        from pgx import build, checkpoint, curve, provenance, record, train
+        from pgx import build
+        from pgx import loop as train
+        from pgx.runs import checkpoint, curve, provenance, record
 
         since_last("import equinox, optax …")
         wrap(build, "build", "build")

@@ -50,7 +50,7 @@ def run(repeat: int, seconds: float) -> list[Figure]:
 
 
 def _chunks(parts: Trained, updates: float):
-    from pgx.train import train
+    from pgx.loop import train
 
     return train(
         parts.runner,
@@ -81,7 +81,7 @@ def _bare(parts: Trained, updates: int) -> float:
 
 def _with_and_without_metrics(parts: Trained) -> dict[str, Any]:
     """Seconds of a hundred updates near the limit; whatever is not returned, XLA leaves out of a program."""
-    from pgx.train import Limits, chunk
+    from pgx.loop import Limits, chunk
 
     state = train_to(480.0, parts)
     limits = Limits(*(jax.numpy.array(x) for x in (100, 2**31 - 1, math.inf)))

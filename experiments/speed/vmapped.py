@@ -25,7 +25,7 @@ def _measure(repeat: int) -> tuple[list[float], float]:
 
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     parts = at_the_limit("+variant=baseline")
-    from pgx.train import Keys, Lane, Limits, PackRunner
+    from pgx.loop import Keys, Lane, Limits, PackRunner
 
     same = parts.state, parts.algorithm, parts.env
     diagnose_every = jax.numpy.array(parts.config["diagnose_every"])

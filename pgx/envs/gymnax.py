@@ -11,10 +11,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from pgx.envs import GYMNAX, complete
 from pgx.envs.base import EnvSpec, JittedEnv
-from pgx.spaces import Discrete
+from pgx.envs.checks import GYMNAX, complete
 from pgx.errors import ConfigError
+from pgx.spaces import Discrete
 
 
 class GymnaxEnv(JittedEnv):
@@ -36,7 +36,7 @@ class GymnaxEnv(JittedEnv):
         self.spec = EnvSpec(
             id=id,
             obs_size=jax.eval_shape(lambda: self.env.reset_env(jax.random.key(0), self.params))[0].size,
-            actions=Discrete(int(self.env.num_actions)),
+            actions=Discrete(int(self.env.action_space(self.params).n)),
             max_steps=int(self.params.max_steps_in_episode),
             reward_threshold=reward_threshold,
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pgx.errors import ConfigError
 from pgx.gate import one_line_errors
-from pgx.restore import Parser
+from pgx.runs.restore import Parser
 from pgx.streams import tolerant_streams
 from pgx.sweep import index, ledger
 

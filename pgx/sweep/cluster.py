@@ -23,8 +23,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from pgx import record
 from pgx.errors import ConfigError
+from pgx.runs import record
 from pgx.sweep.compose import composes_fast
 from pgx.sweep.index import look
 from pgx.sweep.launch import at_once, batches, by_program, missing, progress_bar, returns, work

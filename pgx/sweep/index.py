@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pgx import record
 from pgx.config import BUDGET
 from pgx.errors import ConfigError, one_line
-from pgx.files import write_atomically
+from pgx.runs import record
+from pgx.runs.files import write_atomically
 
 FILE, LOCK = "members.json", ".lock"
 PATIENCE = 60.0

@@ -13,12 +13,12 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from pgx import record
 from pgx.backend import accelerator
-from pgx.envs import on_host
+from pgx.envs.checks import on_host
 from pgx.errors import RunFailed
 from pgx.interrupt import Interrupt
 from pgx.label import label
+from pgx.runs import record
 from pgx.sweep import ledger
 from pgx.sweep.index import Index, look
 from pgx.sweep.members import Member, program

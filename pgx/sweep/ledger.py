@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pgx import record
-from pgx.files import write_atomically
+from pgx.runs import record
+from pgx.runs.files import write_atomically
 from pgx.sweep.index import Index, Run, overrides_of
 
 COLUMNS = ("member", "label", "overrides", "status", "env_steps", "return_final", "solved_at", "reason", "log")

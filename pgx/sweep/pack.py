@@ -17,10 +17,10 @@ from omegaconf import DictConfig
 
 from pgx.config import check
 from pgx.declared import on_search_path
-from pgx.record import objective
-from pgx.recording import Recording
 from pgx.interrupt import Interrupt
 from pgx.run import job
+from pgx.runs.record import objective
+from pgx.runs.recording import Recording
 
 Watch = Callable[[int, float, int], None]
 """Called after every chunk with a member's number, the share of its budget that is used, and its environment steps."""
@@ -87,7 +87,7 @@ class Pack:
         import jax
         import numpy as np
 
-        from pgx.train import Budget, Keys, Lane, PackRunner
+        from pgx.loop import Budget, Keys, Lane, PackRunner
 
         def lane(x: Recording) -> Lane:
             diagnose_every = jax.device_put(np.int32(x.config["diagnose_every"]))

@@ -29,8 +29,8 @@ from pgx.config import check
 from pgx.declared import on_search_path
 from pgx.errors import one_line
 from pgx.interrupt import Interrupt
-from pgx.record import objective
 from pgx.run import job, run
+from pgx.runs.record import objective
 from pgx.streams import no_tracebacks_beside
 from pgx.sweep.members import Member, program
 from pgx.sweep.pack import Pack
@@ -233,7 +233,9 @@ def _work(connection: Connection, callbacks: Callbacks) -> None:
     setup_globals()
     context = HydraContext(config_loader=None, callbacks=callbacks)  # a job's configuration is composed already
     try:
-        import pgx.build, pgx.checkpoint, pgx.train  # noqa: E401, F401  while the members are composed
+        import pgx.build  # noqa: E401, F401  while the members are composed
+        import pgx.loop
+        import pgx.runs.checkpoint
     except BaseException as error:
         connection.send(Broken(one_line(error)))
         return

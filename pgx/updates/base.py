@@ -1,19 +1,17 @@
 """The contract of an update."""
 
 import abc
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from pgx.advantages import weigh
+from pgx.algorithm import Algorithm
 from pgx.blocks import Blocks, to_blocks
 from pgx.optimiser import Optimiser
 from pgx.types import Episodes, Metrics, Steps, TrainState
-
-if TYPE_CHECKING:
-    from pgx.update import Algorithm
 
 
 class Moved(NamedTuple):
@@ -56,7 +54,7 @@ class Update(eqx.Module):
 
     @abc.abstractmethod
     def learn(
-        self, state: TrainState, episodes: Episodes, algorithm: "Algorithm", key: PRNGKeyArray, diagnose: Bool[Array, ""]
+        self, state: TrainState, episodes: Episodes, algorithm: Algorithm, key: PRNGKeyArray, diagnose: Bool[Array, ""]
     ) -> Learned:
         """Of policy and critic, from B whole episodes; with `diagnose`, the gradient's spread as well."""
 

@@ -7,7 +7,9 @@ from rliable import metrics as rliable
 from run_folders import made_curves, made_scores
 from scipy import stats
 
-from analysis.aggregates import (
+from analysis.align import align, grid
+from analysis.load import InputError
+from analysis.statistics.aggregates import (
     Bootstrap,
     aggregate,
     curve_bands,
@@ -22,9 +24,7 @@ from analysis.aggregates import (
     tolerance_confidence,
     tolerance_ranks,
 )
-from analysis.align import align, grid
-from analysis.load import InputError
-from analysis.ranks import probability_of_improvement
+from analysis.statistics.ranks import probability_of_improvement
 
 QUICK = Bootstrap(n_boot=200)
 

@@ -8,8 +8,10 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep
 
-from analysis.aggregates import proportion
-from analysis.compare import (
+from analysis.load import InputError
+from analysis.results import row, table
+from analysis.statistics.aggregates import proportion
+from analysis.statistics.compare import (
     Comparison,
     adjust,
     collapse_tests,
@@ -19,8 +21,6 @@ from analysis.compare import (
     effect_sizes,
     hedges_g,
 )
-from analysis.load import InputError
-from analysis.results import row, table
 
 QUICK = Comparison(n_boot=200)
 

@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 from run_folders import made_scores
 
-from analysis.aggregates import Bootstrap, improvements, interval, iqm, mean, proportion
-from analysis.compare import Comparison, collapse_tests, concluded, differences
 from analysis.hygiene import FALSE_CLEAR
 from analysis.power import seeds_for, shift_of
-from analysis.ranks import improvement_interval, improvement_p, probability_of_improvement
 from analysis.results import row, table
-from analysis.survival import restricted_ratios
+from analysis.statistics.aggregates import Bootstrap, improvements, interval, iqm, mean, proportion
+from analysis.statistics.compare import Comparison, collapse_tests, concluded, differences
+from analysis.statistics.ranks import improvement_interval, improvement_p, probability_of_improvement
+from analysis.statistics.survival import restricted_ratios
 
 pytestmark = pytest.mark.slow
 

@@ -10,9 +10,11 @@ import pytest
 import simulated
 from run_folders import write_run
 
-from analysis import diagnosis, load, report
-from analysis.aggregates import Bootstrap
-from analysis.diagnosis import (
+from analysis import load
+from analysis.report import command as report
+from analysis.statistics import diagnosis
+from analysis.statistics.aggregates import Bootstrap
+from analysis.statistics.diagnosis import (
     estimators,
     half_sample_mode,
     load_diagnosis,

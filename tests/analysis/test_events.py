@@ -6,8 +6,8 @@ import pytest
 from run_folders import made_curves
 from statsmodels.stats.proportion import proportion_confint
 
-from analysis.events import COLUMNS, Collapse, WayUp, collapse_shares, collapses, dead, drawdowns, outcomes, ways_up
 from analysis.load import RUNS
+from analysis.statistics.events import COLUMNS, Collapse, WayUp, collapse_shares, collapses, dead, drawdowns, outcomes, ways_up
 
 CARTPOLE = {"CartPole-v1": WayUp(20, 475)}
 RAMP = list(np.linspace(20, 500, 200))

@@ -8,9 +8,10 @@ import pytest
 import simulated
 from run_folders import write_run
 
-from analysis import load, report
+from analysis import load
 from analysis.hygiene import LOOKS, confirmed, look_again, ranges, second_stage, seed_hygiene, sweeper_of
-from analysis.study import Study
+from analysis.report import command as report
+from analysis.report.study import Study
 
 OPTUNA = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
 

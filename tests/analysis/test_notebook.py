@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from analysis import notebook
-from analysis.notebook import Cell, Html, Markdown, Picture, as_html, as_ipynb, read, run
+from analysis.report import notebook
+from analysis.report.notebook import Cell, Html, Markdown, Picture, as_html, as_ipynb, read, run
 
-FOLDER = Path(notebook.__file__).parent
+ROOT = Path(__file__).parents[2]
 SCRIPT = """# ---
 # jupyter: a header
 # ---
@@ -22,7 +22,7 @@ X = 1
 # text <b>not HTML</b>
 
 # %%
-from analysis.notebook import Markdown
+from analysis.report.notebook import Markdown
 
 print("said")
 Markdown(f"*{X}*")
@@ -45,7 +45,7 @@ def test_read(cells: list[Cell]):
     assert [cell.kind for cell in cells] == ["code", "markdown", "code", "code", "code"]
     assert cells[0] == Cell("code", "X = 1", 6, ("parameters",))
     assert cells[1].source == "## A title\n\ntext <b>not HTML</b>"
-    assert [SCRIPT.splitlines()[cell.line - 1] for cell in cells][2] == "from analysis.notebook import Markdown"
+    assert [SCRIPT.splitlines()[cell.line - 1] for cell in cells][2] == "from analysis.report.notebook import Markdown"
 
 
 def test_run(cells: list[Cell]):
@@ -85,18 +85,18 @@ def test_ipynb(cells: list[Cell], tmp_path: Path):
     assert json.loads((tmp_path / "n.ipynb").read_text())["cells"][2]["outputs"] == []
 
 
-@pytest.mark.parametrize("name", ["stability", "teaching"])
+@pytest.mark.parametrize("name", ["analysis/report/stability", "experiments/teaching/teaching"])
 def test_pairs_are_in_step(name: str):
-    """`python -m analysis.notebook analysis/NAME.py` (teaching: --execute) after changing the script."""
-    paired = json.loads((FOLDER / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
-    cells = read(FOLDER / f"{name}.py")
+    """`python -m analysis.report.notebook NAME.py` (teaching: --execute) after changing the script."""
+    paired = json.loads((ROOT / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    cells = read(ROOT / f"{name}.py")
     assert [(c["cell_type"], "".join(c["source"])) for c in paired] == [(c.kind, c.source) for c in cells]
 
 
 @pytest.mark.slow
 def test_teaching_notebook():
     """It runs, and what it says of the variances is so."""
-    script = FOLDER / "teaching.py"
+    script = ROOT / "experiments/teaching/teaching.py"
     cells = run(read(script), {"EPISODES": 256}, name=str(script))
     assert sum("image/png" in bundle for cell in cells for bundle in cell.shown) == 2
     table = next(bundle["text/html"] for cell in cells for bundle in cell.shown if "text/html" in bundle)

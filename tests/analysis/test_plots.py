@@ -12,9 +12,10 @@ import simulated
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 
-from analysis import load, plots
-from analysis.aggregates import Bootstrap
-from analysis.study import Question, Study
+from analysis import load
+from analysis.report import plots
+from analysis.report.study import Question, Study
+from analysis.statistics.aggregates import Bootstrap
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from analysis import power as module
-from analysis.compare import needed_p
 from analysis.power import main, power, probability_for, seeds_for, shift_of
+from analysis.statistics.compare import needed_p
 
 
 def test_more_seeds_and_larger_effects_have_more_power():

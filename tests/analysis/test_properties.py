@@ -8,9 +8,10 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from run_folders import made_runs, made_scores
 
-from analysis import align, events, reliability
-from analysis.aggregates import Bootstrap, improvements
-from analysis.compare import Comparison, collapse_tests, concluded, differences
+from analysis import align
+from analysis.statistics import events, reliability
+from analysis.statistics.aggregates import Bootstrap, improvements
+from analysis.statistics.compare import Comparison, collapse_tests, concluded, differences
 
 FEW = settings(
     max_examples=25, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate]

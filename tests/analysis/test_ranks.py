@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis import ranks
-from analysis.ranks import (
+from analysis.statistics import ranks
+from analysis.statistics.ranks import (
     improvement_interval,
     improvement_p,
     probability_of_improvement,

@@ -6,9 +6,9 @@ import pytest
 from run_folders import made_curves
 from scipy import stats
 
-from analysis.aggregates import Bootstrap, iqm
 from analysis.align import align
-from analysis.reliability import (
+from analysis.statistics.aggregates import Bootstrap, iqm
+from analysis.statistics.reliability import (
     Reliability,
     across_rollouts,
     across_runs,

@@ -20,12 +20,14 @@ import simulated
 from matplotlib.figure import Figure
 from run_folders import write_run
 
-from analysis import load, report, sections, verdict
-from analysis.aggregates import Bootstrap
-from analysis.events import Collapse
-from analysis.notebook import Cell, Picture
+from analysis import load
+from analysis.report import command as report
+from analysis.report import sections, verdict
+from analysis.report.notebook import Cell, Picture
+from analysis.report.study import Question, Study
 from analysis.results import COLUMNS
-from analysis.study import Question, Study
+from analysis.statistics.aggregates import Bootstrap
+from analysis.statistics.events import Collapse
 
 ROOT = Path(__file__).parents[2]
 FIGURES = {
@@ -205,7 +207,7 @@ def test_a_part_that_fails_does_not_take_the_rest_with_it(
     tmp_path: Path, capsys: pytest.CaptureFixture, quick: None, monkeypatch: pytest.MonkeyPatch
 ):
     simulated.sweep(tmp_path, {"a": (1, 0)}, range(3), points=15)
-    monkeypatch.setattr("analysis.plots.tolerance_bands", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("analysis.report.plots.tolerance_bands", lambda *_, **__: 1 / 0)
     code, page, err = made(capsys, tmp_path)
     assert (
         code == 1

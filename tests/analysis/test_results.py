@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 from run_folders import write_run
 
-from analysis import Tables, aggregates, align, compare, curves, events, ledger, load, reliability, survival
+from analysis import Tables, align, curves, ledger, load
 from analysis.load import InputError, warnings
 from analysis.results import COLUMNS, params_json, row, table
+from analysis.statistics import aggregates, compare, events, reliability, survival
 
 ROOT = Path(__file__).parents[2]
 BOOTSTRAP = aggregates.Bootstrap(n_boot=50)

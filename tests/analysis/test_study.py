@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 from run_folders import made_tables
 
-from analysis import verdict
-from analysis.aggregates import Bootstrap
-from analysis.ranks import probability_of_improvement
-from analysis.study import Question, Study
+from analysis.report import verdict
+from analysis.report.study import Question, Study
+from analysis.statistics.aggregates import Bootstrap
+from analysis.statistics.ranks import probability_of_improvement
 
 QUICK = Bootstrap(n_boot=200)
 END = 1_000_000

@@ -7,8 +7,8 @@ from run_folders import made_curves
 from scipy import stats
 from statsmodels.duration.survfunc import SurvfuncRight, survdiff
 
-from analysis.aggregates import Bootstrap
-from analysis.survival import (
+from analysis.statistics.aggregates import Bootstrap
+from analysis.statistics.survival import (
     at_horizon,
     common_horizon,
     kaplan_meier,

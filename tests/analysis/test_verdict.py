@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from analysis import hygiene, results, text
-from analysis.aggregates import proportion
-from analysis.compare import collapse_tests, concluded
-from analysis.events import COUNTS
-from analysis.verdict import _Known, _sentences, of_pair, of_share, of_variant
+from analysis.report.verdict import _Known, _sentences, of_pair, of_share, of_variant
+from analysis.statistics.aggregates import proportion
+from analysis.statistics.compare import collapse_tests, concluded
+from analysis.statistics.events import COUNTS
 
 PAIR = {
     "a": "reward_to_go", "b": "baseline", "endpoint": "time to threshold", "estimate": 0.16, "lo": 0.08, "hi": 0.26,

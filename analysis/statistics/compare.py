@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.aggregates import Bootstrap, doubts_about, interval, statistic_named
 from analysis.load import InputError
-from analysis.ranks import (
+from analysis.results import row, table
+from analysis.statistics.aggregates import Bootstrap, doubts_about, interval, statistic_named
+from analysis.statistics.ranks import (
     PERMUTATIONS,
     improvement_along,
     improvement_interval,
@@ -19,7 +20,6 @@ from analysis.ranks import (
     smallest_p,
     smallest_sign_flip_p,
 )
-from analysis.results import row, table
 
 LEAST_SEEDS = 5
 """A group with fewer makes no claim, whatever its p."""

@@ -22,7 +22,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from analysis import text
 from analysis.align import matrix, runs_of
-from analysis.reliability import drawdown
+from analysis.statistics.reliability import drawdown
 
 PALETTE = seaborn.color_palette("colorblind").as_hex()
 PALETTE[5:] = ["#6b4423", "#00b3c4", "#555555", "#8f8a00", "#7a1f5c"]  # its own last five are pale, or nearly twice there

@@ -11,9 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 
-from analysis.aggregates import Bootstrap, aggregate, curve_bands
-from analysis.reliability import Reliability, across_rollouts
 from analysis.results import table
+from analysis.statistics.aggregates import Bootstrap, aggregate, curve_bands
+from analysis.statistics.reliability import Reliability, across_rollouts
 
 FILE = "diagnosis.csv"
 DIAGNOSIS = ("run_id", "update", "env_steps", "of", "quantity", "batch_size", "value", "n", "settings")
@@ -28,7 +28,7 @@ QUALITY = {
 """What a gradient is judged by, and its label."""
 
 PARTS = {"variance_state": "Σ_s", "variance_action": "Σ_a", "variance_return": "Σ_τ"}
-"""The parts of the variance of one step's term (pgx/decomposition.py), and their letters."""
+"""The parts of the variance of one step's term (pgx/diagnosis/decomposition.py), and their letters."""
 
 _TYPES = {"update": pa.int64(), "env_steps": pa.float64(), "batch_size": pa.float64(), "value": pa.float64(),
           "n": pa.int64(), **dict.fromkeys(("of", "quantity", "settings"), pa.string())}  # fmt: skip

@@ -14,12 +14,13 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Shaped
 
+from pgx.algorithm import Algorithm
 from pgx.envs.base import EnvSpec, HostEnv, JittedEnv
 from pgx.lanes import largest
 from pgx.metrics import NO_GRADIENT_QUALITY
 from pgx.rollout import HostRollout, rollout
 from pgx.types import Episodes, Metrics, TrainState
-from pgx.update import Algorithm, update
+from pgx.update import update
 
 WATCHED = ("policy_loss", "value_loss", "grad_norm", "parameters")
 """Quantities whose first non-finite value ends a run."""

@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pgx import backend, curve, provenance, record
-from pgx.envs import on_host
+from pgx import backend
+from pgx.envs.checks import on_host
 from pgx.errors import CheckpointError, Interrupted, one_line, root
-from pgx.tracker import of_run
+from pgx.runs import curve, provenance, record
+from pgx.runs.tracker import of_run
 
 if TYPE_CHECKING:
-    from pgx.checkpoint import Restored
-    from pgx.train import Chunk
+    from pgx.loop import Chunk
+    from pgx.runs.checkpoint import Restored
     from pgx.types import TrainState
 
 log = logging.getLogger("pgx")
@@ -101,8 +102,8 @@ class Recording:
         import jax
 
         from pgx.build import build, initial_state, skeleton, tracker
-        from pgx.checkpoint import Checkpoints
         from pgx.metrics import COLUMNS
+        from pgx.runs.checkpoint import Checkpoints
 
         self.env, self.algorithm = build(config)
         spec = self.env.spec
@@ -158,7 +159,7 @@ class Recording:
 
     @property
     def limits(self) -> dict[str, float]:
-        """What ends this run: arguments of `pgx.train.train`."""
+        """What ends this run: arguments of `pgx.loop.train`."""
         config = self.config
         return {
             "env_steps": self.history.env_steps,

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.aggregates import Bootstrap, doubts_about, interval
 from analysis.align import runs_of
 from analysis.results import row, table
+from analysis.statistics.aggregates import Bootstrap, doubts_about, interval
 
 TIMES = ("run_id", "variant", "env", "seed", "time", "reached", "cut_short")
 NEVER = ("completed", "diverged", "failed")

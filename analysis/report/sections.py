@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import plots, text
-from analysis.compare import FEW_SEEDS, LEAST_SEEDS, MOST_ABSENT
-from analysis.events import OUTCOMES
+from analysis import text
 from analysis.hygiene import ranges
 from analysis.load import RUNS, STATUSES
-from analysis.notebook import Html, Markdown, Picture
-from analysis.study import Study, question_json
+from analysis.report import plots
+from analysis.report.notebook import Html, Markdown, Picture
+from analysis.report.study import Study, question_json
+from analysis.statistics.compare import FEW_SEEDS, LEAST_SEEDS, MOST_ABSENT
+from analysis.statistics.events import OUTCOMES
 
 SMOOTHING = {"return_recent": "mean of the last 100 training episodes"}
 

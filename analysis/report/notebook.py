@@ -4,8 +4,8 @@ In this process and not in a Jupyter kernel, because a report then starts 5 s so
 packages fewer; the cells are ordinary ones, and the .ipynb of the same name runs in Jupyter as it is. What a cell shows
 is the value of its last expression, by the methods that Jupyter asks for too: _repr_png_, _repr_html_, _repr_markdown_.
 
-    python -m analysis.notebook SCRIPT.py …             writes SCRIPT.ipynb
-    python -m analysis.notebook --execute SCRIPT.py …   … with what its cells show
+    python -m analysis.report.notebook SCRIPT.py …             writes SCRIPT.ipynb
+    python -m analysis.report.notebook --execute SCRIPT.py …   … with what its cells show
 """
 
 import argparse
@@ -246,7 +246,7 @@ def plain_matplotlib() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m analysis.notebook", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m analysis.report.notebook", description=__doc__.split("\n")[0])
     parser.add_argument("scripts", nargs="+", type=Path, metavar="SCRIPT.py")
     parser.add_argument("--execute", action="store_true", help="with what the cells show")
     options = parser.parse_args(arguments)

@@ -19,8 +19,8 @@ import numpy as np
 
 from pgx.config import BUDGET, identity
 from pgx.errors import ConfigError, one_line
-from pgx.files import write_atomically
-from pgx.tracker import id_of
+from pgx.runs.files import write_atomically
+from pgx.runs.tracker import id_of
 
 log = logging.getLogger("pgx")
 

@@ -33,8 +33,8 @@ from scipy import stats
 
 from analysis.align import matrix
 from analysis.load import InputError
-from analysis.ranks import PERMUTATIONS, improvement_along, improvement_interval, improvement_p
 from analysis.results import row, table
+from analysis.statistics.ranks import PERMUTATIONS, improvement_along, improvement_interval, improvement_p
 
 
 @dataclass(frozen=True)

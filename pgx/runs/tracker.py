@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pgx import child
+from pgx.runs import child
 
 log = logging.getLogger("pgx")
 
@@ -169,7 +169,7 @@ def _applicable(row: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Process:
-    """`pgx.wandb_process`, for all runs of this process; its file says what is asked and answered."""
+    """`pgx.runs.wandb_process`, for all runs of this process; its file says what is asked and answered."""
 
     _running: "_Process | None" = None
 
@@ -180,7 +180,7 @@ class _Process:
         return cls._running
 
     def __init__(self):
-        self._child = child.start("pgx.wandb_process", WANDB_SILENT="true")
+        self._child = child.start("pgx.runs.wandb_process", WANDB_SILENT="true")
         self._alive = True
         self._numbers = itertools.count()
         self._runs: dict[int, WandbTracker] = {}

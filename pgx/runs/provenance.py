@@ -14,7 +14,7 @@ from typing import Any
 
 from pgx import backend
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "gymnax", "numpy", "orbax-checkpoint", "wandb")
 CODE = ("*.py", "*.yaml", ":(exclude,glob)**/.hydra/**", ":(exclude,glob)**/multirun.yaml")
 """Of the repository: what a run could be made of, tracked or not, and none of what a run or a study leaves behind."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis import text
-from analysis.compare import FEW_SEEDS
-from analysis.study import Study
+from analysis.report.study import Study
+from analysis.statistics.compare import FEW_SEEDS
 
 MOST = 10
 """Pairs that are written out; the others are counted, and in the tables."""

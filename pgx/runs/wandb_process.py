@@ -1,4 +1,4 @@
-"""The side of `pgx.tracker.WandbTracker` that imports wandb: `python -m pgx.wandb_process`.
+"""The side of `pgx.runs.tracker.WandbTracker` that imports wandb: `python -m pgx.runs.wandb_process`.
 
 Requests come in on stdin, one JSON object a line: {"run": 1, "do": "start", …}, with the arguments of `Mirror` or,
 for anything but "start", of its method of that name. Answers go out on stdout: {"run": 1, "error": null}, once a run,
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from pgx import child
+from pgx.runs import child
 
 QUIET = {
     "silent": True,

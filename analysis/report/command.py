@@ -18,12 +18,13 @@ from typing import NoReturn, TextIO
 
 from tqdm import tqdm
 
-from analysis import hygiene, notebook
-from analysis.compare import FAMILIES
+from analysis import hygiene
 from analysis.load import InputError, load
-from analysis.notebook import Cell
-from analysis.reliability import Reliability
-from analysis.study import Question, Study
+from analysis.report import notebook
+from analysis.report.notebook import Cell
+from analysis.report.study import Question, Study
+from analysis.statistics.compare import FAMILIES
+from analysis.statistics.reliability import Reliability
 
 NOTEBOOK = Path(__file__).with_name("stability.py")
 

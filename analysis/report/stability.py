@@ -20,9 +20,10 @@ STUDY = None  # one that is already loaded
 # %%
 from pathlib import Path
 
-from analysis import load, plots, sections, verdict
-from analysis.notebook import Markdown
-from analysis.study import HEALTH, Study
+from analysis import load
+from analysis.report import plots, sections, verdict
+from analysis.report.notebook import Markdown
+from analysis.report.study import HEALTH, Study
 
 study = STUDY or Study(load(*SWEEPS))
 looks = plots.looks_of(study.variants)

@@ -12,8 +12,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis import align, compare, diagnosis, events, reliability, survival
-from analysis.aggregates import (
+from analysis import align
+from analysis.hygiene import second_stage, seed_hygiene
+from analysis.load import CURVES, STATUSES, InputError, Tables, curves, grouped_by, ledger, replicate_keys, warnings
+from analysis.results import table
+from analysis.statistics import compare, diagnosis, events, reliability, survival
+from analysis.statistics.aggregates import (
     Bootstrap,
     aggregate,
     curve_bands,
@@ -22,11 +26,8 @@ from analysis.aggregates import (
     tolerance,
     tolerance_bands,
 )
-from analysis.events import Collapse, WayUp
-from analysis.hygiene import second_stage, seed_hygiene
-from analysis.load import CURVES, STATUSES, InputError, Tables, curves, grouped_by, ledger, replicate_keys, warnings
-from analysis.reliability import Reliability
-from analysis.results import table
+from analysis.statistics.events import Collapse, WayUp
+from analysis.statistics.reliability import Reliability
 
 HEALTH = {
     "entropy": "entropy, nats",

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.aggregates import Bootstrap, aggregate, doubts_about, interval
 from analysis.align import matrix, runs_of
 from analysis.results import row, table
+from analysis.statistics.aggregates import Bootstrap, aggregate, doubts_about, interval
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pgx.config import Rule, check_plain
 from pgx.declared import Declared, Undeclared
 from pgx.errors import CheckpointError, ConfigError, one_line, root
 from pgx.gate import one_line_errors, refuse
-from pgx.record import called, read_summary, run_hash
+from pgx.runs.record import called, read_summary, run_hash
 from pgx.streams import tolerant_streams
 
 
@@ -230,8 +230,8 @@ def trained(folder: Path, config: dict[str, Any], *, best: bool, num_lanes: int 
 
     backend.prepare(config["xla_threads"])
     from pgx.build import build, skeleton
-    from pgx.checkpoint import Checkpoints
-    from pgx.train import Keys
+    from pgx.loop import Keys
+    from pgx.runs.checkpoint import Checkpoints
 
     played = config if num_lanes is None else config | {"env": config["env"] | {"num_lanes": num_lanes}}
     try:

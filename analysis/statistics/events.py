@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.aggregates import proportion
 from analysis.align import runs_of
-from analysis.reliability import drawdown
 from analysis.results import row, table
+from analysis.statistics.aggregates import proportion
+from analysis.statistics.reliability import drawdown
 
 COLUMNS = ("run_id", "kind", "start", "peak", "trough", "end", "depth", "recovered")
 """Steps are env steps: `start` the first one below, `peak` of the maximum before, `trough` of the minimum, `end` of the

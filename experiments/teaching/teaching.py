@@ -42,8 +42,8 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from analysis import plots
-from analysis.notebook import Html, Markdown, Picture
+from analysis.report import plots
+from analysis.report.notebook import Html, Markdown, Picture
 from pgx.blocks import to_blocks
 from pgx.critics import ValueNetwork
 from pgx.envs.gymnax import GymnaxEnv

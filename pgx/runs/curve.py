@@ -1,6 +1,6 @@
 """learning_curve.png: what a person looks at first.
 
-Drawn from metrics.csv in a process of its own, `python -m pgx.curve`, as importing matplotlib takes half a second.
+Drawn from metrics.csv in a process of its own, `python -m pgx.runs.curve`, as importing matplotlib takes half a second.
 Requests come in on stdin, one JSON object a line; answers go out on stdout: {"folder": …, "error": null}.
 """
 
@@ -16,8 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pgx import child
-from pgx.files import write_atomically
+from pgx.runs import child
+from pgx.runs.files import write_atomically
 
 NAME = "learning_curve.png"
 
@@ -39,7 +39,7 @@ class Artist:
         return cls._running
 
     def __init__(self):
-        self._child = child.start("pgx.curve")
+        self._child = child.start("pgx.runs.curve")
         self._answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
 

@@ -18,13 +18,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from pgx.algorithm import Algorithm
 from pgx.blocks import by_time, fold, from_blocks, to_blocks
-from pgx.decomposition import continuations, decompose, scores, visited
+from pgx.diagnosis.decomposition import continuations, decompose, scores, visited
 from pgx.envs.base import JittedEnv
 from pgx.estimators import lambda_return, reward_to_go, vanilla
 from pgx.rounding import differ, explained_variance
 from pgx.types import Episodes, TrainState
-from pgx.update import Algorithm, update
+from pgx.update import update
 
 Value = Callable[[Float[Array, "O N"]], Float[Array, " N"]]
 """V(s)."""

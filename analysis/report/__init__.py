@@ -1,0 +1,1 @@
+"""From run folders to a report: `python -m analysis.report SWEEP_DIR`."""

@@ -1,0 +1,1 @@
+"""Tables in, tables out: one file a kind of statistic."""

@@ -1,0 +1,23 @@
+"""What makes a variant."""
+
+import equinox as eqx
+from jaxtyping import Array, Float
+
+from pgx.critics import Critic
+from pgx.types import Estimator
+
+
+class Algorithm(eqx.Module):
+    """What makes a variant, and the numbers it runs with. Floats are traced: changing one compiles nothing."""
+
+    estimator: Estimator
+    critic: Critic
+    update: eqx.Module
+    """An `updates.base.Update`."""
+    gamma: float | Float[Array, ""]
+    whiten: bool = eqx.field(static=True)
+    """A ← (A − mean A) / sd A over the steps of the batch: itself a baseline, and biased by the batch."""
+    bootstrap_truncated: bool = eqx.field(static=True)
+    """At a time limit the return goes on with V(s_L) instead of ending."""
+    discount_power: bool = eqx.field(static=True)
+    """Weigh step t by γ^t, which the gradient of the discounted return has and usual code omits."""

@@ -1,0 +1,1 @@
+"""What is measured at a frozen policy: gradients, hidden units, and where the variance comes from."""

@@ -1,0 +1,169 @@
+"""Environments: what can be asked of them before anything heavy is imported."""
+
+import ast
+import math
+from difflib import get_close_matches
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pgx.errors import ConfigError, one_line
+
+GYMNAX = {
+    "CartPole-v1": ("classic_control.cartpole", "CartPole"),
+    "Acrobot-v1": ("classic_control.acrobot", "Acrobot"),
+    "MountainCar-v0": ("classic_control.mountain_car", "MountainCar"),
+    "Catch-bsuite": ("bsuite.catch", "Catch"),
+}
+"""id → where gymnax keeps it."""
+
+_PACKAGES = {"ALE": "ale-py", "Box2D": "gymnasium[box2d]", "box2d": "gymnasium[box2d]"}
+
+_DERIVED = {
+    "CartPole-v1": {
+        "total_mass": (("masscart", "masspole"), lambda cart, pole: cart + pole),
+        "polemass_length": (("masspole", "length"), lambda pole, length: pole * length),
+    },
+}
+"""Parameters that gymnax's equations read in the place of others: what they are made of, and how."""
+
+_SETTINGS = {
+    "pgx.envs.gymnax.GymnaxEnv": ("id", "reward_threshold", "params"),
+    "pgx.envs.gymnasium.GymnasiumEnv": ("id", "num_lanes", "max_steps", "reward_threshold", "kwargs"),
+}
+"""Keys of the env section, by `_target_`."""
+
+
+def on_host(env: dict[str, Any]) -> bool:
+    """Whether the environment runs in Python; the others compile."""
+    return env["_target_"] == "pgx.envs.gymnasium.GymnasiumEnv"
+
+
+def check(env: dict[str, Any]) -> float | None:
+    """Raise ConfigError unless the environment exists, can be made and has spaces that we know; its reward threshold.
+
+    Parameters that follow from those that are given are filled in.
+    """
+    settings = _SETTINGS.get(env["_target_"], env)
+    for key in env:
+        if key not in ("_target_", *settings):
+            raise ConfigError(f"env.{key}", "the chosen env has no such key", ", ".join(f"env.{known}" for known in settings))
+    if env["_target_"] == "pgx.envs.gymnax.GymnaxEnv":
+        if env["id"] not in GYMNAX:
+            hint = "other environments run on the host: env=gymnasium env.id=…"
+            raise ConfigError("env.id", f"no compiled environment {env['id']!r}", known=GYMNAX, value=env["id"], hint=hint)
+        _check_params(env["id"], env["params"])
+        env["params"] = complete(env["id"], env["params"])
+    elif on_host(env):
+        declared = _check_gymnasium(env["id"], env["max_steps"], env["kwargs"])
+        return declared.reward_threshold if env["reward_threshold"] is None else env["reward_threshold"]
+    return env["reward_threshold"]
+
+
+def parameters(id: str) -> list[str]:
+    """What can be set of a gymnax environment, and makes a difference."""
+    parts = {part for parts, _ in _DERIVED.get(id, {}).values() for part in parts}
+    fields, read = _gymnax_source(id)
+    return [name for name, default in fields.items() if default is not None and (name in read or name in parts)]
+
+
+def complete(id: str, params: dict[str, float]) -> dict[str, float]:
+    """`params`, and what follows from them: gymnax keeps sums and products of parameters as parameters of their own."""
+    fields = _gymnax_source(id)[0]
+    completed = dict(params)
+    for name, (parts, formula) in _DERIVED.get(id, {}).items():
+        if name not in params and any(part in params for part in parts):
+            completed[name] = formula(*(params.get(part, fields[part]) for part in parts))
+    return completed
+
+
+def _check_params(id: str, params: dict[str, float]) -> None:
+    known, fields = parameters(id), _gymnax_source(id)[0]
+    for name in params:
+        where = f"env.params.{name}"
+        if name in fields and name not in known:
+            why = "it is no number" if fields[name] is None else "the environment reads it nowhere"
+            raise ConfigError(where, f"cannot be set: {why}", ", ".join(known))
+        if name not in known:
+            raise ConfigError(where, "unknown key", known=known, value=name)
+    for name, (parts, formula) in _DERIVED.get(id, {}).items():
+        unheard = [part for part in parts if part in params and part not in _gymnax_source(id)[1]]
+        value = formula(*(params.get(part, fields[part]) for part in parts))
+        if name in params and unheard and not math.isclose(params[name], value, rel_tol=1e-6):
+            problem = f"would do nothing: {name} is {params[name]:g}, and with it {value:g}"
+            raise ConfigError(f"env.params.{unheard[0]}", problem, hint="leave one of them out")
+
+
+@cache
+def _gymnax_source(id: str) -> tuple[dict[str, float | None], set[str]]:
+    """(name → default of the fields of its EnvParams, None if that is no number; names that its dynamics read).
+
+    From gymnax's source: importing it would import jax.
+    """
+    root, (module, _) = find_spec("gymnax").submodule_search_locations[0], GYMNAX[id]
+    tree = ast.parse(Path(root, "environments", *module.split(".")).with_suffix(".py").read_text())
+    params = next(x for x in tree.body if isinstance(x, ast.ClassDef) and x.name == "EnvParams")
+    fields = {field.target.id: _default(field) for field in params.body if isinstance(field, ast.AnnAssign)}
+    functions = [x for x in ast.walk(tree) if isinstance(x, ast.FunctionDef) and not x.name.endswith("_space")]
+    attributes = [x for function in functions for x in ast.walk(function) if isinstance(x, ast.Attribute)]
+    read = {x.attr for x in attributes if isinstance(x.value, ast.Name) and x.value.id == "params"}
+    return fields, read | {"max_steps_in_episode"}  # which is ours to read
+
+
+def _default(field: ast.AnnAssign) -> float | None:
+    """NaN where it is not simply written down."""
+    if not (isinstance(field.annotation, ast.Name) and field.annotation.id in ("float", "int")):
+        return None
+    return field.value.value if isinstance(field.value, ast.Constant) else math.nan
+
+
+def _check_gymnasium(id: str, max_steps: int | None, kwargs: dict[str, Any]):
+    import gymnasium
+
+    if _is_continuous(gymnasium.registry.get(id), kwargs):  # before anybody installs something for it
+        raise ConfigError("env.id", f"{id} has continuous actions", _DISCRETE)
+    try:
+        env = gymnasium.make(id, **kwargs)  # of `module:Name-v0` it imports the module, which registers the environment
+        declared = gymnasium.spec(id.rpartition(":")[2])
+    except ModuleNotFoundError as error:
+        cannot = ConfigError("env.id", f"{id} cannot be made: {one_line(error)}")  # it is the one before the colon that is missing
+        raise (_missing(id, error.name) if error.name else cannot) from error
+    except gymnasium.error.NamespaceNotFound as error:
+        raise _missing(id, id.split("/")[0]) from error
+    except gymnasium.error.DependencyNotInstalled as error:
+        module = getattr(error.__cause__, "name", None)
+        raise _missing(id, module) if module else ConfigError("env.id", f"{id} cannot be made", hint=str(error)) from error
+    except Exception as error:  # an environment's own constructor may raise anything
+        if isinstance(error, gymnasium.error.Error) and id not in gymnasium.registry and ":" not in id:
+            names = {known.rpartition("-v")[0] or known: known for known in gymnasium.registry}
+            near = get_close_matches(id.rpartition("-v")[0] or id, names, n=1)  # all versions are alike
+            hint = near and f"did you mean {names[near[0]]!r}?"
+            raise ConfigError("env.id", f"no Gymnasium environment {id!r}", hint=hint) from error
+        raise ConfigError("env.id", f"{id} cannot be made: {one_line(error)}") from error
+    actions, observations = env.action_space, env.observation_space
+    env.close()
+    if not isinstance(actions, gymnasium.spaces.Discrete):
+        raise ConfigError("env.id", f"{id} has the actions {actions}", _DISCRETE)
+    if not getattr(observations, "is_np_flattenable", False):
+        raise ConfigError("env.id", f"{id} has the observations {observations}", "what flattens to a vector of one size")
+    if (max_steps or declared.max_episode_steps) is None:
+        raise ConfigError("env.max_steps", f"{id} declares no time limit", "a whole number ≥ 1")
+    return declared
+
+
+_DISCRETE = "discrete actions: the policy is categorical"
+
+
+def _is_continuous(declared: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether it is one of Gymnasium's environments that would need a package first, and a Gaussian policy then."""
+    if declared is None:
+        return False
+    entry, settings = str(declared.entry_point), declared.kwargs | kwargs
+    if "car_racing" in entry:
+        return settings.get("continuous", True)
+    return "mujoco" in entry or "bipedal_walker" in entry or ("lunar_lander" in entry and settings.get("continuous", False))
+
+
+def _missing(id: str, module: str) -> ConfigError:
+    return ConfigError("env.id", f"{id} needs a package that is not installed", hint=f"pip install '{_PACKAGES.get(module, module)}'")
