@@ -233,9 +233,8 @@ def _work(connection: Connection, callbacks: Callbacks) -> None:
     setup_globals()
     context = HydraContext(config_loader=None, callbacks=callbacks)  # a job's configuration is composed already
     try:
-        import pgx.build  # noqa: E401, F401  while the members are composed
-        import pgx.loop
-        import pgx.runs.checkpoint
+        from pgx import build, loop  # noqa: F401  while the members are composed
+        from pgx.runs import checkpoint  # noqa: F401
     except BaseException as error:
         connection.send(Broken(one_line(error)))
         return
