@@ -331,11 +331,14 @@ def test_a_reader_can_run_it(variant, tmp_path):
 
 
 def test_an_interrupted_study_goes_on(tmp_path):
-    """`pgx.resume` finds the study's configuration again, and the rows are those of one run."""
+    """`pgx.resume` asks for the study's configuration, which no folder decides; the rows are those of one run."""
     once, twice = tmp_path / "once", tmp_path / "twice"
     tiny_run(once, "+variant=published_2", "num_updates=30")
     tiny_run(twice, "+variant=published_2", "num_updates=20")
-    more = python("-m", "pgx.resume", str(twice), "num_updates=30")
+    resume = "-m", "pgx.resume", str(twice), "num_updates=30"
+    refused = python(*resume)
+    assert refused.returncode == 2 and "--config-dir" in refused.stderr
+    more = python(*resume, "--config-dir", str(ROOT / "experiments/published_collapse/conf"))
     assert more.returncode == 0, more.stderr
     assert (twice / "metrics.csv").read_bytes() == (once / "metrics.csv").read_bytes()
 
