@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from run_folders import made_curves
 
-from analysis.align import align, area, grid, interpolate, matrix, score_at, with_all
+from analysis.align import align, area, grid, interpolate, matrix, relative_to, score_at, score_when, with_all
 from analysis.load import CURVES, InputError
 
 NAN = np.nan
@@ -66,3 +66,15 @@ def test_runs_without_a_score_are_counted():
     runs = made_curves({"a/0": [1], "a/1": [1]})
     scores = score_at(made_curves({"a/1": [4]}), 1000)
     np.testing.assert_array_equal(with_all(scores, runs)["value"], [NAN, 4])
+
+
+def test_a_score_when_is_that_of_the_first_update_that_reached_so_many_steps():
+    curves = made_curves({"a/0": [1, 3, 5], "a/1": [2, 7]})
+    for backwards in (curves, curves.iloc[::-1]):
+        assert score_when(backwards, 2000).set_index("run_id")["value"].to_dict() == {"a/0": 3, "a/1": 7}
+    np.testing.assert_array_equal(score_when(curves, 2001)["value"], [5, NAN])
+
+
+def test_steps_are_counted_from_an_origin_for_the_runs_that_have_one():
+    moved = relative_to(made_curves({"a/0": [1, 3, 5], "a/1": [2, 7]}), {"a/0": 2000.0})
+    assert moved["env_steps"].tolist() == [-1000, 0, 1000] and moved["value"].tolist() == [1, 3, 5]

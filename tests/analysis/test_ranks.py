@@ -79,6 +79,27 @@ def test_unlike_groups_widen_the_interval():
     np.testing.assert_allclose((lo, hi), (binomial.low, binomial.high), atol=0.01)
 
 
+@pytest.mark.parametrize(("n", "m"), [(5, 5), (5, 9), (30, 12)])
+def test_the_ends_are_where_hanley_and_mcneils_variance_puts_them(n: int, m: int):
+    """… that of two exponential distributions, with (n + m) / 2 runs in both, and made as large as Brunner and Munzel's
+    where that is larger: scipy's statistic has it."""
+
+    def variance(p: float) -> float:
+        both_x, both_y = p / (2 - p), 2 * p**2 / (1 + p)  # P(two X are above one Y), P(one X is above two Y)
+        return (p * (1 - p) + ((n + m) / 2 - 1) * (both_x - p**2 + both_y - p**2)) / (n * m)
+
+    rng, larger = np.random.default_rng(0), set()
+    for _ in range(10):
+        x, y = rng.normal(0.4, 1, n), rng.normal(0, 1, m)
+        p = probability_of_improvement(x, y)
+        measured = ((p - 0.5) / stats.brunnermunzel(x, y).statistic) ** 2
+        larger.add(bool(measured > variance(p)))
+        reach = stats.t.ppf(0.975, n + m - 2) * np.sqrt(max(1, measured / variance(p)))
+        for end in improvement_interval(x, y):
+            np.testing.assert_allclose(abs(p - end), reach * np.sqrt(variance(end)), rtol=1e-6)
+    assert larger == {True, False}
+
+
 def test_signs_by_naive_enumeration():
     d = np.array([3.0, -1, 2, 5, 0.5, 4])
     signs = 1 - 2 * ((np.arange(64)[:, None] >> np.arange(6)) & 1)

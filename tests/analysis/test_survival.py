@@ -166,5 +166,8 @@ def test_nobody_and_everybody_reached_it():
     everyone = made_times({"a": [5, 5, 5]})
     assert median_times(everyone)["estimate"].item() == 5 and kaplan_meier(everyone)["survival"].tolist() == [1, 0]
     assert log_rank(everyone).empty
+    for a, b in (([5, -6], [-5, -6]), ([-5, -6], [5, -6])):  # one run of one variant is enough for a test
+        one = log_rank(made_times({"a": a, "b": b})).iloc[0]
+        assert one["estimate"] * (1 if a[0] > 0 else -1) == pytest.approx(1) and one["warning"] == ""
     cut = median_times(none.assign(cut_short=True))
     assert "2 of 2 runs ended before their budget" in cut["warning"].iloc[0]
