@@ -156,7 +156,7 @@ def test_no_floor_holds_a_standard_deviation_for_ever():
 
 def test_of_a_gaussian_metrics_say_how_wide_it_is_and_how_much_is_cut_off():
     pi = Gaussian(jnp.zeros((2, 3)), jnp.log(jnp.array([[1.0, 2.0, 9.0], [3.0, 4.0, 9.0]])), Box((-1.0,) * 2, (1.0,) * 2))
-    action, taken = jnp.array([[0.5, -1.0, 7.0], [2.0, 0.0, 7.0]]), jnp.array([True, True, False])
+    action, taken = jnp.array([[0.5, -1.0, 7.0], [1.0, 0.0, 7.0]]), jnp.array([True, True, False])
     said = pi.columns(action, taken)
     assert {name: float(x) for name, x in said.items()} == {"std_mean": 2.5, "std_min": 1.0, "saturated_share": 0.5}
     squashed = Gaussian(pi.mean, pi.log_std, pi.actions._replace(bound="tanh")).columns(action * FLAT, taken)
@@ -167,3 +167,10 @@ def test_of_a_gaussian_metrics_say_how_wide_it_is_and_how_much_is_cut_off():
 def test_a_discrete_space_makes_a_categorical():
     policy = MLPPolicy(4, Discrete(5), width=8, depth=1, activation="tanh", key=jax.random.key(0))
     assert policy(draw(4, 2)).support().tolist() == [0, 1, 2, 3, 4] and policy.rho is None
+
+
+def test_of_a_categorical_metrics_say_how_often_its_most_frequent_action_was_taken():
+    """Of three actions: of two, the share of all others is as large as that of the most frequent one."""
+    taken = jnp.array([True, True, True, True, True, False, False])
+    said = Categorical(jnp.zeros((3, N))).columns(jnp.array([2, 0, 2, 1, 2, 0, 0]), taken)
+    assert {name: float(x) for name, x in said.items()} == {"action_share": pytest.approx(3 / 5)}

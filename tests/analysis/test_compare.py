@@ -21,6 +21,7 @@ from analysis.statistics.compare import (
     effect_sizes,
     hedges_g,
 )
+from analysis.statistics.ranks import improvement_interval
 
 QUICK = Comparison(n_boot=200)
 
@@ -53,6 +54,11 @@ def test_pairs_by_seed():
     twice = scores.assign(seed=0)
     row = differences(twice, "return", Comparison(paired=True)).iloc[0]
     assert np.isnan(row["p"]) and "no pairs can be made" in row["warning"]
+    one_twice = scores.assign(seed=scores["seed"].where((scores["variant"] == "b") | (scores["seed"] > 1), 0))
+    assert "no pairs can be made" in differences(one_twice, "return", Comparison(paired=True))["warning"].item()
+    assert paired["warning"] == unpaired["warning"] == ""
+    two = differences(scores[scores["seed"] < 2], "return", Comparison(paired=True)).iloc[0]
+    assert np.isnan([two["lo"], two["hi"]]).all() and not np.isnan(two["estimate"])
 
 
 def test_pairs_are_made_where_that_gains_and_not_elsewhere():
@@ -159,6 +165,9 @@ def test_effect_sizes_by_hand():
     result = effect_sizes(made_scores({"a": [3.0, 4, 5], "b": [1.0, 2, 3]}), "return", QUICK)
     assert result["metric"].tolist() == ["Cliff's δ of return", "Hedges' g of return"]
     np.testing.assert_allclose(result["estimate"], [(8 + 0.5) / 9 * 2 - 1, g])
+    lo, hi = improvement_interval(np.array([3.0, 4, 5]), np.array([1.0, 2, 3]))
+    np.testing.assert_allclose(result["lo"], [2 * lo - 1, g - stats.norm.ppf(0.975) * error])
+    np.testing.assert_allclose(result["hi"], [2 * hi - 1, g + stats.norm.ppf(0.975) * error])
     assert np.isnan(hedges_g(np.array([1.0, 1]), np.array([2.0, 2]))[0]) and np.isnan(
         hedges_g(np.array([1.0]), np.array([2.0, 3]))[0]
     )
