@@ -226,7 +226,7 @@ def outcomes(
             "not determined": known["undetermined"] != "",
             "collapsed": known["catastrophic"],
             "falling at the end": known["falling"],
-            "dead": "dead" in kinds and len(x) > 0 and x[-1] < spec.level,
+            "dead": "dead" in kinds and len(x) > 0 and x[-1] < spec.level - TINY,
             "never learned": not len(above),
             "dipped": len(falls) > 0,
             "learned": True,

@@ -35,6 +35,8 @@ def test_drawdown_episodes_by_hand():
     ]
     assert events["relative_depth"].tolist() == [3 / 4, 3 / 5] and events["duration"].tolist() == [2000, 1000]
     assert events["trough_value"].tolist() == [1, 2] and events["peak_value"].tolist() == [4, 5]
+    small = drawdowns(made_curves({"a/0": [0, 0.04, 0.01], "a/1": [3, 1]}))["relative_depth"]
+    np.testing.assert_allclose(small, [3 / 4, np.nan])
 
 
 def test_drawdowns_by_a_naive_loop():
@@ -80,6 +82,28 @@ def test_dip_and_recovery_by_hand():
     fell, low_ends = 10 * 300, 10 * 450
     expected = ["collapse", fell + 260, 10 * 249, fell + 500, low_ends + 450, 480.0, True, 1.0]
     assert event[names].tolist() == expected
+
+
+def test_a_hundred_episodes_below_are_a_collapse_and_ninety_nine_are_not():
+    """Below from the 26th low episode to the 24th high one."""
+    assert found([*RAMP, *high(100), *low(101), *high(100)])["kind"].tolist() == ["collapse"]
+    assert found([*RAMP, *high(100), *low(100), *high(100)]).empty
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_lies_on_a_limit_is_on_its_better_side_whatever_rounding_says(seed: int):
+    base, top = np.random.default_rng(seed).normal(0, 100, 2).cumsum() + [0, 300]
+    ways = {"CartPole-v1": WayUp(base, top)}
+
+    def at(*shares: float) -> list[float]:
+        return [base + share * (top - base) for share in shares for _ in range(300)]
+
+    assert found(at(0, 0.9, 0.45), ways).empty  # half of the peak
+    events = found(at(0, 0.8, 0.1, 0.72), ways)  # the level; and 0.9 of the peak
+    assert events["kind"].tolist() == ["collapse"]
+    still = dead(made_curves({"a/0": [0.0] * 600}))
+    table = outcomes(made_runs(["completed"]), made_curves({"a/0": at(0, 0.8)}, episodes=1), still, ways)
+    assert table["outcome"].tolist() == ["learned"]
 
 
 def test_a_fall_for_good_is_catastrophic_and_half_way_back_is_not_back():
@@ -150,7 +174,7 @@ def test_a_bad_first_batch_of_one_run_is_not_its_base():
 def test_the_base_is_the_median_over_runs_of_the_mean_of_their_first_fifty_episodes():
     runs = {"a/0": [10.0] * 25 + [20] * 25 + high(50), "a/1": low(60, 17), "b/0": low(60, 1), "a/2": high(49)}
     assert ways_up(made_curves(runs, episodes=1), {"CartPole-v1": 475.0}) == {"CartPole-v1": WayUp(15, 475)}
-    big = made_curves({"a/0": [18.0, 500], "a/1": [24.0, 500]}, episodes=200)  # the first batch alone is untrained
+    big = made_curves({"a/0": [18.0, 500], "a/1": [24.0]}, episodes=200)  # the first batch alone is untrained
     assert ways_up(big, {"CartPole-v1": 475.0})["CartPole-v1"].base == 21
     assert ways_up(big, {"CartPole-v1": 475.0}, base=0.0)["CartPole-v1"] == WayUp(0, 475)
 
@@ -217,11 +241,11 @@ def test_a_policy_that_never_changes_does_not_collapse(size: int, kinds: tuple[f
 
 def test_dead_policies():
     moving = made_curves(
-        {"a/0": [1.0] * 5 + [1e-9] * 12, "a/1": [1.0] * 17, "a/2": [NAN] * 17, "a/3": [1.0] * 14 + [0.0] * 3}
+        {"a/0": [1.0] * 5 + [1e-6] * 12, "a/1": [1.0] * 17, "a/2": [NAN] * 17, "a/3": [1.0] * 14 + [0.0] * 3}
     )
     events = dead(moving)
     assert events["run_id"].tolist() == ["a/0", "a/2"] and events["start"].tolist() == [6000, 1000]
-    assert events["end"].tolist() == [17000, 17000]
+    assert events["end"].tolist() == [17000, 17000] and not events["recovered"].any()
     assert dead(moving.assign(episodes=5)).empty  # of no run are these a hundred episodes
     assert len(dead(moving.assign(episodes=50))) == 3
 
@@ -253,7 +277,7 @@ def test_outcomes_leave_no_run_out():
     table = outcomes(runs, curves, events, CARTPOLE)
     assert table["outcome"].tolist() == [*y, "failed"]
     assert table["collapses"].tolist() == [0, 1, 1, 0, 0, 0, 0, 1, 0, 0]
-    assert table["last"].iloc[:2].tolist() == [500, 20]
+    assert table["last"].iloc[:2].tolist() == [500, 20] and table["last"].iloc[8] == pytest.approx(np.mean(RAMP[-50:]))
     assert table.loc[6, "undetermined"] == "fewer than 50 episodes"
     assert table.loc[9, "undetermined"] == "no episodes were recorded"
     reached = table["reached_at"].iloc[0]
@@ -265,6 +289,28 @@ def test_outcomes_leave_no_run_out():
     assert share["missing"] == 0.3  # one failed, one not finished, one too short; who diverged had collapsed before
 
 
+def test_outcomes_of_one_update_and_of_a_run_without_any():
+    curves = made_curves({"a/0": [500.0]}, episodes=200)
+    table = outcomes(made_runs(["completed", "missing"]), curves, collapses(curves, CARTPOLE), CARTPOLE)
+    assert table["outcome"].tolist() == ["learned", "failed"] and table["last"].tolist()[0] == 500
+    assert np.isnan(table["last"].tolist()[1])  # nothing of the other run
+
+
+@pytest.mark.parametrize("episodes", [50, 200])
+def test_who_stops_moving_at_the_level_is_not_dead(episodes: int):
+    """By the last smoothed return, of which 50 episodes have one."""
+    y = [20.0] * 10 + [400.0] * (episodes - 10)
+    last = 20 + 380 * 40 / 50 if episodes == 50 else 400.0
+
+    def outcome(limit: float, norms: int = 100) -> str:
+        way = {"CartPole-v1": WayUp(0, limit / 0.8)}
+        curves = made_curves({"a/0": y}, episodes=1)
+        events = dead(made_curves({"a/0": [0.0] * norms}))
+        return outcomes(made_runs(["completed"]), curves, events, way)["outcome"].item()
+
+    assert outcome(last) == "learned" and outcome(last + 1) == "dead"
+
+
 def test_shares_are_of_the_runs_at_risk_and_have_the_interval_of_statsmodels():
     """F3: of 30 that never got there, none had anything to lose; 10 of 10 that did is not 10 of 30."""
     fall, never = [*RAMP, *high(60), *low(150)], low(300)
@@ -273,6 +319,7 @@ def test_shares_are_of_the_runs_at_risk_and_have_the_interval_of_statsmodels():
     table = outcomes(made_runs(["completed"] * 30), curves, collapses(curves, CARTPOLE), CARTPOLE)
     share = collapse_shares(table, CARTPOLE).iloc[0]
     assert (share["collapsed"], share["n_runs"], share["runs"], share["estimate"]) == (8, 10, 30, 0.8)
+    assert share["warning"] == ""
     np.testing.assert_allclose(share[["lo", "hi"]].astype(float), proportion_confint(8, 10, method="wilson"))
     none = collapse_shares(table.iloc[10:], CARTPOLE).iloc[0]
     assert none["n_runs"] == 0 and np.isnan(none["estimate"]) and "none was at risk" in none["warning"]

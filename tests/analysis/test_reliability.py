@@ -186,6 +186,7 @@ def test_normaliser():
     assert "no window of 50,000" in short.loc[0, "warning"] and np.isnan(short.loc[0, "estimate"])
     alone = within_runs(made_curves({"a/0": [np.nan, 3]}), "y", RAW)
     assert alone["estimate"].isna().tolist() == [True, True, False, False]
+    assert alone["warning"].tolist() == ["too few points", "too few points", "", ""]
     assert within_runs(made_curves({"a/0": [np.nan]}), "y")["estimate"].isna().all()
 
 
@@ -202,6 +203,7 @@ def test_within_runs_over_runs(sweep: pd.DataFrame):
     runs = sweep.drop_duplicates("run_id")
     result = over_runs(within, runs, QUICK)
     assert result["metric"].tolist() == [f"{m} of y" for m in ("DT", "SRT", "LRT", "max drawdown") for _ in "ab"]
+    assert result.index.tolist() == list(range(8))
     one = within[(within["variant"] == "a") & (within["metric"] == "LRT of y")]["estimate"]
     row = result[(result["variant"] == "a") & (result["metric"] == "LRT of y")].iloc[0]
     assert row["estimate"] == iqm(one.to_numpy()) and row["lo"] <= row["estimate"] <= row["hi"] and row["n_runs"] == 10
@@ -246,6 +248,9 @@ def test_across_runs_that_cannot_be_normalised_or_are_alone_or_end_early(sweep: 
     one = sweep[sweep["run_id"] == "a/0"]
     table = across_runs(one, one, "y", {}, WIDE, QUICK)
     assert table["estimate"].isna().all() and table["warning"].str.contains("fewer than 2 runs").all()
+    two = sweep[sweep["run_id"].isin(["a/0", "a/1"])]
+    table = across_runs(two, two, "y", {}, WIDE, QUICK)
+    assert table["estimate"].notna().all() and not table["warning"].str.contains("in common").any()
     table = across_runs(sweep, sweep, "y", {"CartPole-v1": np.nan}, Reliability(), QUICK)
     risk = table["metric"] == "RR of y"
     assert table.loc[risk, "estimate"].isna().all() and table.loc[~risk, "estimate"].notna().all()
@@ -265,6 +270,7 @@ def test_across_rollouts():
 def test_differences_are_per_env_step():
     np.testing.assert_array_equal(differences(np.array([0, 10, 30]), np.array([0.0, 5, 5])), [0.5, 0])
     assert np.isnan(dispersion_across_time(np.array([1.0]), np.array([1.0]), 10, 1))
+    assert dispersion_across_time(np.array([1.0, 11]), np.array([1.0, 3]), 10, 1) == 0  # of one difference
 
 
 @pytest.fixture
