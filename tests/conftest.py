@@ -5,8 +5,10 @@ dtype without being told to, and every annotation in pgx is checked where it is 
 Otherwise jax is set up as for a run, so that a program has the same bits here and in a process of its own.
 """
 
+import logging
 import os
 
+import absl.logging
 import jax
 import jaxtyping
 from beartype import BeartypeConf, beartype
@@ -24,3 +26,8 @@ jax.config.update("jax_compilation_cache_dir", str(XLA_CACHE))
 backend.prepare(1)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+# absl's handler closes the stream that it was made with, unless that is sys.stderr just now: within a test that captures
+# it is not, and Hydra, which closes every handler, would take away what pytest itself prints to.
+absl.logging.PythonHandler.close = logging.StreamHandler.close
