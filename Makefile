@@ -10,13 +10,16 @@ PIP     := -m pip --disable-pip-version-check --no-input
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-slurm install lock clean
+.PHONY: help run lint test test-slow test-slurm install lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: install ## train one variant: make run VARIANT=gae ARGS="seed=3 env=acrobot"
 	@$(PY) -m pgx.run +variant=$(VARIANT) $(ARGS)
+
+lint: install ## ruff: make lint ARGS=--fix
+	@$(VENV)/bin/ruff check $(ARGS) .
 
 test: install ## the quick tests: make test ARGS="-k lock"
 	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow and not slurm" $(ARGS)

@@ -55,7 +55,7 @@ def power(
 
 def seeds_for(probability: float, wanted: float = 0.8, needed: float = 0.05, sweeps: int = SWEEPS) -> float:
     """Seeds each with which the difference is clear in that share of sweeps, to a twentieth of it; ∞ beyond MOST."""
-    enough = lambda n: power(probability, n, needed, sweeps=sweeps) >= wanted  # noqa: E731
+    enough = lambda n: power(probability, n, needed, sweeps=sweeps) >= wanted
     z = stats.norm.ppf(1 - needed / 2) + stats.norm.ppf(wanted)
     guess = ceil(z**2 / (6 * (probability - 0.5) ** 2))  # Noether's, of the Mann–Whitney test
     low, high = LEAST_SEEDS - 1, min(MOST, max(LEAST_SEEDS, guess))
@@ -68,7 +68,7 @@ def seeds_for(probability: float, wanted: float = 0.8, needed: float = 0.05, swe
 
 def probability_for(seeds: int, wanted: float = 0.8, needed: float = 0.05, sweeps: int = SWEEPS) -> float:
     """The smallest P, to .01, that so many seeds find with that power; NaN if they find none."""
-    enough = lambda percent: power(percent / 100, seeds, needed, sweeps=sweeps) >= wanted  # noqa: E731
+    enough = lambda percent: power(percent / 100, seeds, needed, sweeps=sweeps) >= wanted
     return _first(enough, 50, 99, lambda low, high: high - low <= 1) / 100 if enough(99) else np.nan
 
 

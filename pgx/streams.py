@@ -50,7 +50,7 @@ def tolerant_streams() -> Iterator[None]:
     """Whatever is printed in this block, no printing fails."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by whoever started us; other files must not get its number
-            stream = open(os.devnull, mode)  # noqa: SIM115  for as long as the process lives
+            stream = open(os.devnull, mode)
             os.set_inheritable(stream.fileno(), True)
             setattr(sys, name, stream)
     before = sys.stdout, sys.stderr

@@ -150,7 +150,7 @@ def test_every_layout_of_the_folder_works(subdir, command, tmp_path):
     names = json.loads((sweep / "members.json").read_text())
     assert LAYOUTS[subdir] is None or {*names} == {*LAYOUTS[subdir].split()}
     assert {sweep / name for name in names} == {path.parent for path in sweep.rglob("run.json")} and len(names) == 4
-    assert [path for path in tmp_path.rglob("members.json")] == [sweep / "members.json"]
+    assert list(tmp_path.rglob("members.json")) == [sweep / "members.json"]
     assert (sweep / "ledger.csv").read_text().count("completed") == 4
     there = {path: x for path, x in files(sweep).items() if path.name not in ("ledger.csv", "multirun.yaml")}
     code, out, _ = command(*words, "seed=1,0", "+variant=baseline,vanilla")

@@ -281,7 +281,7 @@ def test_three_sets_of_episodes_each_for_one_thing(every, monkeypatch):
     used = {"fit_value": [], "gradient_of_each": []}
     for name, calls in used.items():
         f, at = getattr(quality, name), int(name == "gradient_of_each")
-        watched = lambda *given, f=f, at=at, calls=calls: (calls.append(given[at]), f(*given))[1]  # noqa: E731
+        watched = lambda *given, f=f, at=at, calls=calls: (calls.append(given[at]), f(*given))[1]
         monkeypatch.setattr(quality, name, watched)
     sets = [choose(every, jnp.asarray(drawn(60, seed))) for seed in range(3)]
 

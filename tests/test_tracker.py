@@ -218,7 +218,7 @@ def asked(monkeypatch):
 
 
 def test_what_the_command_line_does_not_say_the_environment_does(asked, monkeypatch, tmp_path):
-    tracker = lambda *words: instantiate(checked("+variant=vanilla", "tracker=wandb", *words)["tracker"])  # noqa: E731
+    tracker = lambda *words: instantiate(checked("+variant=vanilla", "tracker=wandb", *words)["tracker"])
     start(tracker(), tmp_path)
     assert (asked[-1]["mode"], asked[-1]["project"], asked[-1]["name"], asked[-1]["group"]) == ("offline", "pgx", "a", "sweep")
     for name, x in {"MODE": "online", "PROJECT": "mine", "NAME": "n"}.items():

@@ -221,7 +221,7 @@ def test_expected_gradient_is_what_theory_says(name, episodes):
 
 def off_by_one(algorithm, episodes, monkeypatch):
     """Ψ_t = G_{t+1}: an action gets no credit for its own reward."""
-    shifted = lambda *episode: jnp.append(algorithm.estimator(*episode)[1:], 0.0)  # noqa: E731
+    shifted = lambda *episode: jnp.append(algorithm.estimator(*episode)[1:], 0.0)
     return dataclasses.replace(algorithm, estimator=shifted), episodes
 
 
@@ -249,7 +249,7 @@ def slice_of_an_episode(algorithm, episodes, monkeypatch):
 
 def mean_over_own_steps(algorithm, episodes, monkeypatch):
     """Each episode's sum is divided by its own length."""
-    own = lambda a, mask, algorithm: weights(a, mask, algorithm) / mask.sum(0, dtype=jnp.float32)[None]  # noqa: E731
+    own = lambda a, mask, algorithm: weights(a, mask, algorithm) / mask.sum(0, dtype=jnp.float32)[None]
     monkeypatch.setattr("pgx.advantages.weights", own)
     return algorithm, episodes
 
@@ -316,7 +316,7 @@ def bootstrap_from_the_state_before(algorithm, episodes, monkeypatch):
 
 def value_of_this_state(algorithm, episodes, monkeypatch):
     """V(s_t) where the λ-return needs V(s_{t+1})."""
-    early = lambda r, v, *rest: algorithm.estimator(r, jnp.append(v[:1], v[:-1]), *rest)  # noqa: E731
+    early = lambda r, v, *rest: algorithm.estimator(r, jnp.append(v[:1], v[:-1]), *rest)
     return dataclasses.replace(algorithm, estimator=early), episodes
 
 

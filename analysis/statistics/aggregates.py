@@ -155,10 +155,10 @@ def aggregate(
     if statistic == "optimality_gap":
         if target is None:
             raise InputError("the optimality gap needs a target")
-        score = lambda x, axis: optimality_gap(x, target, axis)  # noqa: E731
+        score = lambda x, axis: optimality_gap(x, target, axis)
     else:
         score = statistic_named(statistic)
-    pooled = lambda *samples, axis: score(np.concatenate(samples, axis=axis), axis=axis)  # noqa: E731
+    pooled = lambda *samples, axis: score(np.concatenate(samples, axis=axis), axis=axis)
     method = "percentile bootstrap over runs" + (", stratified by env" if pool_envs else "")
     rows = []
     for key, group in scores.groupby(["variant"] if pool_envs else ["variant", "env"]):

@@ -148,7 +148,7 @@ def differences(scores: pd.DataFrame, metric: str, spec: Comparison = Comparison
 
 def _difference(pair: _Pair, metric: str, spec: Comparison) -> dict:
     of_sample = statistic_named(spec.statistic)
-    statistic = lambda x, y, axis: of_sample(x, axis=axis) - of_sample(y, axis=axis)  # noqa: E731
+    statistic = lambda x, y, axis: of_sample(x, axis=axis) - of_sample(y, axis=axis)
     estimate = lo = hi = np.nan
     if pair.n:
         estimate = statistic(pair.x, pair.y, axis=0)

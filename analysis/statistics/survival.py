@@ -162,7 +162,7 @@ def restricted_means(times: pd.DataFrame, horizon: float, spec: Bootstrap = Boot
     rows = []
     for (variant, env), group in times.groupby(["variant", "env"]):
         time, reached = group["time"].to_numpy(), group["reached"].to_numpy(float)
-        statistic = lambda time, reached, axis: restricted_mean(time, reached, horizon, axis)  # noqa: E731
+        statistic = lambda time, reached, axis: restricted_mean(time, reached, horizon, axis)
         doubts = [_cut_short(group), *doubts_about(len(group), "", spec.level)]
         if _known_until(group, horizon):
             estimate = restricted_mean(time, reached, horizon)
@@ -187,8 +187,8 @@ def _known_until(times: pd.DataFrame, horizon: float) -> bool:
 def restricted_ratios(times: pd.DataFrame, horizon: float, spec: Bootstrap = Bootstrap()) -> pd.DataFrame:
     """a's restricted mean divided by b's, for every pair of variants in every env (scope `comparison`; extra columns a,
     b). Below 1: a is sooner on average."""
-    mean_of = lambda sample, axis: restricted_mean(*np.moveaxis(sample, axis, -1), horizon)  # noqa: E731
-    ratio = lambda x, y, axis: mean_of(x, axis) / mean_of(y, axis)  # noqa: E731
+    mean_of = lambda sample, axis: restricted_mean(*np.moveaxis(sample, axis, -1), horizon)
+    ratio = lambda x, y, axis: mean_of(x, axis) / mean_of(y, axis)
     rows = []
     for env, of_env in times.groupby("env"):
         groups = dict(list(of_env.groupby("variant")))
