@@ -34,9 +34,9 @@ from pgx.envs.gymnax import GymnaxEnv
 from pgx.estimators import reward_to_go
 from pgx.loop import Keys, Limits, init, make_runner
 from pgx.optimiser import Optimiser
-from pgx.policies import Categorical, MLPPolicy
+from pgx.policies import Categorical, Gaussian, MLPPolicy
 from pgx.rollout import HostRollout, rollout
-from pgx.spaces import Discrete
+from pgx.spaces import Box, Discrete
 from pgx.types import Episodes
 from pgx.updates.gradient import GradientStep
 
@@ -153,6 +153,44 @@ def test_lanes_are_independent_and_keys_decide():
     again = jax.tree.map(np.asarray, two(key=keys))
     jax.tree.map(np.testing.assert_array_equal, drawn, again)
     assert stats.chi2_contingency(np.diag(table.sum(0))).pvalue < 1e-6, "lanes that repeat each other would be noticed"
+
+
+def shown(key):
+    """A key as two numbers."""
+    return jax.random.key_data(key).astype(jnp.float32)
+
+
+class ShowsKeys(JittedEnv):
+    """Observations are the keys that the environment was given."""
+
+    spec: EnvSpec = EnvSpec("ShowsKeys-v0", 2, Box((-np.inf,) * 2, (np.inf,) * 2), 4, None)
+
+    def reset(self, key):
+        return None, shown(key)
+
+    def step(self, key, state, action):
+        return None, shown(key), jnp.zeros(()), jnp.array(False)
+
+
+class ActsByKey(Gaussian):
+    """Actions are the key that all noise is drawn with."""
+
+    def noise(self, key, times):
+        return jnp.broadcast_to(shown(key)[None, :, None], (times, *self.mean.shape))
+
+    def sample(self, noise):
+        return noise
+
+
+def test_no_random_key_serves_twice():
+    """One for each reset, for each step of each lane, and for the actions: draws of one key are copies of each other."""
+    B, T = 5, ShowsKeys().spec.max_steps
+    policy = lambda obs, matmul=jnp.matmul: ActsByKey(obs, obs, ShowsKeys().spec.actions)
+    drawn = rollout(ShowsKeys(), policy, jax.random.key(0), B)
+    resets_and_steps = np.concatenate([np.reshape(drawn.obs, (-1, 2)), drawn.last_obs])
+    actions = np.unique(np.reshape(drawn.action, (-1, 2)), axis=0)
+    assert len(actions) == 1 and bool(drawn.mask.all())
+    assert len(np.unique(np.concatenate([resets_and_steps, actions]), axis=0)) == (T + 1) * B + 1
 
 
 class Scripted(HostEnv):

@@ -260,11 +260,28 @@ def test_across_runs_that_cannot_be_normalised_or_are_alone_or_end_early(sweep: 
     assert table["warning"].str.contains("up to 4,000 env steps only").tolist() == [True, True, False, False]
 
 
+@pytest.mark.filterwarnings("error")
+def test_across_runs_that_have_no_point_in_common(sweep: pd.DataFrame):
+    first, second = sweep["run_id"] == "a/0", sweep["run_id"] == "a/1"
+    apart = sweep[(first & (sweep["env_steps"] < 5000)) | (second & (sweep["env_steps"] > 5000))]
+    table = across_runs(align(apart, np.arange(1000, 13_000, 1000)), apart, "y", {}, WIDE, QUICK)
+    assert table["estimate"].isna().all()
+    assert table["warning"].str.endswith("fewer than 2 runs with a point in common").all()
+
+
+@pytest.mark.parametrize(("alpha", "few"), [(0.2, False), (0.19, True)])
+def test_a_tail_of_two_runs_is_enough(sweep: pd.DataFrame, alpha: float, few: bool):
+    table = across_runs(sweep, sweep, "y", {}, Reliability(alpha, normalise=False), QUICK)
+    assert table["warning"].str.contains("hardly more than one").tolist() == [False, few] * 2
+
+
 def test_across_rollouts():
     rollouts = pd.DataFrame({"run_id": "r", "variant": "a", "env": "e", "value": [10.0, 20, 30, 40, 50]})
     assert estimates(across_rollouts(rollouts, "y")) == {"DF": 20 / 30, "RF": 10 / 30}
-    low = across_rollouts(rollouts.assign(value=-1.0), "y")
-    assert low["estimate"].isna().all() and (low["warning"] == "the median is not positive").all()
+    for value in (-1.0, 0.0):
+        low = across_rollouts(rollouts.assign(value=value), "y")
+        assert low["estimate"].isna().all() and (low["warning"] == "the median is not positive").all()
+        assert (low["n_runs"] == 1).all()
 
 
 def test_differences_are_per_env_step():
