@@ -6,6 +6,7 @@ import pytest
 from rliable import metrics as rliable
 from run_folders import made_curves, made_scores
 from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
 
 from analysis.align import align, grid
 from analysis.load import InputError
@@ -19,6 +20,7 @@ from analysis.statistics.aggregates import (
     mean,
     optimality_gap,
     profile,
+    proportion,
     tolerance,
     tolerance_bands,
     tolerance_confidence,
@@ -69,6 +71,21 @@ def test_interval_is_a_loop_over_resamples(rng: np.random.Generator):
     picks = np.random.default_rng(7).integers(0, 12, size=(500, 12))
     lo, hi = np.quantile([x[pick].mean() for pick in picks], [0.05, 0.95])
     np.testing.assert_allclose(interval([x], mean, Bootstrap(0.9, 500, 7)), (lo, hi))
+
+
+def test_no_interval_where_any_sample_has_fewer_than_three_runs(rng: np.random.Generator):
+    difference = lambda x, y, axis: mean(x, axis) - mean(y, axis)
+    for n, m, none in ((2, 12, True), (12, 2, True), (3, 3, False)):
+        found = interval([rng.normal(size=n), rng.normal(size=m)], difference, QUICK)
+        assert np.isnan(found).tolist() == [none, none]
+
+
+def test_a_share_has_wilsons_interval_within_0_and_1():
+    for k, n in ((0, 7), (3, 7), (7, 7)):
+        share, lo, hi = proportion(k, n)
+        np.testing.assert_allclose((share, lo, hi), (k / n, *proportion_confint(k, n, method="wilson")), atol=1e-12)
+        assert 0 <= lo <= share <= hi <= 1
+    assert np.isnan(proportion(0, 0)).all()
 
 
 def test_curves_are_resampled_whole(rng: np.random.Generator):
@@ -153,6 +170,8 @@ def test_improvement_over_all_environments(rng: np.random.Generator):
     scores = [made_scores({"x": list(x[:, i]), "y": list(y[:, i])}, f"env{i}") for i in range(3)]
     rows = improvements(pd.concat(scores), "return", Bootstrap(0.9, 400, 3)).set_index(["variant", "env"])
     pooled = rows.loc["x > y", "all"]
+    turned = improvements(pd.concat(scores[::-1]), "return", Bootstrap(0.9, 400, 3)).set_index(["variant", "env"])
+    pd.testing.assert_series_equal(turned.loc["x > y", "all"], pooled)  # whichever environment comes first
     np.testing.assert_allclose(pooled["estimate"], rliable.probability_of_improvement(x, y))
     np.testing.assert_allclose(pooled["estimate"], rows.loc["x > y"].drop("all")["estimate"].mean())
     generator = np.random.default_rng(3)
@@ -167,7 +186,10 @@ def test_improvement_over_all_environments(rng: np.random.Generator):
     broken = improvements(pd.concat([scores[0], made_scores({"x": [np.nan], "y": [np.nan]}, "?")]), "return", QUICK)
     assert "all" not in set(broken["env"])  # an environment without a score is none
     absent = improvements(pd.concat([*scores[:2], made_scores({"x": [1.0] * 9}, "env2")]), "return", QUICK)
-    assert np.isnan(absent.set_index(["variant", "env"]).loc[("x > y", "all"), "estimate"])
+    nothing = absent.set_index(["variant", "env"]).loc[("x > y", "all")]
+    assert np.isnan(nothing["estimate"]) and nothing["n_runs"] == 0
+    two = improvements(pd.concat(scores[:2]), "return", QUICK).set_index(["variant", "env"]).loc["x > y", "estimate"]
+    np.testing.assert_allclose(two["all"], (two["env0"] + two["env1"]) / 2)
 
 
 def test_tolerance_confidence_is_that_of_order_statistics(rng: np.random.Generator):
@@ -175,7 +197,7 @@ def test_tolerance_confidence_is_that_of_order_statistics(rng: np.random.Generat
     samples = np.sort(rng.random((20_000, 12)))
     held = samples[:, 10] - samples[:, 1]  # of a uniform distribution [x_(2), x_(11)] holds its own length
     np.testing.assert_allclose(tolerance_confidence(2, 11, 12, 0.7), (held >= 0.7).mean(), atol=0.01)
-    assert tolerance_ranks(10, 0.9, 0.95) == (1, 10)
+    assert tolerance_ranks(10, 0.9, 0.95) == (1, 10) and tolerance_ranks(10, 0.001, 0.95) == (5, 6)
     r, s = tolerance_ranks(200, 0.9, 0.95)
     assert tolerance_confidence(r, s, 200, 0.9) >= 0.95 > tolerance_confidence(r, s - 1, 200, 0.9)
     assert abs((r - 1) - (200 - s)) <= 1
