@@ -198,6 +198,7 @@ def test_tolerance_confidence_is_that_of_order_statistics(rng: np.random.Generat
     held = samples[:, 10] - samples[:, 1]  # of a uniform distribution [x_(2), x_(11)] holds its own length
     np.testing.assert_allclose(tolerance_confidence(2, 11, 12, 0.7), (held >= 0.7).mean(), atol=0.01)
     assert tolerance_ranks(10, 0.9, 0.95) == (1, 10) and tolerance_ranks(10, 0.001, 0.95) == (5, 6)
+    assert tolerance_ranks(3, 0.5, tolerance_confidence(1, 2, 3, 0.5)) == (1, 2)  # exactly the level is enough
     r, s = tolerance_ranks(200, 0.9, 0.95)
     assert tolerance_confidence(r, s, 200, 0.9) >= 0.95 > tolerance_confidence(r, s - 1, 200, 0.9)
     assert abs((r - 1) - (200 - s)) <= 1
@@ -211,4 +212,5 @@ def test_tolerance_rows():
     assert np.isnan(tolerance(made_scores({"a": [5.0]}), "return")["lo"].item())
     curves = made_curves({"a/0": [1, 2], "a/1": [3]})
     bands = tolerance_bands(align(curves, np.array([1000, 2000])), "y")
+    assert row["params_json"] == bands["params_json"].iloc[0] == '{"asked": 0.95, "share": 0.9}'
     assert bands["lo"].iloc[0] == 1 and np.isnan(bands["lo"].iloc[1]) and "1 of 2 runs" in bands["warning"].iloc[1]
