@@ -104,6 +104,12 @@ def test_adding_seeds_after_a_look_is_said(tmp_path: Path):
     assert look_again(sweep, load(sweep).runs[lambda runs: runs["seed"] < 5]) == []  # nothing was added to that
 
 
+def test_what_is_said_of_more_looks_than_were_simulated(tmp_path: Path):
+    said = [look_again(tmp_path, add(tmp_path, range(n, n + 1))) for n in range(7)]
+    assert "look 5" in said[4][0] and "about 11% of the time" in said[4][0]
+    assert "look 6" in said[5][0] and "more than 11% of the time" in said[5][0]
+
+
 def test_a_look_at_runs_that_had_not_ended_counts_those_that_had(tmp_path: Path):
     add(tmp_path, range(5))
     assert look_again(tmp_path, add(tmp_path, range(5, 10), status="running")) == []
@@ -137,4 +143,5 @@ def test_a_memory_that_cannot_be_written_is_said(tmp_path: Path):
 
 
 def test_ranges():
+    assert ranges([0, 1, 5, 6, 9, 7]) == "0–1, 5–7, 9"
     assert (ranges([5, 1, 2, 3]), ranges([]), ranges([None])) == ("1–3, 5", "unknown", "unknown")
