@@ -6,6 +6,44 @@ import sys
 
 __version__ = "0.1.0"
 
+_PUBLIC = {
+    "train": "pgx.api",
+    "assemble": "pgx.api",
+    "evaluate": "pgx.api",
+    "configuration": "pgx.api",
+    "Run": "pgx.api",
+    "Parts": "pgx.build",
+    "Limits": "pgx.loop",
+    "ConfigError": "pgx.errors",
+    "CheckpointError": "pgx.errors",
+}
+"""What programs and notebooks use: name → the module that has it, imported when it is first asked for."""
+
+__all__ = ["__version__", "CheckpointError", "ConfigError", "Limits", "Parts", "Run", "assemble", "configuration", "evaluate", "train"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'pgx' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(type(sys)):
+    """`pgx.evaluate` is the function, also when the command of that name, a module, has been imported."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in _PUBLIC or not isinstance(value, type(sys)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
 
 def _look_here_last() -> None:
     """`python -m pgx.…` looks into the working folder first: a random.py or jax.py there would be taken for Python's or

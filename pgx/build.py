@@ -1,9 +1,10 @@
 """From a checked configuration to the parts of a run."""
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from jaxtyping import PyTree
 from pgx.algorithm import Algorithm
 from pgx.envs.base import EnvSpec, HostEnv, JittedEnv
 from pgx.loop import Keys, init
+from pgx.runners import HostRunner, JittedRunner, Lane, PackRunner, make_runner
 from pgx.runs.tracker import Tracker
 from pgx.types import TrainState
 
@@ -20,7 +22,7 @@ from pgx.types import TrainState
 def build(config: dict[str, Any]) -> tuple[JittedEnv | HostEnv, Algorithm]:
     """The environment and the algorithm. Their floats are arrays: inputs of the compiled program, so that
     runs that differ only in numbers share it. What is not a float (sizes, names, switches) is compiled in."""
-    env = traced(_part(config["env"]))
+    env = environment(config["env"])
     algorithm = Algorithm(
         estimator=_part(config["estimator"]),
         critic=_part(config["critic"]),
@@ -31,6 +33,61 @@ def build(config: dict[str, Any]) -> tuple[JittedEnv | HostEnv, Algorithm]:
         discount_power=config["discount_power"],
     )
     return env, traced(algorithm)
+
+
+def environment(config: dict[str, Any]) -> JittedEnv | HostEnv:
+    """What the environment's part of a configuration names."""
+    return traced(_part(config))
+
+
+class Parts(NamedTuple):
+    """What a configuration names, put together: `runner(state)` is the first chunk, `pgx.loop.train` all of them."""
+
+    config: dict[str, Any]
+    env: JittedEnv | HostEnv
+    algorithm: Algorithm
+    state: TrainState
+    """Before the first update."""
+    keys: Keys
+    runner: JittedRunner | HostRunner
+
+
+def assemble(config: dict[str, Any]) -> Parts:
+    """The parts of a run, from a checked configuration. Whoever starts jax has called `backend.prepare` before."""
+    env, algorithm = build(config)
+    state, keys = initial_state(config, env, algorithm)
+    return Parts(config, env, algorithm, state, keys, runner(config, env, algorithm, state, keys))
+
+
+def runner(
+    config: dict[str, Any], env: JittedEnv | HostEnv, algorithm: Algorithm, state: TrainState, keys: Keys
+) -> JittedRunner | HostRunner:
+    """What makes the chunks of a run. Of `state` only the shapes matter."""
+    return make_runner(state, algorithm, env, keys, **_sizes(config), diagnose_every=config["diagnose_every"])
+
+
+def lane(config: dict[str, Any], env: JittedEnv, algorithm: Algorithm, state: TrainState) -> Lane:
+    """A run of a pack."""
+    diagnose_every = jax.device_put(np.int32(config["diagnose_every"]))
+    return Lane(state, algorithm, env, Keys.of_seed(config["seed"]), diagnose_every)
+
+
+def pack_runner(config: dict[str, Any], lanes: Sequence[Lane], *, width: int) -> PackRunner:
+    """What makes the chunks of a pack; `config` is that of any of its runs."""
+    return PackRunner(lanes, width=width, **_sizes(config))
+
+
+def _sizes(config: dict[str, Any]) -> dict[str, int]:
+    return {"num_episodes": config["episodes_per_update"], "max_updates": config["updates_per_chunk"]}
+
+
+def limits(config: dict[str, Any], env: JittedEnv | HostEnv) -> dict[str, float]:
+    """What ends a run: arguments of `pgx.loop.train`."""
+    return {
+        "num_updates": config["num_updates"] or math.inf,
+        "num_env_steps": config["num_env_steps"] or math.inf,
+        "solved_at": env.spec.reward_threshold if config["stop_when_solved"] else math.inf,
+    }
 
 
 def tracker(config: dict[str, Any]) -> Tracker:

@@ -181,8 +181,8 @@ def _programs():
     import jax
 
     from pgx.diagnosis import quality
-    from pgx.loop import compiler_options
     from pgx.rollout import rollout
+    from pgx.runners import compiler_options
 
     statics = {
         rollout: ("num_episodes",),

@@ -10,21 +10,26 @@ import re
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
-from hydra._internal.utils import get_args_parser
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString
+from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from pgx.backend import check_platforms
 from pgx.config import check, check_overrides, hint_for_option, options, unknown_key
-from pgx.declared import Declared, folder_of, on_search_path
+from pgx.declared import CONF, Declared, folder_of, on_search_path
 from pgx.errors import ConfigError, one_line, short
 from pgx.runs import record
 
@@ -37,13 +42,10 @@ def one_line_errors(*, whatever: bool = False) -> Iterator[None]:
     """A wrong configuration ends the program: one line on stderr, exit code 2. `whatever`: so does an error that
     nobody foresaw."""
     try:
-        yield
+        with config_errors(lambda: typed(sys.argv[1:])):
+            yield
     except ConfigError as error:
         message = str(error)
-    except HydraException as error:
-        message = str(_of_hydra(error))
-    except OmegaConfBaseException as error:
-        message = f"{getattr(error, 'full_key', None) or 'config'}: {str(error).splitlines()[0]}"
     except Exception as error:
         if not whatever:
             raise
@@ -57,6 +59,45 @@ def one_line_errors(*, whatever: bool = False) -> Iterator[None]:
         return
     print(f"pgx: {message}", file=sys.stderr)
     raise SystemExit(2)
+
+
+@contextlib.contextmanager
+def config_errors(declared: Callable[[], Declared]) -> Iterator[None]:
+    """What Hydra and OmegaConf say of a configuration is raised as a ConfigError: `declared` is what it may choose from."""
+    try:
+        yield
+    except HydraException as error:
+        raise _of_hydra(error, declared()) from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(getattr(error, "full_key", None) or "config", str(error).splitlines()[0]) from error
+
+
+def compose(words: Sequence[str], folders: Sequence[Path] = ()) -> dict[str, Any]:
+    """The checked configuration of what one would type after `python -m pgx.run`, with `--config-dir` for each of the
+    folders. Nothing is made, imported or printed, and what Hydra knows of a program around us stays. Raises ConfigError."""
+    if wrong := [word for word in words if word.startswith("-")]:
+        raise ConfigError(wrong[0], "is an option of the command line", "key=value, +group=option")
+    declared = Declared((*folders, *typed(words).folders))
+    with config_errors(lambda: declared):
+        words = of_words(words)
+        check_overrides(words, declared)
+        whole = _load(words, folders)
+        config = OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"])
+        return check(config, on_search_path(whole.hydra))
+
+
+def _load(words: Sequence[str], folders: Sequence[Path]) -> DictConfig:
+    """As `hydra.compose` does, which keeps its search path for the whole process."""
+    search_path = create_config_search_path(str(CONF))
+    for folder in folders:
+        search_path.prepend("command-line", f"file://{folder}", "schema")  # which has to be the last
+    setup_globals()
+    around = VersionBase.instance().getbase()
+    version.setbase("1.3")
+    try:
+        return ConfigLoaderImpl(search_path).load_configuration("config", list(words), RunMode.RUN, from_shell=False)
+    finally:
+        VersionBase.instance().version_base = around
 
 
 def of_words(words: Sequence[str]) -> list[str]:
@@ -112,7 +153,7 @@ def _parsed(word: str) -> Override | None:
         raise ConfigError(key.lstrip("+~"), f"{short(value)} cannot be read: {error}") from error
 
 
-def _of_hydra(error: HydraException) -> ConfigError:
+def _of_hydra(error: HydraException, declared: Declared) -> ConfigError:
     """Hydra's message, in our form."""
     text = f"{error}\n{error.__cause__ or ''}"
     if found := re.search(r"Could not find '([\w/@.]+)/([^'/]*)'", text):
@@ -120,12 +161,11 @@ def _of_hydra(error: HydraException) -> ConfigError:
         if option == "submitit_slurm":
             missing = "hydra-submitit-launcher is not installed"
             return ConfigError("hydra/launcher", missing, hint="pip install -e '.[slurm]'")
-        known = getattr(error, "options", None) or options(group.split("@")[0])
+        known = getattr(error, "options", None) or options(group.split("@")[0], declared)
         return ConfigError(group, f"there is no {option!r}", known=known, value=option)
     if found := re.search(r"Could not override '([^']+)'", text):
         inside = re.search(r"full_key: ([\w.]+)", text)  # of `policy={wide: 4}`
         key = max(found[1], inside[1] if inside else "", key=len)
-        declared = typed(sys.argv[1:])
         if declared.has_group(key):
             return ConfigError(key, "not chosen yet", f"+{key}={'|'.join(options(key, declared))}", "put a + before it")
         return unknown_key(key)
@@ -195,7 +235,7 @@ class Gate(Callback):
                     # every member's configuration is composed anew, from these
                     config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(folder))}")
             else:
-                _make(folder, "hydra.sweep.dir")
+                record.make(folder, "hydra.sweep.dir")
                 if (folder / "run.json").exists():
                     raise ConfigError("hydra.sweep.dir", f"{folder} holds a single run", hint="choose another folder")
 
@@ -256,8 +296,8 @@ def _names_a_moment(where: DictConfig) -> bool:
 
 
 def quoted(text: str) -> str:
-    """A string of Hydra's grammar."""
-    return "'" + text.replace("'", r"\'") + "'"
+    """A string of Hydra's grammar: a backslash counts as one, unless a quote follows."""
+    return "'" + re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + (r"\'" if found[2] else ""), text) + "'"
 
 
 def _claim(folder: Path, where: str = "hydra.run.dir") -> Path:
@@ -275,20 +315,10 @@ def _claim(folder: Path, where: str = "hydra.run.dir") -> Path:
     raise ConfigError(where, f"{folder} and 998 more exist")
 
 
-def _make(folder: Path, where: str = "hydra.run.dir") -> None:
-    """Make a folder that the user named, unless it is there. Raises ConfigError if it cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(13, "permission denied")
-    except OSError as error:
-        raise ConfigError(where, f"cannot write {short(str(folder))}: {error.strerror}", "a folder that can be written") from error
-
-
 def _enter(folder: Path, config: dict[str, Any]) -> contextlib.ExitStack:
     """Lock a folder the user named; close what is returned to unlock it. Ends the program if there is nothing
     to do there. Raises ConfigError if it cannot be written, is in use or holds another configuration's run."""
-    _make(folder)
+    record.make(folder)
     before = record.earlier_run(folder, config)
     if before is not None and not record.goes_on(before, config):
         print(record.last_line(before | {"already": True}, folder))

@@ -10,8 +10,9 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from traceback import format_exception_only
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 import pgx
+from pgx import progress
 from pgx.config import CONF, check
 from pgx.declared import on_search_path
 from pgx.errors import CheckpointError, ConfigError, Interrupted, RunFailed, came_of, one_line, root
@@ -69,18 +71,11 @@ def run(
 
 
 def _train(recording: "Recording", interrupt: "Interrupt", watch: Watch | None) -> None:
-    from pgx.loop import Keys, make_runner, train
+    from pgx import build
+    from pgx.loop import Keys, train
 
     config = recording.config
-    runner = make_runner(
-        recording.skeleton,
-        recording.algorithm,
-        recording.env,
-        Keys.of_seed(config["seed"]),
-        num_episodes=config["episodes_per_update"],
-        max_updates=config["updates_per_chunk"],
-        diagnose_every=config["diagnose_every"],
-    )
+    runner = build.runner(config, recording.env, recording.algorithm, recording.skeleton, Keys.of_seed(config["seed"]))
     # XLA compiles without the interpreter's lock: what is in Python costs little beside it
     first = ThreadPoolExecutor(1).submit(recording.state)
     recording.warm_up()
@@ -119,52 +114,17 @@ def _shown(what: str) -> Iterator[None]:
         print("\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-BAR = 12
-"""Cells that a progress bar keeps: in a narrow terminal it says less beside it."""
-
-
-def beside_the_bar(parts: Sequence[str], room: int) -> str:
-    """As many of the parts, from the first on, as leave the bar its cells."""
-    text = ""
-    for part in parts:
-        longer = f"{text}, {part}" if text else part
-        if len(longer) > room - BAR:
-            break
-        text = longer
-    return text
-
-
-def _short(x: float) -> str:
-    return f"{x / 1e6:.1f}M" if x >= 1e6 else f"{x / 1e3:.0f}k" if x >= 1e4 else f"{x:.0f}"
-
-
 @contextlib.contextmanager
 def _progress_bar(recording: "Recording") -> Iterator[Callable[["Chunk"], None]]:
-    """A bar over the budget with live return, env steps/s and update; nothing if nobody is watching."""
+    """Nothing if nobody is watching."""
     if not sys.stderr.isatty():
         yield lambda chunk: None
         return
     from tqdm import tqdm
 
-    config, history = recording.config, recording.history
-    by_steps = config["num_env_steps"] is not None
-    total, unit = (config["num_env_steps"], "step") if by_steps else (config["num_updates"], "update")
-    form = "{desc} {percentage:3.0f}% |{bar}|{postfix} [{elapsed} < {remaining}]"  # tqdm puts a comma before the postfix
     label = recording.summary["label"]
-    with tqdm(total=total, unit=unit, bar_format=form, desc=label, dynamic_ncols=True, leave=False) as bar:
-
-        def show(chunk: "Chunk") -> None:
-            if not history.rows:
-                return
-            rate = chunk.rows["env_steps"].sum() / chunk.seconds
-            live = history.rows[-1]["return_mean"] if history.recent is None else history.recent
-            parts = f"return {live:.1f}", f"{_short(rate)} steps/s", f"update {history.updates:,}"
-            room = (bar.format_dict["ncols"] or 80) - len(f"{label} 100% ||,  [00:00 < 00:00]")
-            bar.set_postfix_str(beside_the_bar(parts, room), refresh=False)
-            bar.n = min(total, history.env_steps if by_steps else history.updates)
-            bar.refresh()
-
-        yield show
+    with tqdm(total=1.0, bar_format=progress.FORM, desc=label, dynamic_ncols=True, leave=False) as bar:
+        yield partial(progress.show, bar, recording.config, recording.history)
 
 
 @contextlib.contextmanager

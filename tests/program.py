@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from pgx.config import CONF, check
-from pgx.declared import on_search_path
+from pgx import configuration
+from pgx.config import CONF
 from pgx.gate import Gate, one_line_errors
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,8 +60,7 @@ def composed(*overrides: str) -> Iterator[Any]:
 
 def checked(*overrides: str) -> dict[str, Any]:
     """The configuration as the program gets it."""
-    with composed(*overrides) as config:
-        return check(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]), on_search_path(config.hydra))
+    return configuration("tracker=none", *overrides)
 
 
 def gate(*overrides: str) -> None:
@@ -75,7 +73,6 @@ def train_here(*overrides: str, folder: Path) -> dict[str, Any]:
     """A run in this process, without the two seconds that starting one takes; its summary."""
     from pgx.run import run
 
-    folder.mkdir(parents=True, exist_ok=True)
     return run(checked(*overrides), folder)
 
 

@@ -2,6 +2,7 @@
 was trained on, or that comes silently from an older checkpoint would be worse than none."""
 
 import dataclasses
+import importlib
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from PIL import Image
 
-from pgx import evaluate, play, resume
+from pgx import evaluation, play, resume
 from pgx.build import build, initial_state
 from pgx.envs.gymnax import GymnaxEnv
 from pgx.errors import ConfigError
@@ -30,6 +31,7 @@ from pgx.runs.record import run_hash
 from pgx.runs.restore import Trained, trained
 from pgx.types import Episodes
 
+evaluate = importlib.import_module("pgx.evaluate")  # pgx.evaluate is the function
 REPOSITORY = Path(__file__).resolve().parent.parent
 TINY = ("+variant=baseline", "tracker=none", "episodes_per_update=4", "checkpoint_every=2", "updates_per_chunk=1")
 
@@ -110,14 +112,14 @@ def test_evaluation_can_be_repeated_and_says_what_it_is_of(run, capsys):
     evaluate.main([str(run), "--episodes", str(EPISODES)])
     line = capsys.readouterr().out
     assert line.startswith("baseline on CartPole-v1, seed 0, update 4: return ")
-    _, returns = evaluate.evaluate(run, config(run), episodes=EPISODES)
+    _, returns = evaluation.of_run(run, config(run), episodes=EPISODES)
     assert f"return {returns.mean():.4g} ± {np.std(returns, ddof=1):.4g} (mean ± sd of 12 fresh episodes)" in line
     assert line.endswith(f", {returns.min():g} to {returns.max():g}\n")
 
 
 def test_no_episode_of_an_evaluation_is_one_of_training(learnt, monkeypatch):
-    monkeypatch.setattr(evaluate, "trained", lambda *_, **__: learnt)
-    _, fresh = evaluate.evaluate(Path(), {"env": {}}, episodes=EPISODES)
+    monkeypatch.setattr(evaluation, "trained", lambda *_, **__: learnt)
+    _, fresh = evaluation.of_run(Path(), {"env": {}}, episodes=EPISODES)
     for stream, is_it in zip(Keys.of_seed(0), (False, False, True, False), strict=True):
         episodes = episodes_of(learnt, jax.random.fold_in(stream, 0), greedy=False)
         assert np.array_equal(fresh, episodes.reward.sum(0)) == is_it
@@ -128,18 +130,18 @@ def test_greedy_takes_the_most_probable_action_whatever_the_random_numbers(learn
     logits = jax.jit(jax.vmap(lambda obs: learnt.policy(obs.T).logits.T))(episodes.obs)
     mask = np.asarray(episodes.mask)
     np.testing.assert_array_equal(np.asarray(episodes.action)[mask], np.asarray(logits).argmax(-1)[mask])
-    monkeypatch.setattr(evaluate, "trained", lambda *_, **__: learnt)
-    _, greedy = evaluate.evaluate(Path(), {"env": {}}, episodes=EPISODES, greedy=True)
+    monkeypatch.setattr(evaluation, "trained", lambda *_, **__: learnt)
+    _, greedy = evaluation.of_run(Path(), {"env": {}}, episodes=EPISODES, greedy=True)
     np.testing.assert_array_equal(greedy, episodes.reward.sum(0))
 
 
 def test_more_episodes_than_lanes_are_played_in_batches(learnt, host_run, monkeypatch):
-    monkeypatch.setattr(evaluate, "HOST_LANES", 5)
-    _, returns = evaluate.evaluate(host_run, config(host_run), episodes=9)
+    monkeypatch.setattr(evaluation, "HOST_LANES", 5)
+    _, returns = evaluation.of_run(host_run, config(host_run), episodes=9)
     assert len(returns) == 9 and set(returns) <= {0.0, 1.0}
-    monkeypatch.setattr(evaluate, "COMPILED_LANES", EPISODES)
-    monkeypatch.setattr(evaluate, "trained", lambda *_, **__: learnt)
-    _, returns = evaluate.evaluate(Path(), {"env": {}}, episodes=2 * EPISODES - 1)
+    monkeypatch.setattr(evaluation, "COMPILED_LANES", EPISODES)
+    monkeypatch.setattr(evaluation, "trained", lambda *_, **__: learnt)
+    _, returns = evaluation.of_run(Path(), {"env": {}}, episodes=2 * EPISODES - 1)
     assert len(returns) == 2 * EPISODES - 1
     assert not np.array_equal(returns[EPISODES:], returns[: EPISODES - 1])  # no batch repeats another
 

@@ -2,6 +2,7 @@
 in one may decide what is imported, called, or written. What a person has declared, on the command line or in one
 variable, may; and a run that was made with such things must say what to type."""
 
+import importlib
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from program import checked, environment, finish, gate, start, train_here
 
-from pgx import diagnose, evaluate, play, resume
+from pgx import diagnose, play, resume
 from pgx.config import check_plain
 from pgx.declared import CONF, Declared, _scan
 from pgx.errors import ConfigError
@@ -99,6 +100,7 @@ def refused(command, *arguments: object, cwd: Path, capsys) -> str:
     return text
 
 
+evaluate = importlib.import_module("pgx.evaluate")  # pgx.evaluate is the function
 COMMANDS = (evaluate, play, diagnose)
 
 
@@ -154,7 +156,7 @@ def test_what_is_read_is_checked_as_what_is_typed(command, place, x, says, here,
 
 
 def test_what_nobody_foresaw_in_a_folder_is_one_line_too(here, capsys, monkeypatch):
-    monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: {}["group"])
+    monkeypatch.setattr(evaluate, "of_run", lambda *_, **__: {}["group"])
     assert "KeyError: 'group'" in refused(evaluate, "r", cwd=here, capsys=capsys)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from program import train_here
 
-from pgx import diagnose, evaluate
+from pgx import diagnose, evaluation
 from pgx.diagnosis import quality
 from pgx.runs.checkpoint import CheckpointError, Checkpoints
 
@@ -143,7 +143,7 @@ def test_no_episode_is_one_that_evaluate_plays(made):
     """Nor one of training: those have another stream."""
     config = json.loads((made / "0" / "run.json").read_text())["config"]
     assert diagnose._STREAM > 10_000  # `evaluate` folds in 0, 1, 2 …: a batch each
-    assert evaluate.COMPILED_LANES * diagnose._STREAM > 10**7 and config["seed"] == 0
+    assert evaluation.COMPILED_LANES * diagnose._STREAM > 10**7 and config["seed"] == 0
 
 
 # What is wrong is said in one line, and the rest is done.

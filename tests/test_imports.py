@@ -67,7 +67,7 @@ def test_analysis_reads_run_folders_only():
         (["orbax"], ["pgx/runs/checkpoint.py"]),
         (["wandb"], ["pgx/runs/tracker.py", "pgx/runs/wandb_process.py"]),
         (["matplotlib", "seaborn"], ["pgx/runs/curve.py", "analysis"]),
-        (["pandas"], ["pgx/runs/wandb_process.py", "analysis"]),
+        (["pandas"], ["pgx/api.py", "pgx/runs/wandb_process.py", "analysis"]),
         (["optax"], ["pgx/optimiser.py", "pgx/types.py", "pgx/updates"]),
         (["gymnasium"], ["pgx/envs", "pgx/play.py"]),
         # a DictConfig has no attribute that a type checker knows, and no rule: it ends at the edge
@@ -81,8 +81,8 @@ def test_a_package_is_known_to_few_files(packages, files):
 
 
 MATHS = "types spaces policies networks losses estimators advantages algorithm critics metrics optimiser rounding update updates".split()
-LOOP = "blocks lanes rollout loop diagnosis".split()
-EDGE = "backend build checkpoint cli config declared diagnose evaluate gate play resume run runs sweep".split()
+LOOP = "blocks lanes rollout loop runners diagnosis".split()
+EDGE = "api backend build checkpoint cli config declared diagnose evaluate evaluation gate play progress resume run runs sweep".split()
 
 
 def of(*rooms: str) -> set[str]:
@@ -137,7 +137,7 @@ def python(code: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("module", "run config runs.record runs.recording resume evaluate diagnose play runs.tracker backend runs.curve cli".split())
+@pytest.mark.parametrize("module", "api run config runs.record runs.recording resume evaluate diagnose play runs.tracker backend runs.curve cli".split())
 def test_importing_a_command_imports_nothing_heavy(module):
     """jax takes a second, wandb another: whoever mistypes a key, or asks for --help, waits for neither."""
     done = python(f"import sys, pgx.{module}; print(*sys.modules)")

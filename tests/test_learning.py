@@ -8,11 +8,10 @@ import math
 import jax
 import numpy as np
 import pytest
-from program import checked
 
-from pgx import backend
-from pgx.build import build, initial_state
-from pgx.loop import JittedRunner, Keys, train
+import pgx
+from pgx.build import limits
+from pgx.loop import Keys, train
 
 pytestmark = pytest.mark.slow
 
@@ -25,19 +24,12 @@ BUDGETS = {"vanilla": 2_000_000, "reward_to_go": 1_000_000, "baseline": 1_000_00
 
 def env_steps_to_solve(variant: str, budget: int) -> list[int | None]:
     """For each seed the environment steps after which the last 100 episodes returned ≥ 475 on average, or None."""
-    config = checked(f"+variant={variant}", "stop_when_solved=true", f"num_env_steps={budget}")
-    backend.prepare(config["xla_threads"])
-    env, algorithm = build(config)
-    sizes = {"num_episodes": config["episodes_per_update"], "max_updates": 1000}
-    sizes |= {"diagnose_every": config["diagnose_every"]}
+    config = pgx.configuration(variant, stop_when_solved=True, num_env_steps=budget, updates_per_chunk=1000)
     found = []
     for seed in SEEDS:
-        state, keys = initial_state(config | {"seed": seed}, env, algorithm)
-        runner = JittedRunner(state, algorithm, env, keys, **sizes)
-        runner.compile()  # once: all seeds share the program
-        limits = {"num_updates": math.inf, "num_env_steps": budget, "solved_at": env.spec.reward_threshold}
+        parts = pgx.assemble(config | {"seed": seed})  # all seeds share the program
         steps, recent = 0, -math.inf
-        for chunk in train(runner, state, env_steps=0, pause_every=1000, **limits):
+        for chunk in train(parts.runner, parts.state, **limits(parts.config, parts.env)):
             assert chunk.not_finite is None, f"seed {seed}"
             steps += int(chunk.rows["env_steps"].sum())
             recent = chunk.rows["return_recent"][-1]

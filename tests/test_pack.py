@@ -1,7 +1,6 @@
 """The `vmap` executor: runs side by side in one program, and each as if it were alone in it."""
 
 import fcntl
-import math
 import os
 import random
 import shutil
@@ -15,28 +14,27 @@ import pytest
 from program import checked, finish, pgx, rows, start, summary
 from test_sweep import children, ledger, results
 
-from pgx.build import build, initial_state
+from pgx import build
 from pgx.lanes import largest
-from pgx.loop import Lane, Limits, PackRunner, _lanes_at_once, make_runner
+from pgx.loop import Limits
+from pgx.runners import Lane, PackRunner, _lanes_at_once, make_runner
 from pgx.sweep.launch import batches
 from pgx.sweep.members import Member, program
 
 WIDTH = 8
 SIZES = {"num_episodes": 3, "max_updates": 6}
-FOREVER = Limits(6, math.inf, math.inf)
+FOREVER = Limits(6)
 
 
 def lane(*overrides: str) -> Lane:
     config = checked("+variant=baseline", "episodes_per_update=3", "diagnose_every=4", *overrides)
-    env, algorithm = build(config)
-    state, keys = initial_state(config, env, algorithm)
-    return Lane(state, algorithm, env, keys, jnp.array(config["diagnose_every"]))
+    env, algorithm = build.build(config)
+    state, _ = build.initial_state(config, env, algorithm)
+    return build.lane(config, env, algorithm, state)
 
 
 def pack(*lanes: Lane) -> PackRunner:
-    runner = PackRunner(lanes, width=WIDTH, **SIZES)
-    runner.compile()
-    return runner
+    return PackRunner(lanes, width=WIDTH, **SIZES)
 
 
 def bits(chunk) -> list[bytes]:
@@ -61,7 +59,7 @@ def test_bits_depend_neither_on_companions_nor_on_the_place(member, place):
     runner = pack(*others[:place], one, *others[place:])
     for chunk in alone:
         # some companions stop in the middle, one never starts
-        limits = [Limits(n, math.inf, math.inf) for n in (2, 6, 5)] + [None, Limits(6, 40, math.inf)]
+        limits = [Limits(n) for n in (2, 6, 5)] + [None, Limits(6, 40)]
         limits[place] = FOREVER
         assert bits(runner(limits)[place]) == chunk
 
@@ -104,7 +102,7 @@ def test_the_first_update_is_that_of_the_run_alone(member):
     one, _ = member
     alone = make_runner(one.state, one.algorithm, one.env, one.keys, diagnose_every=1, **SIZES)
     alone.compile()
-    first = Limits(1, math.inf, math.inf)
+    first = Limits(1)
     expected, found = alone(one.state, first), pack(one._replace(diagnose_every=jnp.array(1)))([first])[0]
     for name, x in expected.rows.items():
         np.testing.assert_allclose(found.rows[name], x, rtol=2e-3, err_msg=name)
@@ -119,7 +117,7 @@ def test_lanes_go_through_a_cpu_in_groups():
     runner = PackRunner([one] + [other] * 12 + [one], width=24, **SIZES)
     runner.compile()
     for _ in range(2):
-        chunks = runner([FOREVER] + [Limits(2, math.inf, math.inf)] * 5 + [None] * 7 + [FOREVER])
+        chunks = runner([FOREVER] + [Limits(2)] * 5 + [None] * 7 + [FOREVER])
         assert bits(chunks[0]) == bits(chunks[13]) != bits(chunks[1])
 
 

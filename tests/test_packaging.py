@@ -59,7 +59,8 @@ def test_lock_follows_pyproject():
 
 def test_import_is_light():
     code = "import sys; before = set(sys.modules); import pgx; print(*(set(sys.modules) - before))"
-    assert python("-c", code).stdout.split() == ["pgx"]
+    new = set(python("-c", code).stdout.split())
+    assert new - sys.stdlib_module_names == {"pgx"} and len(new) < 20
 
 
 @pytest.fixture

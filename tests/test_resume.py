@@ -318,14 +318,14 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(copy, sh
 
 def test_run_json_is_left_as_it_was_by_what_fails_before_the_first_new_update(copy, short_and_long, monkeypatch):
     """A finished run became `failed`, and its results were gone, because there was no GPU that day."""
-    import pgx.loop
+    from pgx import build, loop
 
     before = contents(copy)
 
     def fails(*_, **__):
         raise AssertionError
 
-    for where, name in ((backend, "prepare"), (pgx.loop, "make_runner"), (pgx.loop, "train")):
+    for where, name in ((backend, "prepare"), (build, "runner"), (loop, "train")):
         with monkeypatch.context() as patch, pytest.raises(AssertionError):
             patch.setattr(where, name, fails)
             train_here(*HERE, "num_updates=26", folder=copy)

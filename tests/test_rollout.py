@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mdp import (
+from mdp import (  # fmt: skip
     ACTIONS,
     END,
     NEXT,
@@ -21,7 +21,7 @@ from mdp import (
     TabularMDP,
     distribution,
     linear_policy,
-)  # fmt: skip
+)
 from quick import quickly_compiled
 from scipy import stats
 
@@ -32,10 +32,11 @@ from pgx.envs.base import EnvSpec, HostEnv, JittedEnv
 from pgx.envs.gymnasium import GymnasiumEnv
 from pgx.envs.gymnax import GymnaxEnv
 from pgx.estimators import reward_to_go
-from pgx.loop import Keys, Limits, init, make_runner
+from pgx.loop import Keys, Limits, init
 from pgx.optimiser import Optimiser
 from pgx.policies import Categorical, Gaussian, MLPPolicy
 from pgx.rollout import HostRollout, rollout
+from pgx.runners import make_runner
 from pgx.spaces import Box, Discrete
 from pgx.types import Episodes
 from pgx.updates.gradient import GradientStep
@@ -416,13 +417,12 @@ def test_nothing_compiles_after_the_first_update(make_env, compilations):
     make_policy = partial(MLPPolicy, width=4, depth=1, activation="tanh")
     state = jax.jit(partial(init, make_policy=make_policy, spec=env.spec))(algorithm, key=jax.random.key(0))
     runner = make_runner(state, algorithm, env, Keys.of_seed(1), num_episodes=2, diagnose_every=3, max_updates=2)
-    runner.compile()
-    state = runner(state, Limits(2, 10**6, float("inf"))).state
+    state = runner(state, Limits(2)).state
     warm = len(compilations)
     assert warm > 0
     lengths = []
     for _ in range(40):
-        chunk = runner(state, Limits(2, 10**6, float("inf")))
+        chunk = runner(state, Limits(2))
         state = chunk.state
         lengths.extend(chunk.rows["length_mean"].tolist())
         assert len(compilations) == warm

@@ -35,10 +35,12 @@ from pgx.config import options
 from pgx.errors import RunFailed
 from pgx.loop import Keys, Limits, chunk
 from pgx.metrics import COLUMNS
-from pgx.run import _progress_bar, _shown, beside_the_bar
+from pgx.progress import beside_the_bar
+from pgx.run import _progress_bar, _shown
 from pgx.runs import curve, record
 from pgx.runs.checkpoint import Checkpoints
 from pgx.runs.curve import NAME, Artist, draw
+from pgx.runs.record import History
 
 COMMAND = ("+variant=baseline", "num_updates=30", "diagnose_every=5", "updates_per_chunk=20")
 
@@ -606,7 +608,7 @@ def test_a_progress_bar_of_80_columns_has_a_bar(monkeypatch):
         monkeypatch.setattr(sys, "stderr", terminal)
         for label in ("baseline", "reward_to_go", "baseline (estimator=vanilla)"):
             config = {"num_env_steps": 1_000_000, "num_updates": None}
-            history = SimpleNamespace(rows=[{}], updates=1_234, env_steps=500_000, recent=475.12)
+            history = History([{"env_steps": 500_000, "return_recent": 475.12}] * 1_234, 475.0)
             recording = SimpleNamespace(config=config, history=history, summary={"label": label})
             with _shown(f"{label}: compiling …"):
                 assert screen.read(4096).decode().strip("\r") == f"{label}: compiling …"

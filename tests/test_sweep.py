@@ -329,17 +329,17 @@ def test_a_worker_waits_for_what_another_one_compiles(monkeypatch):
 )
 def test_groups_are_those_that_share_a_program(override, same, tmp_path):
     """The launcher groups by configuration, before jax is there; jax must agree."""
+    from pgx import runners
     from pgx.build import build, skeleton
+    from pgx.loop import Keys
 
     def signature(*overrides):
         config = checked("+variant=baseline", *overrides)
         env, algorithm = build(config)
         state = skeleton(config, env, algorithm)
         sizes = {"num_episodes": config["episodes_per_update"], "max_updates": config["updates_per_chunk"]}
-        import pgx.loop
-
-        arguments = (state, algorithm, env, pgx.loop.Keys.of_seed(config["seed"]).train)
-        return program(config), (pgx.loop._signature(arguments), *sizes.values())
+        arguments = (state, algorithm, env, Keys.of_seed(config["seed"]).train)
+        return program(config), (runners.signature(arguments), *sizes.values())
 
     (ours, theirs), (our_other, their_other) = signature(), signature(override)
     assert (theirs == their_other) == same

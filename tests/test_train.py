@@ -1,6 +1,5 @@
 """Which random numbers an update sees, and after which update a run ends."""
 
-import math
 from dataclasses import replace
 from functools import partial
 
@@ -16,10 +15,11 @@ from pgx.algorithm import Algorithm
 from pgx.critics import NoCritic
 from pgx.envs.base import HostEnv
 from pgx.estimators import reward_to_go
-from pgx.loop import Budget, Keys, Limits, init, make_runner, train
+from pgx.loop import Budget, Keys, Limits, init, train
 from pgx.optimiser import Optimiser
 from pgx.policies import MLPPolicy
 from pgx.rollout import HostRollout, rollout
+from pgx.runners import make_runner
 from pgx.updates.gradient import GradientStep
 
 UPDATES = 6
@@ -52,14 +52,12 @@ def start(env):
     return init(STILL, make_policy, env.spec, Keys.of_seed(3).init)
 
 
-def run(env, *, max_updates: int, num_updates: float = math.inf, num_env_steps: float = math.inf, solved_at=math.inf):
+def run(env, *, max_updates: int, **limits: float):
     """The rows of a run of STILL."""
     keys, state = Keys.of_seed(3), start(env)
     episodes = env.num_lanes if isinstance(env, HostEnv) else 16
     runner = make_runner(state, STILL, env, keys, num_episodes=episodes, diagnose_every=10**6, max_updates=max_updates)
-    runner.compile()
-    limits = {"num_updates": num_updates, "num_env_steps": num_env_steps, "solved_at": solved_at}
-    chunks = list(train(runner, state, env_steps=0, pause_every=10**6, **limits))
+    chunks = list(train(runner, state, **limits))
     return {name: np.concatenate([chunk.rows[name] for chunk in chunks]) for name in chunks[0].rows}
 
 

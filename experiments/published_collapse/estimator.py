@@ -13,14 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from hydra import compose, initialize_config_dir
 from jax.flatten_util import ravel_pytree
 
+import pgx
 from analysis.results import row, table
 from experiments.published_collapse.interventions import POST, RIGHT, TO_GO
 from pgx.build import build, initial_state
-from pgx.config import CONF, check
-from pgx.declared import Declared
 from pgx.rollout import rollout
 from pgx.runs.checkpoint import Checkpoints
 from pgx.update import update
@@ -54,10 +52,7 @@ BLOCK = 50
 
 
 def configuration(overrides: str) -> dict[str, Any]:
-    study = Path(__file__).parent / "conf"
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("config", [f"hydra.searchpath=[file://{study}]", "tracker=none", *overrides.split()])
-    return check(composed, Declared((study,)))
+    return pgx.configuration(*overrides.split(), config_dir=Path(__file__).parent / "conf")
 
 
 def measure(run: Path, update: int, episodes: int, reference: int, walks: int) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -14,8 +13,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 
-from pgx import backend
-from pgx.config import CONF, check
+import pgx
 
 
 class Figure(NamedTuple):
@@ -70,38 +68,11 @@ class Trained(NamedTuple):
     state: Any
 
 
-def configuration(*overrides: str) -> dict[str, Any]:
-    from hydra import compose, initialize_config_dir
-
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return check(compose("config", overrides=["tracker=none", *overrides]))
-
-
 def assemble(*overrides: str) -> Trained:
     """Compiled, not yet trained."""
-    config = configuration(*overrides)
-    backend.prepare(config["xla_threads"])
-    from pgx.build import build, initial_state
-
-    env, algorithm = build(config)
-    state, keys = initial_state(config, env, algorithm)
-    return Trained(config, env, algorithm, keys, _runner(config, env, algorithm, keys, state), state, state)
-
-
-def _runner(config: dict[str, Any], env: Any, algorithm: Any, keys: Any, state: Any) -> Any:
-    from pgx.loop import make_runner
-
-    runner = make_runner(
-        state,
-        algorithm,
-        env,
-        keys,
-        num_episodes=config["episodes_per_update"],
-        max_updates=config["updates_per_chunk"],
-        diagnose_every=config["diagnose_every"],
-    )
+    config, env, algorithm, state, keys, runner = pgx.assemble(*overrides)
     runner.compile()
-    return runner
+    return Trained(config, env, algorithm, keys, runner, state, state)
 
 
 def at_the_limit(*overrides: str) -> Trained:
@@ -110,10 +81,13 @@ def at_the_limit(*overrides: str) -> Trained:
     import equinox as eqx
     import jax.numpy as jnp
 
+    from pgx import build
+
     parts = assemble(*overrides)
     state = train_to(480.0, parts)
     still = eqx.tree_at(lambda algorithm: algorithm.update.optimiser.learning_rate, parts.algorithm, jnp.zeros(()))
-    runner = _runner(parts.config, parts.env, still, parts.keys, state)
+    runner = build.runner(parts.config, parts.env, still, state, parts.keys)
+    runner.compile()
     return parts._replace(algorithm=still, runner=runner, state=state)
 
 
@@ -124,7 +98,7 @@ def train_to(threshold: float, parts: Trained, most_updates: int = 10_000) -> An
     while not state.recent_returns.mean() >= threshold:
         if int(state.update) >= most_updates:
             raise RuntimeError(f"{parts.config['variant']} is not at {threshold} after {most_updates} updates")
-        state = parts.runner(state, Limits(parts.runner.max_updates, math.inf, threshold)).state
+        state = parts.runner(state, Limits(return_recent=threshold)).state
     return state
 
 
@@ -135,9 +109,7 @@ class Speed(NamedTuple):
 
 def throughput(runner: Any, state: Any, chunks: int) -> Speed:
     """Every chunk trains on from `state` itself."""
-    from pgx.loop import Limits
-
-    return timed(runner(state, Limits(runner.max_updates, math.inf, math.inf)) for _ in range(chunks))
+    return timed(runner(state) for _ in range(chunks))
 
 
 def timed(chunks: Iterable[Any]) -> Speed:

@@ -52,17 +52,16 @@ def main(report: Path, started: float) -> None:
         since_last("compose, check, run folder")
         prepare(threads)
         since_last("import jax")
-        from pgx import build
-        from pgx import loop as train
+        from pgx import build, runners
         from pgx.runs import checkpoint, curve, provenance, record
 
         since_last("import equinox, optax …")
         wrap(build, "build", "build")
         wrap(build, "initial_state", "initial state")
         wrap(provenance, "made_with", "provenance (git)")
-        wrap(train.JittedRunner, "__init__", "trace")
-        wrap(train.JittedRunner, "compile", "compile")
-        wrap(train.JittedRunner, "__call__", "chunks")
+        wrap(runners.JittedRunner, "__init__", "trace")
+        wrap(runners.JittedRunner, "compile", "compile")
+        wrap(runners.JittedRunner, "__call__", "chunks")
         wrap(checkpoint.Checkpoints, "save", "checkpoints: save")
         wrap(checkpoint.Checkpoints, "close", "checkpoints: last wait")
         wrap(record.Table, "append", "CSV")
@@ -77,13 +76,13 @@ def main(report: Path, started: float) -> None:
             return tracker
 
         build.tracker = wrapped_tracker
-        compile_program = train.JittedRunner.compile
+        compile_program = runners.JittedRunner.compile
 
         def compile_and_mark(runner):
             compile_program(runner)
             SECONDS["loop"] = -time.perf_counter()
 
-        train.JittedRunner.compile = compile_and_mark
+        runners.JittedRunner.compile = compile_and_mark
         close = checkpoint.Checkpoints.close
 
         def close_and_mark(checkpoints):

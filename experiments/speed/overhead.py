@@ -52,15 +52,7 @@ def run(repeat: int, seconds: float) -> list[Figure]:
 def _chunks(parts: Trained, updates: float):
     from pgx.loop import train
 
-    return train(
-        parts.runner,
-        parts.untrained,
-        env_steps=0,
-        num_updates=updates,
-        num_env_steps=math.inf,
-        solved_at=math.inf,
-        pause_every=parts.config["checkpoint_every"],
-    )
+    return train(parts.runner, parts.untrained, num_updates=updates, pause_every=parts.config["checkpoint_every"])
 
 
 def _count_updates(parts: Trained, seconds: float) -> int:

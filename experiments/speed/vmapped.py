@@ -25,17 +25,17 @@ def _measure(repeat: int) -> tuple[list[float], float]:
 
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     parts = at_the_limit("+variant=baseline")
-    from pgx.loop import Keys, Lane, Limits, PackRunner
+    from pgx import build
+    from pgx.loop import Limits
 
-    same = parts.state, parts.algorithm, parts.env
-    diagnose_every = jax.numpy.array(parts.config["diagnose_every"])
-    lanes = [Lane(*same, Keys.of_seed(seed), diagnose_every) for seed in range(SEEDS)]
+    same = parts.env, parts.algorithm, parts.state
+    lanes = [build.lane(parts.config | {"seed": seed}, *same) for seed in range(SEEDS)]
     values = []
     for _ in range(repeat):  # each from the same state: a policy that has moved on may have left the limit
-        runner = PackRunner(lanes, width=SEEDS, num_episodes=parts.config["episodes_per_update"], max_updates=UPDATES)
+        runner = build.pack_runner(parts.config | {"updates_per_chunk": UPDATES}, lanes, width=SEEDS)
         runner.compile()
         start = time.perf_counter()
-        chunks = runner([Limits(UPDATES, float("inf"), float("inf"))] * SEEDS)
+        chunks = runner([Limits(UPDATES)] * SEEDS)
         env_steps = sum(int(chunk.rows["env_steps"].sum()) for chunk in chunks)
         values.append(env_steps / (time.perf_counter() - start))
     return values, env_steps / sum(int(chunk.rows["episodes"].sum()) for chunk in chunks)

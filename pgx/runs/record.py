@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from pgx.config import BUDGET, identity
-from pgx.errors import ConfigError, one_line
+from pgx.errors import ConfigError, one_line, short
 from pgx.runs.files import write_atomically
 from pgx.runs.tracker import id_of
 
@@ -162,6 +162,11 @@ class History:
             "compile_seconds": compile_seconds,
         }
 
+    def share(self, config: dict[str, Any]) -> float:
+        """… of the budget that is used: of the one that is nearer to its end."""
+        budgets = (self.env_steps, config["num_env_steps"]), (self.updates, config["num_updates"])
+        return min(1.0, max(used / budget for used, budget in budgets if budget is not None))
+
     def summary(self) -> dict[str, Any]:
         recent = [row for row in self.rows if row["return_recent"] is not None]
         reached = (row["env_steps"] for row in recent if self._threshold is not None and row["return_recent"] >= self._threshold)
@@ -189,7 +194,8 @@ def last_returns(recent_returns: np.ndarray) -> tuple[float, float] | tuple[None
     """Mean and interquartile mean of the last 100 training episodes (of all, while there are fewer)."""
     returns = np.sort(recent_returns[~np.isnan(recent_returns)].astype(np.float64))
     cut = len(returns) // 4
-    return (returns.mean(), returns[cut : len(returns) - cut].mean()) if len(returns) else (None, None)
+    middle = returns[cut : len(returns) - cut]
+    return (float(returns.mean()), float(middle.mean())) if len(returns) else (None, None)
 
 
 def new_summary(
@@ -363,6 +369,16 @@ def room(folder: Path) -> Iterator[None]:
         yield
     finally:
         file.unlink(missing_ok=True)
+
+
+def make(folder: Path, where: str = "hydra.run.dir") -> None:
+    """Make a folder that somebody named, unless it is there. Raises ConfigError if it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(13, "permission denied")
+    except OSError as error:
+        raise ConfigError(where, f"cannot write {short(str(folder))}: {error.strerror}", "a folder that can be written") from error
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -46,6 +45,7 @@ class Recording:
     def __enter__(self) -> "Recording":
         """From the first import of jax to the state that training goes on from."""
         with contextlib.ExitStack() as opened:
+            record.make(self._folder)
             opened.enter_context(record.sole_use(self._folder))
             before = record.earlier_run(self._folder, self.config)
             self.goes_on = before is None or record.goes_on(before, self.config)
@@ -160,20 +160,15 @@ class Recording:
     @property
     def limits(self) -> dict[str, float]:
         """What ends this run: arguments of `pgx.loop.train`."""
-        config = self.config
-        return {
-            "env_steps": self.history.env_steps,
-            "num_updates": config["num_updates"] or math.inf,
-            "num_env_steps": config["num_env_steps"] or math.inf,
-            "solved_at": self.env.spec.reward_threshold if config["stop_when_solved"] else math.inf,
-            "pause_every": config["checkpoint_every"],
-        }
+        from pgx.build import limits
+
+        so_far = {"env_steps": self.history.env_steps, "pause_every": self.config["checkpoint_every"]}
+        return limits(self.config, self.env) | so_far
 
     @property
     def share(self) -> float:
         """… of the budget that is used."""
-        steps, updates = self.config["num_env_steps"], self.config["num_updates"]
-        return min(1.0, self.history.env_steps / steps if steps is not None else self.history.updates / updates)
+        return self.history.share(self.config)
 
     def take(self, chunk: "Chunk") -> None:
         """The next Chunk is done."""

@@ -84,21 +84,14 @@ class Pack:
             self._failures |= {number: error for number, x in going.items() if x.summary["status"] == "running"}
 
     def _train(self, going: dict[int, Recording]) -> None:
-        import jax
-        import numpy as np
+        from pgx import build
+        from pgx.loop import Budget
 
-        from pgx.loop import Budget, Keys, Lane, PackRunner
-
-        def lane(x: Recording) -> Lane:
-            diagnose_every = jax.device_put(np.int32(x.config["diagnose_every"]))
-            return Lane(x.state(), x.algorithm, x.env, Keys.of_seed(x.config["seed"]), diagnose_every)
-
-        lanes = [lane(x) for x in going.values()]
+        lanes = [build.lane(x.config, x.env, x.algorithm, x.state()) for x in going.values()]
         budgets = {n: Budget(one.state, **going[n].limits) for n, one in zip(going, lanes, strict=True)}
-        config = next(iter(going.values())).config
-        sizes = {"num_episodes": config["episodes_per_update"], "max_updates": config["updates_per_chunk"]}
-        runner = PackRunner(lanes, width=self._width, **sizes)
-        next(iter(going.values())).warm_up()  # what one imports serves all
+        first = next(iter(going.values()))
+        runner = build.pack_runner(first.config, lanes, width=self._width)
+        first.warm_up()  # what one imports serves all
         compiling = time.perf_counter()
         runner.compile()
         for recording in going.values():

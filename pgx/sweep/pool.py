@@ -233,7 +233,7 @@ def _work(connection: Connection, callbacks: Callbacks) -> None:
     setup_globals()
     context = HydraContext(config_loader=None, callbacks=callbacks)  # a job's configuration is composed already
     try:
-        from pgx import build, loop  # noqa: F401  while the members are composed
+        from pgx import build  # noqa: F401  while the members are composed
         from pgx.runs import checkpoint  # noqa: F401
     except BaseException as error:
         connection.send(Broken(one_line(error)))
