@@ -200,3 +200,13 @@ def test_a_mistake_in_a_program_costs_no_jax():
     code = "import sys, pgx\ntry: pgx.train('basline')\nexcept pgx.ConfigError as error: print(error)\nprint('jax' in sys.modules)"
     done = python(code)
     assert done.stdout.splitlines()[1:] == ["False"] and "did you mean 'baseline'" in done.stdout and not done.stderr
+
+
+def test_the_notebook_of_the_readme_runs(folder):
+    """The first lines of pgx that anybody copies."""
+    code = (ROOT / "README.md").read_text().partition("## In a notebook")[2].partition("```python\n")[2].partition("```")[0]
+    assert code.count("pgx.") >= 5
+    names = {}
+    code = code.replace("num_updates=300", "num_updates=2, episodes_per_update=4, progress=False")
+    exec(code.replace("outputs/2026-05-04/09-30-00", str(folder)), names)
+    assert len(names["table"]) == 2 and names["run"].folder == folder and names["parts"].env.spec.id == "Acrobot-v1"

@@ -1,4 +1,4 @@
-"""Cells: read, run, shown; and the two notebooks that there are."""
+"""Cells: read, run, shown; and the notebooks that there are."""
 
 import json
 from pathlib import Path
@@ -85,9 +85,9 @@ def test_ipynb(cells: list[Cell], tmp_path: Path):
     assert json.loads((tmp_path / "n.ipynb").read_text())["cells"][2]["outputs"] == []
 
 
-@pytest.mark.parametrize("name", ["analysis/report/stability", "experiments/teaching/teaching"])
+@pytest.mark.parametrize("name", ["analysis/report/stability", "experiments/teaching/teaching", "experiments/quickstart/quickstart"])
 def test_pairs_are_in_step(name: str):
-    """`python -m analysis.report.notebook NAME.py` (teaching: --execute) after changing the script."""
+    """`python -m analysis.report.notebook NAME.py` (those in experiments/: --execute) after changing the script."""
     paired = json.loads((ROOT / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
     cells = read(ROOT / f"{name}.py")
     assert [(c["cell_type"], "".join(c["source"])) for c in paired] == [(c.kind, c.source) for c in cells]
@@ -103,3 +103,13 @@ def test_teaching_notebook():
     rows = [row.split("<td>")[1:] for row in table.split("<tr>")[1:]]
     variance = {row[0].split("<")[0]: float(row[1].split("<")[0].replace(",", "")) for row in rows}
     assert variance["vanilla"] > variance["reward_to_go"] > variance["baseline"] > 0
+
+
+def test_quickstart_notebook():
+    """What the README promises in ten lines: a policy, its picture, its returns, and a run's folder."""
+    script = ROOT / "experiments/quickstart/quickstart.py"
+    cells = run(read(script), {"UPDATES": 20}, name=str(script))
+    shown = [bundle for cell in cells for bundle in cell.shown]
+    assert sum("image/png" in bundle for bundle in shown) == 1 and any("explained_variance" in x.get("text/html", "") for x in shown)
+    printed = "".join(bundle.get("text/plain", "") for bundle in shown)
+    assert "greedy=True: " in printed and "2 updates, return of the last 100 episodes: " in printed
