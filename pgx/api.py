@@ -77,9 +77,13 @@ def assemble(*words: Any, config_dir: Folders = (), **settings: Any) -> "Parts":
         config = configuration(*words, config_dir=config_dir, **settings)
     backend.prepare(config["xla_threads"])
     from pgx import build
+    from pgx.envs.base import HostEnv
 
     with _own_errors():
-        return build.assemble(config)
+        parts = build.assemble(config)
+    spec, on_host = parts.env.spec, isinstance(parts.env, HostEnv)
+    backend.check_memory(spec.max_steps, config["episodes_per_update"], spec.obs_size, on_host=on_host)
+    return parts
 
 
 def train(*words: str, progress: bool = True, config_dir: Folders = (), **settings: Any) -> Trained:

@@ -141,6 +141,7 @@ def test_what_is_no_setting_is_refused_in_one_line(trained, folder, tmp_path):
         lambda: pgx.evaluate(trained.policy, env="acrobot"): "policy: it cannot act on the 6 observed numbers of Acrobot-v1",
         lambda: pgx.evaluate(folder, env="acrobot"): "evaluate: a run's folder says in which environment",
         lambda: pgx.evaluate(trained.policy, best=True): "evaluate: a policy has no best checkpoint",
+        lambda: pgx.assemble("reward_to_go", episodes_per_update=10**9): "episodes_per_update: 500 steps × 1,000,000,000 episodes",
         lambda: pgx.Run(tmp_path): f"RUN_DIR: {tmp_path} holds no run (no run.json)",
     }.items():
         with pytest.raises(pgx.ConfigError) as error:
