@@ -158,6 +158,12 @@ def test_what_no_result_could_decide(test: str, n: int, k: int, adjustment: str,
     assert (enough["conclusion"] == "clear").all()
 
 
+def test_what_is_exactly_alpha_is_clear():
+    """… p, and the smallest p that five seeds of each can have."""
+    row = concluded(pairs(n_a=5, n_b=5, p=2 / 252), alpha=2 / 252).iloc[0]
+    assert row["conclusion"] == "clear" and row["smallest_p_adjusted"] == row["p_adjusted"] == 2 / 252
+
+
 def test_effect_sizes_by_hand():
     g, error = hedges_g(np.array([3.0, 4, 5]), np.array([1.0, 2, 3]))
     assert g == (1 - 3 / 15) * 2 / 1
