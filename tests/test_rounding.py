@@ -93,6 +93,7 @@ def test_what_is_not_finite_is_equal_to_nothing():
     for bad in (jnp.nan, jnp.inf, -jnp.inf):
         assert differ(x.at[0].set(bad)) and not equal(x.at[0].set(bad), x, jnp.ones(2, bool))
     assert not differ(x) and equal(x, x + 1e-7, jnp.ones(2, bool))
+    assert equal(0 * x, 0 * x) and not differ(0 * x) and not equal(0 * x, x) and not equal(x, x + 1e-5)
     assert not np.isfinite(weights(jnp.full((T, B), jnp.nan), MASK, WHITENED)).any()
 
 
