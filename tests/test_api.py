@@ -1,5 +1,7 @@
 """`import pgx` as a notebook or a program uses it: nothing to compose, compile, make or pass by hand first."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +73,16 @@ def test_a_run_folder_says_what_is_in_it(folder):
     found = pgx.Run(folder)
     assert found.summary["updates"] == 4 and found.config["seed"] == 3 and found.env.spec.id == "CartPole-v1"
     assert "reward_to_go on CartPole-v1, seed 3, update 4" in repr(found)
+
+
+def test_a_run_folder_that_names_what_nobody_declared_is_refused_and_says_what_to_write(folder, tmp_path):
+    """A folder is data: what it would import is declared in the program that reads it."""
+    shutil.copytree(folder, tmp_path / "r")
+    summary = json.loads((tmp_path / "r" / "run.json").read_text())
+    host = pgx.configuration("reward_to_go", env="gymnasium_cartpole")["env"] | {"id": "lab:X-v0"}
+    (tmp_path / "r" / "run.json").write_text(json.dumps(summary | {"config": summary["config"] | {"env": host}}))
+    with pytest.raises(pgx.ConfigError, match=r"it imports 'lab', which is not declared.*if that is yours: modules=\['lab'\]$"):
+        pgx.Run(tmp_path / "r")
 
 
 def test_the_parts_of_a_run_need_no_further_word():
