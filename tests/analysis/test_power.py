@@ -11,6 +11,7 @@ from analysis.statistics.compare import needed_p
 def test_more_seeds_and_larger_effects_have_more_power():
     found = [power(0.8, n, sweeps=100) for n in (4, 5, 15, 30)]
     assert found[0] == 0 and found == sorted(found) and found[-1] > 0.9  # no claim below 5 seeds
+    assert power(0.99, 5, needed=2 / 252, sweeps=100) > 0.2  # the smallest p of five seeds, exactly
     assert power(0.95, 10, sweeps=100) > power(0.7, 10, sweeps=100)
     assert power(0.8, 10, needed_p(10), sweeps=100) < power(0.8, 10, sweeps=100)
     assert power(0.5, 10, sweeps=200) < 0.06
