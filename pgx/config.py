@@ -3,103 +3,22 @@
 A value that breaks a rule gives one line: what is wrong, where, what is allowed, and a hint.
 """
 
-import math
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from functools import cache
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
+from pgx import parts
 from pgx.declared import CONF, Declared
 from pgx.errors import ConfigError, short
 from pgx.hints import hint_for
+from pgx.rules import ANYTHING, TEXT, YES_OR_NO, Rule, list_of, number, of_key, of_setting, one_of, text, whole
 
-_LARGEST = 3.4e38
-"""A run computes in 32 bits, where more is infinite."""
-
-
-class Rule(NamedTuple):
-    """`read` returns the value as the program wants it, or raises ValueError."""
-
-    allowed: str
-    read: Callable[[Any], Any]
-
-
-def whole(low: int, high: int = 2**31 - 1, *, or_null: bool = False) -> Rule:
-    def read(x):
-        if or_null and x is None:
-            return None
-        if isinstance(x, str) and (parts := re.fullmatch(r"(\d+(?:\.\d+)?)([kM])", x)):
-            x = float(parts[1]) * {"k": 1e3, "M": 1e6}[parts[2]]
-        if isinstance(x, float) and x.is_integer():
-            x = int(x)  # 1e6 on the command line is a float
-        if type(x) is not int or not low <= x <= high:
-            raise ValueError
-        return x
-
-    span = f"a whole number ≥ {low} and < 2³¹" if high == 2**31 - 1 else f"a whole number from {low} to {high}"
-    return Rule(span + (" or null" if or_null else ""), read)
-
-
-def number(low: float = -math.inf, high: float = math.inf, *, above: bool = False, or_null: bool = False) -> Rule:
-    def read(x):
-        if or_null and x is None:
-            return None
-        if type(x) not in (int, float) or not (low < x if above else low <= x) or not x <= high or abs(x) > _LARGEST:
-            raise ValueError
-        return float(x)
-
-    if high < math.inf:
-        span = f"a number in [{low:g}, {high:g}]"
-    elif low > -math.inf:
-        span = f"a number {'>' if above else '≥'} {low:g}"
-    else:
-        span = "a number"
-    return Rule(span + (" or null" if or_null else ""), read)
-
-
-def one_of(*choices: str, or_null: bool = False) -> Rule:
-    def read(x):
-        if x not in choices and not (or_null and x is None):
-            raise ValueError
-        return x
-
-    return Rule(" | ".join(choices) + (" or null" if or_null else ""), read)
-
-
-def _yes_or_no(x):
-    if type(x) is not bool:
-        raise ValueError
-    return x
-
-
-def text(longest: int | None = None, *, or_null: bool = False) -> Rule:
-    def read(x):
-        if or_null and x is None:
-            return None
-        if type(x) is not str or not x or (longest is not None and len(x) > longest):
-            raise ValueError
-        return x
-
-    span = "a name" if longest is None else f"a name of at most {longest} characters"
-    return Rule(span + (" or null" if or_null else ""), read)
-
-
-def list_of(rule: Rule) -> Rule:
-    def read(x):
-        if type(x) is not list:
-            raise ValueError
-        return [rule.read(y) for y in x]
-
-    return Rule(f"a list, [a,b], each {rule.allowed}", read)
-
-
-YES_OR_NO = Rule("true or false", _yes_or_no)
-TEXT = text()
-ANYTHING = Rule("anything", lambda x: x)
 _NETWORK = {"width": whole(1, 65536), "depth": whole(0, 100), "activation": one_of("relu", "tanh", "gelu", "silu", "elu")}
 _OPTIMISER = {
     "method": one_of("adam", "adamw", "sgd", "rmsprop"),
@@ -159,10 +78,12 @@ RULES: dict[str, Rule] = {
     "tracker.notes": text(or_null=True),
     "tracker.checkpoint": YES_OR_NO,
     "tracker.patience": number(0),
-    "tracker.*": ANYTHING,  # of somebody's own tracker
-    "update.*": ANYTHING,  # Hydra refuses unknown names; a study's own update checks its values when it is made
 }
-"""Every key there is. A pattern may stand for several."""
+"""Every key of pgx's own, and what is allowed beyond its type. A pattern may stand for several. The keys of a person's own
+part are the settings of what its `_target_` names."""
+
+_FILLED_IN = {"estimator": (4, ()), "policy": (2, ("key",)), "update": (0, ("optimiser", "entropy_coefficient"))}
+"""Settings that no configuration gives, for the program does: so many positional ones (with `_partial_`), and these."""
 
 OPERATIONAL = ("tracker", "checkpoint_every", "checkpoints_kept", "updates_per_chunk")
 """Keys that do not change a run's results. They are not part of its identity."""
@@ -205,8 +126,10 @@ def check_plain(plain: dict[str, Any], declared: Declared) -> dict[str, Any]:
     for key in RULES:
         if key.isidentifier() and key not in plain:
             raise ConfigError(key, "it is missing", RULES[key].allowed)
+    declared.check(plain)
+    signatures = {path: _check_settings(path, part) for path, part in _parts(plain)}
     for path, node, key in _leaves(plain, empty=True):
-        rule = _rule(path)
+        rule = _rule(path, plain, signatures)
         if rule is None and node[key] == {} and any(pattern.startswith(f"{path}.") for pattern in RULES):
             continue
         if rule is None:
@@ -216,7 +139,6 @@ def check_plain(plain: dict[str, Any], declared: Declared) -> dict[str, Any]:
         except ValueError:
             hint = f"{path}='\"${{oc.decode:${{oc.env:NAME}}}}\"' reads a number" if _is_number(rule, node[key]) else None
             raise ConfigError(path, f"{short(repr(node[key]))} is not allowed", rule.allowed, hint) from None
-    declared.check(plain)
     _check_together(plain)
     return plain
 
@@ -246,8 +168,67 @@ def _is_number(rule: Rule, value: Any) -> bool:
 
 
 @cache  # a sweep asks for the same keys again and again
-def _rule(path: str) -> Rule | None:
+def _pgx_rule(path: str) -> Rule | None:
     return next((rule for pattern, rule in RULES.items() if fnmatchcase(path, pattern)), None)
+
+
+def _rule(path: str, plain: dict[str, Any], signatures: dict[str, parts.Signature | None]) -> Rule | None:
+    """Of a key by the innermost part that it belongs to."""
+    owners = [part for part in signatures if path.startswith(f"{part}.")]
+    if not owners:
+        return _pgx_rule(path)
+    owner = max(owners, key=len)
+    key, _, below = path.removeprefix(f"{owner}.").partition(".")
+    of_pgx = _is_pgx(_at(plain, owner)["_target_"])
+    if (of_pgx or key in _OF_HYDRA) and (known := _pgx_rule(path)) is not None:
+        return known
+    setting = signatures[owner].settings.get(key) if signatures[owner] is not None else None
+    if setting is None:
+        return None if of_pgx else ANYTHING
+    return of_key(setting.annotation) if below else of_setting(setting.annotation, setting.default)
+
+
+_OF_HYDRA = ("_target_", "_partial_")
+
+
+def _is_pgx(target: str) -> bool:
+    return target.startswith("pgx.")
+
+
+def _at(node: dict[str, Any], path: str) -> Any:
+    for key in path.split("."):
+        node = node[key]
+    return node
+
+
+def _parts(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """(path, what is chosen there) of every part, and of the parts that these have."""
+    for key, x in node.items():
+        if isinstance(x, dict):
+            if "_target_" in x:
+                yield f"{prefix}{key}", x
+            yield from _parts(x, f"{prefix}{key}.")
+
+
+def _check_settings(path: str, part: dict[str, Any]) -> parts.Signature | None:
+    """What a part can be told; None if its source does not say. Raises ConfigError if it is told anything else, or not all."""
+    signature = parts.signature(part["_target_"], f"{path}._target_")
+    if signature is None:
+        return None
+    group = path.rpartition(".")[2]
+    count, names = _FILLED_IN.get(group, (0, ()))
+    positional = [name for name, setting in signature.settings.items() if setting.positional]
+    given = {*names, *(positional[:count] if part.get("_partial_") else ())}
+    settings = {name: x for name, x in signature.settings.items() if name not in given}
+    for key in part:
+        if key not in (*_OF_HYDRA, *settings) and (key in given or not signature.is_open):
+            known = [f"{path}.{name}" for name in settings]
+            raise ConfigError(f"{path}.{key}", f"the chosen {group} has no such key", ", ".join(known), hint_for(f"{path}.{key}", known) if known else None)
+    for name, setting in settings.items():
+        if setting.required and name not in part:
+            rule = of_setting(setting.annotation, setting.default)
+            raise ConfigError(f"{path}.{name}", "it is missing", None if rule is ANYTHING else rule.allowed)
+    return signature
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
@@ -264,18 +245,22 @@ def _check_together(config: dict[str, Any]) -> None:
     """What no single key can say."""
     if config["num_env_steps"] is None and config["num_updates"] is None:
         raise ConfigError("num_env_steps", "num_env_steps and num_updates are both null", "a budget in at least one")
-    if config["bootstrap_truncated"] and config["critic"]["_target_"] != "pgx.critics.ValueNetwork":
+    estimator, critic = config["estimator"]["_target_"], config["critic"]["_target_"]
+    if config["bootstrap_truncated"] and not parts.defines(critic, "bootstrap", beside="pgx.critics.Critic"):
         raise ConfigError("bootstrap_truncated", "there is no V(s) to bootstrap with", hint="critic=value_network has one")
-    if config["discount_power"] and config["estimator"]["_target_"] == "pgx.estimators.vanilla" and config["gamma"] < 1:
+    if config["discount_power"] and config["gamma"] < 1 and parts.declared(estimator, "discounted_from_start"):
         raise ConfigError("discount_power", "R(τ) has the factor γ^t already", hint="use it with estimator=reward_to_go")
-    if config["critic"]["_target_"] == "pgx.critics.LeaveOneOut" and config["episodes_per_update"] < 2:
-        raise ConfigError("episodes_per_update", "leave-one-out has no other episode", "a whole number ≥ 2")
-    lanes, episodes = config["env"].get("num_lanes", 1), config["episodes_per_update"]
+    episodes, least = config["episodes_per_update"], parts.declared(critic, "least_episodes", 1)
+    if episodes < least:
+        raise ConfigError("episodes_per_update", f"{critic} has no baseline for {episodes}", f"a whole number ≥ {least}")
+    lanes = config["env"].get("num_lanes", 1)
     if lanes > episodes:
         raise ConfigError("env.num_lanes", f"{lanes} lanes have only {episodes} episodes an update", "at most one an episode")
-    for where, optimiser in (("optimiser", config["optimiser"]), ("critic.optimiser", config["critic"].get("optimiser"))):
-        if optimiser and optimiser.get("schedule", "constant") != "constant" and optimiser.get("decay_steps") is None:
-            raise ConfigError(f"{where}.decay_steps", f"schedule {optimiser['schedule']} needs it", "a whole number ≥ 1")
+    for where, part in _parts(config):
+        if part.get("schedule", "constant") == "constant" or part.get("decay_steps") is not None:
+            continue
+        if parts.derives(part["_target_"], "pgx.optimiser.Optimiser"):
+            raise ConfigError(f"{where}.decay_steps", f"schedule {part['schedule']} needs it", "a whole number ≥ 1")
     from pgx.envs import checks  # imports gymnasium where the environment needs it
 
     threshold = checks.check(config["env"])
@@ -292,36 +277,59 @@ def _leaves(node: dict[str, Any], prefix: str = "", *, empty: bool = False) -> I
             yield f"{prefix}{key}", node, key
 
 
-def _known_keys() -> list[str]:
+def _known_keys(declared: Declared) -> list[str]:
     """All that can be chosen or set, whatever else is chosen."""
     groups = (str(path.relative_to(CONF)) for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
-    return [*groups, *(pattern for pattern in RULES if "*" not in pattern)]
+    own = (key for group in REQUIRED for key in _keys_of_group(group, declared))
+    return list(dict.fromkeys([*groups, *(pattern for pattern in RULES if "*" not in pattern), *own]))
 
 
-def unknown_key(key: str) -> ConfigError:
+def _keys_of_group(group: str, declared: Declared) -> dict[str, list[str]]:
+    """Dotted key → the options whose files have it."""
+    found: dict[str, list[str]] = {}
+    for option in options(group, declared) if group in REQUIRED else ():
+        for key in sorted(_keys_of(group, option, declared)):
+            if not key.startswith("_") and key != "defaults":
+                found.setdefault(f"{group}.{key}", []).append(option)
+    return found
+
+
+def unknown_key(key: str, declared: Declared = Declared()) -> ConfigError:
     """The error for a key that the configuration does not have."""
     group, _, name = key.partition(".")
     if key in _FREE or key.startswith(tuple(f"{free}." for free in _FREE)):
         if key in _FREE:
             return ConfigError(key, "is set key by key", hint=f"+{key}.NAME=…")
         return ConfigError(key, "not set yet", hint="put a + before it")
-    if key in RULES:
-        having = [option for option in options(group) if name.split(".")[0] in _keys_of(group, option)]
+    in_files = _keys_of_group(group, declared)
+    if key in RULES or key in in_files:
+        having = in_files.get(f"{group}.{name.split('.')[0]}", [])
         return ConfigError(key, f"the chosen {group} has no such key", hint=having and f"{group}={'|'.join(having)} has it")
-    allowed = [known for known in RULES if known.startswith(f"{group}.") and known.count(".") == 1 and "*" not in known]
-    return ConfigError(key, "unknown key", ", ".join(allowed), hint_for(key, _known_keys()))
+    of_rules = [known for known in RULES if known.startswith(f"{group}.") and known.count(".") == 1 and "*" not in known]
+    allowed = dict.fromkeys([*of_rules, *in_files])
+    return ConfigError(key, "unknown key", ", ".join(allowed), hint_for(key, _known_keys(declared)))
 
 
 def hint_for_option(name: str) -> str:
     """For `--seed 3`."""
-    return hint_for(name, _known_keys()) or ""
+    return hint_for(name, _known_keys(Declared())) or ""
 
 
-def _keys_of(group: str, option: str) -> set[str]:
+def _keys_of(group: str, option: str, declared: Declared = Declared()) -> set[str]:
     """The keys at the top of an option's file, and those that its defaults put there."""
-    content = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{option}.yaml"), resolve=False)
+    files = (folder / group / f"{option}.yaml" for folder in declared.all_folders)
+    content = _content(next(file for file in files if file.is_file()))
     defaults = [key for entry in content.get("defaults", []) if isinstance(entry, dict) for key in entry]
     return {*content, *(key.partition("@")[2] for key in defaults)}
+
+
+def _content(file: Path) -> dict[str, Any]:
+    """Of a YAML file, uninterpreted; nothing where it cannot be read, which Hydra says if it is chosen."""
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def other_keys() -> str:
@@ -356,4 +364,4 @@ def check_overrides(overrides: Iterable[str], declared: Declared = Declared()) -
         if override.startswith("++") and key in RULES and "." not in key:
             raise ConfigError(key, "is there already", hint="leave the ++ out")
         if override.startswith("+") and not free:
-            raise unknown_key(key)
+            raise unknown_key(key, declared)

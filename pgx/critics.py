@@ -5,6 +5,7 @@ biased. Values on padding are 0.
 """
 
 import abc
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -22,7 +23,10 @@ from pgx.types import Episodes
 
 
 class Critic(eqx.Module):
-    """One that learns nothing and has no V(s) defines `baseline` alone."""
+    """One that learns nothing and has no V(s) defines `baseline` alone; to have one is to define `bootstrap`."""
+
+    least_episodes: ClassVar[int] = 1
+    """The smallest batch there is a baseline for."""
 
     def init(self, obs_size: int, key: PRNGKeyArray) -> PyTree:
         """What is learned: any pytree of arrays, or None."""
@@ -60,6 +64,8 @@ class NoCritic(Critic):
 class LeaveOneOut(Critic):
     """b = the mean return R(τ) of the other B − 1 episodes (Kool et al. 2019; RLOO): independent of
     this episode's actions, hence unbiased, and nothing to learn."""
+
+    least_episodes: ClassVar[int] = 2
 
     def baseline(self, state, episodes, returns):
         whole = returns[0]

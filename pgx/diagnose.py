@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pgx.config import whole
+from pgx.envs.checks import on_host
 from pgx.errors import ConfigError
 from pgx.runs.files import write_atomically
 from pgx.runs.record import run_hash
@@ -195,7 +196,7 @@ def _programs():
 
 def _player(config: dict[str, Any], env: Any) -> Callable:
     """(policy, key, num_episodes) → Episodes."""
-    if "num_lanes" not in config["env"]:
+    if not on_host(config["env"]):
         return partial(_programs()[0], env)
     from pgx.build import build
     from pgx.rollout import HostRollout

@@ -26,6 +26,9 @@ def vanilla(
     return jnp.full_like(reward, return_)
 
 
+vanilla.discounted_from_start = True  # its γ^t are what `discount_power` would multiply by once more
+
+
 def reward_to_go(
     reward: Float[Array, " T"],
     value: Float[Array, " T"],

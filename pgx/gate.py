@@ -168,7 +168,7 @@ def _of_hydra(error: HydraException, declared: Declared) -> ConfigError:
         key = max(found[1], inside[1] if inside else "", key=len)
         if declared.has_group(key):
             return ConfigError(key, "not chosen yet", f"+{key}={'|'.join(options(key, declared))}", "put a + before it")
-        return unknown_key(key)
+        return unknown_key(key, declared)
     if found := re.search(r"An item is already at '([^']+)'", text):
         return ConfigError(found[1], "is there already", hint="leave the + out")
     hint = "several values are a multirun: add -m" if "Ambiguous value" in text else None

@@ -104,7 +104,7 @@ MISTAKES = [
     ("+variant=baseline optimiser.schedule=linear", " optimiser.decay_steps: schedule linear needs it", "≥ 1"),
     ("+variant=baseline critic.optimiser.schedule=cosine", " critic.optimiser.decay_steps: schedule cosine", "≥ 1"),
     ("+variant=baseline env=gymnasium_cartpole env.num_lanes=11", "env.num_lanes: 11 lanes have only 10", "at most"),
-    ("+variant=leave_one_out episodes_per_update=1", "episodes_per_update: leave-one-out has no other", "≥ 2"),
+    ("+variant=leave_one_out episodes_per_update=1", "episodes_per_update: pgx.critics.LeaveOneOut has no baseline for 1", "≥ 2"),
     ("+variant=baseline env.id=CartPole-v2", "env.id: no compiled environment", "did you mean 'CartPole-v1'?"),
     ("+variant=baseline env=gymnasium", "env.id: not chosen yet", "env.id=CartPole-v1"),
     ("+variant=baseline env=gymnasium env.id=Pendulum-v1", "env.id: Pendulum-v1 has the actions Box", "discrete"),

@@ -176,7 +176,7 @@ def test_a_damaged_folder_is_named_in_one_line(command, here, capsys):
 def test_a_part_that_cannot_be_made_is_said_in_one_line(here, capsys):
     """A run of another version: nothing is called that may not be, and there is no traceback."""
     config = read_config(here / "r")
-    del config["policy"]["width"]
+    config["optimiser"]["method"] = "sgd"  # which knows no b1
     write_config(here / "r", config)
     assert "run.json: its configuration cannot be built: " in refused(evaluate, "r", cwd=here, capsys=capsys)
 

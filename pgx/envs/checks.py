@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from pgx import parts
 from pgx.errors import ConfigError, one_line
 
 GYMNAX = {
@@ -28,16 +29,10 @@ _DERIVED = {
 }
 """Parameters that gymnax's equations read in the place of others: what they are made of, and how."""
 
-_SETTINGS = {
-    "pgx.envs.gymnax.GymnaxEnv": ("id", "reward_threshold", "params"),
-    "pgx.envs.gymnasium.GymnasiumEnv": ("id", "num_lanes", "max_steps", "reward_threshold", "kwargs"),
-}
-"""Keys of the env section, by `_target_`."""
-
 
 def on_host(env: dict[str, Any]) -> bool:
     """Whether the environment runs in Python; the others compile."""
-    return env["_target_"] == "pgx.envs.gymnasium.GymnasiumEnv"
+    return parts.derives(env["_target_"], "pgx.envs.base.HostEnv")
 
 
 def check(env: dict[str, Any]) -> float | None:
@@ -45,17 +40,18 @@ def check(env: dict[str, Any]) -> float | None:
 
     Parameters that follow from those that are given are filled in.
     """
-    settings = _SETTINGS.get(env["_target_"], env)
-    for key in env:
-        if key not in ("_target_", *settings):
-            raise ConfigError(f"env.{key}", "the chosen env has no such key", ", ".join(f"env.{known}" for known in settings))
-    if env["_target_"] == "pgx.envs.gymnax.GymnaxEnv":
+    target = env["_target_"]
+    if on_host(env) and "num_lanes" not in env:
+        raise ConfigError("env.num_lanes", "the chosen env does not say it", hint="one on the host is made with a number of lanes")
+    if not on_host(env) and not parts.derives(target, "pgx.envs.base.JittedEnv"):
+        raise ConfigError("env._target_", f"{target} is no environment", "what derives from HostEnv or JittedEnv (pgx.envs.base)")
+    if parts.derives(target, "pgx.envs.gymnax.GymnaxEnv"):
         if env["id"] not in GYMNAX:
             hint = "other environments run on the host: env=gymnasium env.id=…"
             raise ConfigError("env.id", f"no compiled environment {env['id']!r}", known=GYMNAX, value=env["id"], hint=hint)
         _check_params(env["id"], env["params"])
         env["params"] = complete(env["id"], env["params"])
-    elif on_host(env):
+    elif parts.derives(target, "pgx.envs.gymnasium.GymnasiumEnv"):
         declared = _check_gymnasium(env["id"], env["max_steps"], env["kwargs"])
         return declared.reward_threshold if env["reward_threshold"] is None else env["reward_threshold"]
     return env["reward_threshold"]
