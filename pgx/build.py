@@ -6,14 +6,17 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import numpy as np
-from hydra.utils import instantiate
+from hydra.utils import get_object
 from jaxtyping import PyTree
 
 from pgx.algorithm import Algorithm
 from pgx.envs.base import EnvSpec, HostEnv, JittedEnv
+from pgx.errors import ConfigError
 from pgx.loop import Keys, init
+from pgx.optimiser import Transformation, is_transformation
 from pgx.runners import HostRunner, JittedRunner, Lane, PackRunner, make_runner
 from pgx.runs.tracker import Tracker
 from pgx.types import TrainState
@@ -32,6 +35,8 @@ def build(config: dict[str, Any]) -> tuple[JittedEnv | HostEnv, Algorithm]:
         bootstrap_truncated=config["bootstrap_truncated"],
         discount_power=config["discount_power"],
     )
+    for name in ("estimator", "critic", "update"):
+        _require_pytree(name, getattr(algorithm, name))
     return env, traced(algorithm)
 
 
@@ -91,14 +96,49 @@ def limits(config: dict[str, Any], env: JittedEnv | HostEnv) -> dict[str, float]
 
 
 def tracker(config: dict[str, Any]) -> Tracker:
-    return instantiate(config["tracker"])
+    return _part(config["tracker"])
+
+
+class Function(eqx.Module):
+    """A function with settings: floats are inputs of the compiled program, what is not a float is compiled in."""
+
+    function: Callable = eqx.field(static=True)
+    numbers: dict[str, float]
+    constants: str = eqx.field(static=True)
+    """As JSON, which can be compared."""
+
+    def __call__(self, *arguments: Any, **more: Any) -> Any:
+        return self.function(*arguments, **self.numbers, **json.loads(self.constants), **more)
 
 
 def _part(config: dict[str, Any]) -> Any:
-    """What `config` names, made with plain dictionaries and lists, nothing of OmegaConf's. A function with settings
-    (`_partial_`) becomes a pytree, so that its numbers can be traced."""
-    part = instantiate(config, _convert_="all")
-    return jax.tree_util.Partial(part.func, **part.keywords) if isinstance(part, partial) else part
+    """What `config` names, made with what it says, in which there may be parts, too. A function that the program calls
+    (`_partial_`), or that makes a transformation of optax's, becomes a pytree, so that its numbers can be traced."""
+    make = get_object(config["_target_"])
+    settings = {key: _made(x) for key, x in config.items() if key not in ("_target_", "_partial_")}
+    if config.get("_partial_"):
+        return _function(make, settings)
+    part = make(**settings)
+    return Transformation(_function(make, settings)) if is_transformation(part) else part
+
+
+def _made(x: Any) -> Any:
+    if isinstance(x, dict):
+        return _part(x) if "_target_" in x else {key: _made(y) for key, y in x.items()}
+    return [_made(y) for y in x] if isinstance(x, list) else x
+
+
+def _function(function: Callable, settings: dict[str, Any]) -> Function:
+    numbers = {key: x for key, x in settings.items() if isinstance(x, float)}
+    return Function(function, numbers, json.dumps({key: x for key, x in settings.items() if key not in numbers}))
+
+
+def _require_pytree(where: str, part: Any) -> None:
+    """Raise ConfigError unless a part is made of arrays and numbers, which compiled programs take."""
+    for leaf in jax.tree.leaves(part):
+        if not eqx.is_array_like(leaf):
+            hint = "derive it from equinox.Module, with equinox.field(static=True) for what is no number"
+            raise ConfigError(where, f"{type(leaf).__name__} in it is no array and no number", hint=hint)
 
 
 _ONCE = {
@@ -113,7 +153,13 @@ they would save a third of it, and make every step slower."""
 @cache
 def _init(policy: str, spec: EnvSpec) -> Callable[..., TrainState]:
     """`init` for the policy of this configuration, given as JSON."""
-    make_policy = instantiate(json.loads(policy), _convert_="all")
+    make = _part(json.loads(policy))
+
+    def make_policy(*arguments: Any, **more: Any) -> PyTree:
+        made = make(*arguments, **more)
+        _require_pytree("policy", made)
+        return made
+
     return jax.jit(partial(init, make_policy=make_policy, spec=spec), compiler_options=_ONCE)
 
 

@@ -17,7 +17,7 @@ from pgx.errors import ConfigError
 from pgx.lanes import largest
 from pgx.losses import value_loss
 from pgx.networks import MLP
-from pgx.optimiser import Optimiser
+from pgx.optimiser import OptimiserLike
 from pgx.rounding import explained_variance
 from pgx.types import Episodes
 
@@ -35,6 +35,11 @@ class Critic(eqx.Module):
     def bootstrap(self, state: PyTree, obs: Float[Array, "B O"]) -> Float[Array, " B"]:
         """The return expected from here on."""
         raise ConfigError("bootstrap_truncated", "there is no V(s) to bootstrap with", hint="critic=value_network has one")
+
+    @property
+    def has_value(self) -> bool:
+        """Whether there is a V(s)."""
+        return type(self).bootstrap is not Critic.bootstrap
 
     @abc.abstractmethod
     def baseline(self, state: PyTree, episodes: Episodes, returns: Float[Array, "T B"]) -> Float[Array, "T B"]:
@@ -76,7 +81,7 @@ class LeaveOneOut(Critic):
 class ValueNetwork(Critic):
     """b = V(s), fitted to the reward-to-go by mean squared error, in minibatches of the batch's steps."""
 
-    optimiser: Optimiser
+    optimiser: OptimiserLike
     passes: int = eqx.field(static=True)
     """How often a fit goes through all steps."""
     minibatch_steps: int | None = eqx.field(static=True)

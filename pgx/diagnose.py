@@ -4,7 +4,8 @@ At each it plays fresh episodes, which no training has seen, and measures at tha
 estimator on the same episodes (tr Σ, unbiased ‖G‖², signal to noise, cosines) against the size of the batch; the
 returns of the policy as it is, and after each of many single updates by the run's own algorithm; dead units and
 effective rank. V of `baseline` and `gae` is a ridge regression fitted to episodes of its own, at every checkpoint of
-every run alike; where the run has a V, `baseline, own V` is measured, too. What of the variance comes from states,
+every run alike; where the run has a V, `baseline, own V` is measured, too. `own` is what the run itself learned from,
+whatever its estimator and its critic are. What of the variance comes from states,
 actions and what happens afterwards is told by going on from visited states, where the environment is compiled: one on
 the host cannot be put back into a state.
 
@@ -34,7 +35,7 @@ FILE = "diagnosis.csv"
 COLUMNS = {
     "update": "of the checkpoint",
     "env_steps": "of the run at that update; empty if metrics.csv does not tell",
-    "of": "an estimator (`, whitened`: over the batch), a hidden layer, or empty: the policy",
+    "of": "an estimator (`, whitened`: over the batch; `own`: the run's), a hidden layer, or empty: the policy",
     "quantity": "see QUANTITIES",
     "batch_size": "episodes a batch; empty where it does not matter",
     "value": "empty where there is none, as a cosine of gradients that are 0",
@@ -58,7 +59,7 @@ QUANTITIES = {
     "return": "of one episode of the policy; as many rows as episodes",
     "post_update_return": "mean over n episodes after one update from here; as many rows as updates",
 }
-VERSION = 2
+VERSION = 3
 """Of what is measured: another one, and all is measured again."""
 
 BATCHES = (2, 5, 10, 30, 100)
@@ -215,7 +216,6 @@ def measure(job: Job, options: Options) -> Iterator[tuple[int, list[dict[str, st
     import jax.numpy as jnp
 
     from pgx.build import build, skeleton
-    from pgx.critics import ValueNetwork
     from pgx.diagnosis import quality
     from pgx.envs.base import JittedEnv
     from pgx.loop import Keys
@@ -239,14 +239,13 @@ def measure(job: Job, options: Options) -> Iterator[tuple[int, list[dict[str, st
                 yield update, error
                 continue
             key, after, of_fit, of_states = jax.random.split(jax.random.fold_in(stream, update), 4)
-            own = state.critic[0] if isinstance(algorithm.critic, ValueNetwork) else None
             sets = [play(state.policy, key, num_episodes=options.episodes) for key in jax.random.split(key, 3)]
             rows, returns, value = of_gradients(
-                state.policy, *sets, own, estimand, of_fit, batch_sizes=options.batches
+                state.policy, *sets, state.critic, algorithm, estimand, of_fit, batch_sizes=options.batches
             )
             if isinstance(env, JittedEnv):
                 rows |= of_parts(
-                    env, state.policy, value, own, estimand, of_states, num_episodes=options.episodes,
+                    env, state.policy, value, state.critic, algorithm, estimand, of_states, num_episodes=options.episodes,
                     num_states=options.states, num_continuations=options.continuations,
                 )  # fmt: skip
             later = quality.post_update_returns(

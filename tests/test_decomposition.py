@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mdp import ONE_HOT, TRAJECTORIES, TabularMDP, Theta, discounted, distribution
 from quick import quickly_compiled
-from test_update import GAMMA, POLICY, V, bonus, return_from, value_of
+from test_update import GAMMA, POLICY, VALUE, G, V, algorithm, bonus, return_from, value_of
 
 from pgx.diagnosis.decomposition import continuations, decompose, scores, visited
 from pgx.diagnosis.quality import Estimand, decompositions
@@ -186,9 +186,10 @@ def test_all_of_it_as_rows(switches):
     """The parts as `pgx.diagnose` asks for them, with both V."""
     bootstrap, power = switches
     estimand = Estimand(GAMMA, 0.95, bootstrap, power)
+    learner = algorithm(G, VALUE)
     rows = quickly_compiled(
         lambda key: decompositions(
-            TabularMDP(), POLICY, V, V, estimand, key, num_episodes=EPISODES, num_states=20_000, num_continuations=K
+            TabularMDP(), POLICY, V, (V, None), learner, estimand, key, num_episodes=EPISODES, num_states=20_000, num_continuations=K
         )
     )(jax.random.key(2))
     assert {row.of for row in rows} == {"reward_to_go", "baseline", "baseline, own V", "exact V"}

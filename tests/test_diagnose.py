@@ -71,7 +71,7 @@ def test_every_quantity_of_every_checkpoint_is_there(made):
         counted = Counter((row["quantity"], row["of"], row["batch_size"]) for row in found)
         assert counted["return", "", ""] == 2 * 24 and counted["post_update_return", "", ""] == 2 * 5
         estimators = ("vanilla", "reward_to_go", "baseline", "gae", "leave_one_out", "vanilla, whitened")
-        estimators += ("baseline, own V",)
+        estimators += ("baseline, own V", "own")
         assert {counted["snr", name, size] for name in estimators for size in "24"} == {2}
         parts = ("variance_state", "variance_action", "variance_return")
         baselines = ("reward_to_go", "baseline", "baseline, own V", "exact V")
@@ -99,10 +99,10 @@ def test_the_table_says_what_was_computed(made):
     estimand = quality.Estimand(algorithm.gamma, jnp.array(0.95, jnp.float32), False, False)
     rollout, measure, decompose, _ = diagnose._programs()  # compiled already
     sets = [rollout(env, state.policy, key, num_episodes=24) for key in jax.random.split(key, 3)]
-    own = state.critic[0]
-    found, returns, value = measure(state.policy, *sets, own, estimand, of_fit, batch_sizes=(2, 4))
+    own = (state.critic, algorithm)
+    found, returns, value = measure(state.policy, *sets, *own, estimand, of_fit, batch_sizes=(2, 4))
     sizes = {"num_episodes": 24, "num_states": 6, "num_continuations": 2}
-    found |= decompose(env, state.policy, value, own, estimand, of_states, **sizes)
+    found |= decompose(env, state.policy, value, *own, estimand, of_states, **sizes)
     written = [row for row in rows(made / "1") if row["update"] == "4"]
     np.testing.assert_array_equal([float(x["value"]) for x in written if x["quantity"] == "return"], returns)
     for (of, quantity, size, n), x in found.items():

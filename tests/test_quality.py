@@ -16,7 +16,17 @@ from test_update import GAMMA, LAM, POLICY, VALUE, G, R, V, algorithm, n_step_av
 
 from pgx.critics import LeaveOneOut
 from pgx.diagnosis import quality
-from pgx.diagnosis.quality import Estimand, batches, dead_units, effective_rank, estimates, fit_value, some_states, statistics
+from pgx.diagnosis.quality import (
+    Estimand,
+    batches,
+    dead_units,
+    effective_rank,
+    estimates,
+    fit_value,
+    own_gradients,
+    some_states,
+    statistics,
+)
 from pgx.estimators import lambda_return
 from pgx.networks import MLP
 from pgx.policies import MLPPolicy
@@ -96,7 +106,8 @@ SWITCHES = {"plain": {}, "γ^t, bootstrap": {"discount_power": True, "bootstrap_
 
 @pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES)
 def test_a_batch_is_what_training_would_have_ascended(switches, every):
-    """Each batch's gradient, put together from those of its episodes, is that of `pgx.update`, whitened or not."""
+    """Each batch's gradient, put together from those of its episodes, is that of `pgx.update`, whitened or not; and so is
+    `own`, which any estimator and critic have."""
     size, clean = 3, all_episodes()
     index = jnp.arange(len(TRAJECTORIES) // size * size).reshape(-1, size)
     # without V there is nothing to bootstrap from in training; here V is fitted for all
@@ -118,12 +129,20 @@ def test_a_batch_is_what_training_would_have_ascended(switches, every):
     def both(episodes):
         wanted = {name: ascended(name, False) for name in names}
         wanted |= {f"{name}, whitened": ascended(name, True) for name in names if name != "leave_one_out"}
-        return batches(estimates(POLICY, episodes, V, None, estimand), size), wanted
+        own = {name: learned_from(name, episodes) for name in wanted}
+        return batches(estimates(POLICY, episodes, V, None, estimand), size), wanted, own
 
-    found, wanted = both(every)
+    def learned_from(name: str, episodes: Episodes):
+        family, *whitened = name.split(", ")
+        learner = dataclasses.replace(LEARNERS[family], whiten=bool(whitened), **switches)
+        (gradient,) = own_gradients(POLICY, episodes, state_for(learner).critic, learner, (size,))
+        return gradient
+
+    found, wanted, own = both(every)
     assert len(wanted) == (4 if switches else 9)
     for name, gradient in wanted.items():
         np.testing.assert_allclose(found[name], gradient, rtol=2e-3, atol=2e-4, err_msg=name)
+        np.testing.assert_allclose(own[name], gradient, rtol=2e-3, atol=2e-4, err_msg=f"own, {name}")
 
 
 # Unbiased: the expectation over every pair of episodes, K = 2 batches of one.
@@ -287,11 +306,12 @@ def test_three_sets_of_episodes_each_for_one_thing(every, monkeypatch):
 
     @quickly_compiled
     def run(policy, sets):
-        _, returns, _ = quality.measure(policy, *sets, None, ESTIMAND, jax.random.key(1), batch_sizes=(20,))
+        _, returns, _ = quality.measure(policy, *sets, None, LEARNERS["vanilla"], ESTIMAND, jax.random.key(1), batch_sizes=(20,))
         return returns, used
 
     returns, used = run(POLICY, sets)
-    (fitted,), (reference, measured) = used.values()
+    (fitted,), (reference, measured, own) = used.values()
+    np.testing.assert_array_equal(measured.action, own.action)
     for given, taken in zip(sets, (fitted, reference, measured), strict=True):
         np.testing.assert_array_equal(given.action, taken.action)
     np.testing.assert_array_equal(returns, measured.reward.sum(0))

@@ -5,6 +5,7 @@ to a variant: `looks_of` all variants of a report goes into every plot of it. Le
 them, and under every plot is what it shows: how many runs, which estimator, which interval, how many resamples.
 """
 
+import hashlib
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,8 +27,6 @@ from analysis.statistics.reliability import drawdown
 
 PALETTE = seaborn.color_palette("colorblind").as_hex()
 PALETTE[5:] = ["#6b4423", "#00b3c4", "#555555", "#8f8a00", "#7a1f5c"]  # its own last five are pale, or nearly twice there
-KNOWN = {"reward_to_go": 0, "vanilla": 1, "baseline": 2, "gae": 4, "leave_one_out": 9}
-"""pgx's own variants have these colours of the palette in every report; any other one takes the next that is free."""
 MARKERS = "osD^vPX*<>"
 GREY = "#666666"
 INK = "#3c3c3c"
@@ -67,19 +66,24 @@ def looks_of(variants: Sequence[str]) -> dict[str, Look]:
         families.setdefault(variant.split(", ")[0], []).append(variant)
     if len(families) == 1 and len(variants) > 2:  # only one: its groups are told apart by colour
         families = {variant: [variant] for variant in sorted(variants)}
-    taken = {KNOWN[family] for family in families if family in KNOWN}
-    free = [i for i in range(len(PALETTE)) if i not in taken] or [7]
-    found, others = {}, 0
-    for family, members in families.items():
-        if family in KNOWN:
-            i = KNOWN[family]
-        else:
-            i, others = free[others % len(free)], others + 1
+    found = {}
+    for members, i in zip(families.values(), _places(list(families)), strict=True):
         for k, member in enumerate(members):
             dashes = ("-", (0, (4, 1.5)), (0, (1.5, 1.2)), (0, (5, 1, 1, 1)))[k % 4]
             darker = 0.35 * k / max(1, len(members) - 1)
             found[member] = Look(_mix(PALETTE[i], -darker), MARKERS[(i + 3 * k) % len(MARKERS)], dashes)
     return found
+
+
+def _places(names: Sequence[str]) -> list[int]:
+    """Of each name in the palette: that of its hash, so that it has the same colour in every report, unless another one has
+    taken it; then the next that is free."""
+    taken: list[int] = []
+    for name in names:
+        wanted = int(hashlib.sha256(name.encode()).hexdigest(), 16) % len(PALETTE)
+        around = [(wanted + i) % len(PALETTE) for i in range(len(PALETTE))]
+        taken.append(next((i for i in around if i not in taken), wanted))
+    return taken
 
 
 def _mix(colour: str, white: float) -> str:

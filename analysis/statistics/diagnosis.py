@@ -104,6 +104,7 @@ def noise_against(
     Whitening changes the unit of the gradient, so whitened ones are left out.
     """
     rows = diagnosis[(diagnosis["quantity"] == "variance") & ~diagnosis["of"].str.endswith(", whitened")]
+    rows = rows[rows["of"] != "own"]
     keys = ["run_id", "update", "batch_size"]
     both = rows.merge(rows.loc[rows["of"] == other, [*keys, "value"]], on=keys, suffixes=("", "_other"))
     both = both[(both["of"] != other) & (both["value"] > 0) & (both["value_other"] > 0)]
@@ -221,33 +222,28 @@ def policies(
 
 
 def _own_gradient(diagnosis: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the estimator that each run was trained with, at about its size of batch."""
+    """The rows of what each run itself learned from, at about its size of batch."""
     sized = diagnosis.dropna(subset="batch_size")
     sizes = {run_id: np.unique(x) for run_id, x in sized.groupby("run_id")["batch_size"]}
     mine = []
     for run_id, folder in zip(runs["run_id"], runs["folder"], strict=True):
-        name, episodes = trained_with(Path(folder))
-        if name and run_id in sizes:
-            mine.append((run_id, name, min(sizes[run_id], key=lambda x: (abs(np.log(x / episodes)), x))))
+        episodes = trained_batch(Path(folder))
+        if episodes > 0 and run_id in sizes:
+            mine.append((run_id, "own", min(sizes[run_id], key=lambda x: (abs(np.log(x / episodes)), x))))
     wanted = pd.DataFrame(mine, columns=["run_id", "of", "batch_size"])
     return diagnosis.merge(wanted, on=list(wanted)) if mine else diagnosis.iloc[:0]
 
 
-_WITH = {("vanilla", "NoCritic"): "vanilla", ("reward_to_go", "NoCritic"): "reward_to_go",
-         ("reward_to_go", "ValueNetwork"): "baseline, own V", ("vanilla", "LeaveOneOut"): "leave_one_out"}  # fmt: skip
-
-
-def trained_with(folder: Path) -> tuple[str, int]:
-    """(the estimator among those of diagnosis.csv that a run learned from, or nothing; episodes a batch)."""
+def trained_batch(folder: Path) -> int:
+    """Episodes an update; 0 if the run does not tell."""
     try:
         config: Any = json.loads((folder / "run.json").read_bytes())["config"]
-        parts = tuple(config[part]["_target_"].rsplit(".", 1)[-1] for part in ("estimator", "critic"))
-        whitened = ", whitened" if config["whiten"] else ""
-        return (_WITH[parts] + whitened if parts in _WITH else ""), int(config["episodes_per_update"])
+        return int(config["episodes_per_update"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return "", 0
+        return 0
 
 
 def shown(names: Iterable[str]) -> list[str]:
-    """The estimators in the pictures: all that are not whitened, and whitened `vanilla`."""
-    return [name for name in names if not name.endswith(", whitened") or name == "vanilla, whitened"]
+    """The estimators in the pictures: all that are not whitened, and whitened `vanilla`; and none that is another one for
+    every run."""
+    return [name for name in names if name != "own" and (not name.endswith(", whitened") or name == "vanilla, whitened")]

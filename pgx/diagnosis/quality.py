@@ -6,7 +6,8 @@ From the gradients g_k of K independent batches, with mean ḡ:
 
 All estimators see the same policy and the same episodes. They differ in the weight of each step and nowhere else, and
 a gradient is linear in the weights: so each episode's gradients are made once, and a batch of any size is a sum of
-them. The bonus for entropy, the same for all, is left out.
+them. The bonus for entropy, the same for all, is left out. `own` is the run's own way to weigh a batch, whatever it is:
+its estimator, its critic as it is now, and its switches.
 """
 
 from collections.abc import Callable
@@ -16,10 +17,12 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
+from pgx.advantages import weigh
 from pgx.algorithm import Algorithm
 from pgx.blocks import by_time, fold, from_blocks, to_blocks
+from pgx.critics import Critic
 from pgx.diagnosis.decomposition import continuations, decompose, scores, visited
 from pgx.envs.base import JittedEnv
 from pgx.estimators import lambda_return, reward_to_go, vanilla
@@ -145,6 +148,32 @@ def gradient_of_each(
     return jnp.concatenate([x.reshape(*x.shape[:2], -1) for x in jax.tree.leaves(gradients)], axis=2)
 
 
+def own_gradients(
+    policy: Callable, episodes: Episodes, critic_state: PyTree, algorithm: Algorithm, sizes: tuple[int, ...]
+) -> list[Float[Array, "K P"]]:
+    """The gradients of K = ⌊N / size⌋ batches of each size, weighed as the run weighs what it learns from."""
+    N = episodes.mask.shape[1]
+    weights = jnp.stack([_own_weights(episodes, critic_state, algorithm, size) for size in sizes])
+    gradients = gradient_of_each(policy, episodes, weights)
+    cut = [(gradient[: N // size * size], size) for gradient, size in zip(gradients, sizes, strict=True)]
+    return [gradient.reshape(-1, size, gradient.shape[1]).mean(1) for gradient, size in cut]
+
+
+def _own_weights(episodes: Episodes, critic_state: PyTree, algorithm: Algorithm, size: int) -> Float[Array, "T N"]:
+    """Of every step, batch by batch; 0 in the episodes that fill none."""
+    T, N = episodes.mask.shape
+    K = N // size
+
+    def batch(k):
+        cut = lambda x, axis=1: jax.lax.dynamic_slice_in_dim(x, k * size, size, axis)
+        e = episodes
+        few = Episodes(cut(e.obs), cut(e.action), cut(e.reward), cut(e.mask), cut(e.terminated, 0), cut(e.last_obs, 0))
+        return weigh(critic_state, few, algorithm).weight
+
+    weights = jnp.moveaxis(jax.lax.map(batch, jnp.arange(K)), 0, 1).reshape(T, K * size)
+    return jnp.pad(weights, ((0, 0), (0, N - K * size)))
+
+
 def batches(estimates: Estimates, size: int) -> dict[str, Float[Array, "K P"]]:
     """The gradients of K = ⌊N / size⌋ batches by every estimator, plain and with the advantages whitened; and of
     `leave_one_out`, which needs two episodes."""
@@ -232,6 +261,11 @@ def _values(value: Value, episodes: Episodes) -> tuple[Float[Array, "T N"], Floa
     return from_blocks(found, episodes.mask), value(episodes.last_obs.T)
 
 
+def own_value(critic: Critic, state: PyTree) -> Value | None:
+    """The V of a run, if it has one."""
+    return (lambda obs: critic.bootstrap(state, obs.T)) if critic.has_value else None
+
+
 # The policy's hidden units
 
 
@@ -278,7 +312,8 @@ def measure(
     fitted: Episodes,
     far: Episodes,
     episodes: Episodes,
-    own: Value | None,
+    critic_state: PyTree,
+    algorithm: Algorithm,
     estimand: Estimand,
     key: PRNGKeyArray,
     *,
@@ -290,13 +325,15 @@ def measure(
     third is measured.
     """
     num_episodes = episodes.mask.shape[1]
+    own = own_value(algorithm.critic, critic_state)
     value = fit_value(fitted, estimand.gamma, key)
     of_baseline = advantages(far, *_values(value, far), estimand)["baseline"]
     reference = gradient_of_each(policy, far, _on_steps(of_baseline[None], far.mask, estimand))[0]
     found = estimates(policy, episodes, value, own, estimand)
     rows: dict[Row, Float[Array, ""]] = {}
-    for size in batch_sizes:
-        gradients = batches(found, size)  # one under the other: a tenth of the compiling
+    learned_from = own_gradients(policy, episodes, critic_state, algorithm, batch_sizes)
+    for size, gradient in zip(batch_sizes, learned_from, strict=True):
+        gradients = batches(found, size) | {"own": gradient}  # one under the other: a tenth of the compiling
         measured = jax.vmap(statistics, in_axes=(0, None))(jnp.stack(list(gradients.values())), reference.mean(0))
         for quantity, xs in measured.items():
             rows |= {Row(name, quantity, size, num_episodes // size): x for name, x in zip(gradients, xs, strict=True)}
@@ -318,7 +355,8 @@ def decompositions(
     env: JittedEnv,
     policy: Callable,
     value: Value,
-    own: Value | None,
+    critic_state: PyTree,
+    algorithm: Algorithm,
     estimand: Estimand,
     key: PRNGKeyArray,
     *,
@@ -336,7 +374,7 @@ def decompositions(
     returns_with = found.bootstrapped if estimand.bootstrap_truncated else lambda value: found.total
     named = {"reward_to_go": jnp.zeros(num_states), "baseline": value(states.obs.T), "exact V": None}
     rows = {name: decompose(score, chance, returns_with(value), baseline) for name, baseline in named.items()}
-    if own is not None:
+    if (own := own_value(algorithm.critic, critic_state)) is not None:
         rows["baseline, own V"] = decompose(score, chance, returns_with(own), own(states.obs.T))
     return {Row(name, quantity, 0, num_states): x for name, parts in rows.items() for quantity, x in parts.items()}
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 from pgx.advantages import weigh
 from pgx.algorithm import Algorithm
 from pgx.blocks import Blocks, to_blocks
-from pgx.optimiser import Optimiser
+from pgx.optimiser import OptimiserLike
 from pgx.types import Episodes, Metrics, Steps, TrainState
 
 
@@ -44,7 +44,7 @@ class Learned(NamedTuple):
 class Update(eqx.Module):
     """What is learned from a batch. Made by what conf/update/ names, with the first two fields added."""
 
-    optimiser: eqx.AbstractVar[Optimiser]
+    optimiser: eqx.AbstractVar[OptimiserLike]
     entropy_coefficient: eqx.AbstractVar[float | Float[Array, ""]]
     """c: c · (1/B) Σ_b Σ_t H(π(·|s_t)) is added to the objective."""
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from pgx.blocks import Blocks, fold
 from pgx.losses import policy_loss
-from pgx.optimiser import Optimiser
+from pgx.optimiser import OptimiserLike
 from pgx.policies import Distribution
 from pgx.types import Steps
 from pgx.updates.base import Moved, PolicyUpdate
@@ -20,7 +20,7 @@ from pgx.updates.base import Moved, PolicyUpdate
 class GradientStep(PolicyUpdate):
     """θ ← θ + optimiser(1/B Σ_b Σ_t ∇ log π(a_t|s_t) A_t + c ∇H)."""
 
-    optimiser: Optimiser
+    optimiser: OptimiserLike
     entropy_coefficient: float | Float[Array, ""]
 
     def __call__(self, policy, state, steps, key, diagnose):

@@ -88,11 +88,14 @@ def test_a_variant_has_its_colour(study: Study, name: str):
     assert shown == {looks[variant].colour for variant in there.get(name, study.variants)}
 
 
+VARIANTS = ("reward_to_go", "vanilla", "baseline", "gae", "leave_one_out")
+
+
 def test_looks():
     alone = plots.looks_of(["baseline"])
     assert alone["baseline"].colour == plots.looks_of(["vanilla", "mine", "baseline"])["baseline"].colour
     assert plots.looks_of(["b", "a"]) == plots.looks_of(["a", "b"])
-    many = plots.looks_of([*plots.KNOWN, "mine", "yours"])
+    many = plots.looks_of([*VARIANTS, "mine", "yours"])
     assert len({look.colour for look in many.values()}) == 7 == len({look.marker for look in many.values()})
     two = plots.looks_of(["baseline, after", "baseline, before", "vanilla, after"])
     assert two["baseline, after"].colour == alone["baseline"].colour  # one hue, told apart by dashes and shade
@@ -112,10 +115,10 @@ def test_colours_are_apart_and_dark_enough():
         x, y, z = np.cbrt(to_xyz @ linear / [0.9505, 1, 1.089])
         return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
-    names = [*plots.KNOWN, "mine", "yours", "theirs", "ours", "whose"]
+    names = [*VARIANTS, "mine", "yours", "theirs", "ours", "whose"]
     found = [lab(look.colour) for look in plots.looks_of(names).values()]
     assert min(np.linalg.norm(a - b) for i, a in enumerate(found) for b in found[:i]) > 20
-    settings = [f"{name}, learning_rate {x}" for name in plots.KNOWN for x in (0.001, 0.01)]
+    settings = [f"{name}, learning_rate {x}" for name in VARIANTS for x in (0.001, 0.01)]
     looks = plots.looks_of(settings)
     assert max(lab(look.colour)[0] for look in looks.values()) < 70, "legible on white"
     assert all(looks[a].colour != looks[b].colour for a, b in zip(settings[::2], settings[1::2], strict=True))
