@@ -157,7 +157,8 @@ def _fields(node: ast.ClassDef) -> dict[str, Setting]:
     for x in node.body:
         if not isinstance(x, ast.AnnAssign) or not isinstance(x.target, ast.Name):
             continue
-        if (_dotted(getattr(x.annotation, "value", x.annotation)) or "").rpartition(".")[2] in _NO_FIELDS:
+        kind = x.annotation.value if isinstance(x.annotation, ast.Subscript) else x.annotation
+        if (_dotted(kind) or "").partition("[")[0].rpartition(".")[2] in _NO_FIELDS:
             continue
         default, required = x.value, x.value is None
         if isinstance(x.value, ast.Call) and (_dotted(x.value.func) or "").rpartition(".")[2] == "field":

@@ -127,6 +127,47 @@ def test_only_policies_know_what_kind_of_action_there_is():
     assert known <= {"pgx/policies.py"}, known
 
 
+def is_target(x: ast.expr) -> bool:
+    """Whether it is what stands behind a `_target_`: `part["_target_"]`, `part.get("_target_")`, or a `target`."""
+    named = (isinstance(x, ast.Subscript) and x.slice) or (isinstance(x, ast.Call) and x.args and x.args[0])
+    return ast.unparse(named) == "'_target_'" if named else isinstance(x, ast.Name) and "target" in x.id
+
+
+def texts(*nodes: ast.expr) -> set[str]:
+    return {x.value for node in nodes for x in ast.walk(node) if isinstance(x, ast.Constant) and isinstance(x.value, str)}
+
+
+def compared(code: str) -> set[str]:
+    """The names that a `_target_` is compared with."""
+    found = set()
+    for x in ast.walk(ast.parse(code)):
+        if isinstance(x, ast.Compare):
+            sides = [x.left, *x.comparators]
+            if any(map(is_target, sides)):
+                found |= texts(*(side for side in sides if not is_target(side)))
+        elif isinstance(x, ast.Call) and isinstance(x.func, ast.Attribute) and is_target(x.func.value):
+            found |= texts(*x.args) if x.func.attr in ("startswith", "endswith") else set()
+    return found
+
+
+FAMILIES = {"pgx.critics.Critic", "pgx.optimiser.Optimiser", "pgx.envs.base.HostEnv", "pgx.envs.base.JittedEnv",
+            "pgx.envs.gymnax.GymnaxEnv", "pgx.envs.gymnasium.GymnasiumEnv"}  # fmt: skip
+"""Classes that may be asked for by name: `parts.derives` finds those of somebody's own that derive from them."""
+
+
+def test_no_part_is_known_by_its_name():
+    """What is asked of a part is asked of its class, so that one of a person's own can answer as well."""
+    for code in ('x["_target_"] == "a"', '"a" != x.get("_target_")', 'target in ("a",)', 'x["y"]["_target_"].endswith("a")'):
+        assert compared(code) == {"a"}, code
+    for code in ('"_target_" in x', 'key == "_target_"', 'parts.derives(target, "a")', "target in known"):
+        assert not compared(code), code
+    found = {name: compared(path.read_text()) for name, path in FILES.items() if name.startswith("pgx")}
+    assert {name: x for name, x in found.items() if x} == {"pgx/config.py": {"pgx."}}  # whether it is one of ours
+    part = re.compile(r"""["'](pgx\.(?:critics|estimators|policies|updates|optimiser|envs)\.[\w.]+)["']""")
+    asked = {x for name, path in FILES.items() if name.startswith("pgx") for x in part.findall(path.read_text())}
+    assert asked <= FAMILIES, asked - FAMILIES
+
+
 # Laziness
 
 HEAVY = set("jax wandb gymnax gymnasium matplotlib pandas seaborn orbax equinox optax scipy".split())

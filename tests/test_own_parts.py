@@ -83,3 +83,100 @@ def test_a_wrong_value_of_an_own_key_is_one_line(overrides, says, lab):
     with pytest.raises(ConfigError) as error:
         checked(lab, *MINE, *overrides.split())
     assert says in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("estimator", "estimator.scal: the chosen estimator has no such key; allowed: estimator.gamma, estimator.scale, "),
+        ("critic", "critic.scal: the chosen critic has no such key; allowed: critic.rate"),
+        ("policy", "policy.scal: the chosen policy has no such key; allowed: policy.widths"),
+        ("update", "update.scal: the chosen update has no such key; allowed: update.most"),
+        ("env", "env.scal: the chosen env has no such key; allowed: env.id, env.length, env.pay, "),
+    ],
+)
+def test_a_file_that_says_what_nothing_asks_for_or_too_little_is_one_line(key, says, lab):
+    config = checked(lab, *MINE)
+    config[key]["scal"] = 1
+    with pytest.raises(ConfigError) as error:
+        recheck(config, lab)
+    assert says in str(error.value)
+    for name in {"critic": ["rate"], "policy": ["widths"], "update": ["most"], "env": ["length"]}.get(key, []):
+        config = checked(lab, *MINE)
+        del config[key][name]
+        with pytest.raises(ConfigError, match=f"{key}.{name}: it is missing"):
+            recheck(config, lab)
+
+
+def recheck(config, lab):
+    from pgx.config import check_plain
+    from pgx.declared import Declared
+
+    return check_plain(config, Declared((lab / "mylab/conf",)))
+
+
+def test_a_mistyped_own_key_costs_no_jax_and_no_folder(lab, tmp_path):
+    words = [f"--config-dir={lab / 'mylab/conf'}", *MINE, "hydra.run.dir=r"]
+    for wrong, says in {
+        "estimator.scal=2": "pgx: estimator.scal: unknown key; allowed: estimator.gamma, estimator.lam, estimator.kind, "
+        "estimator.scale; did you mean 'estimator.scale'?\n",
+        "estimator.scale=big": "pgx: estimator.scale: 'big' is not allowed; allowed: a number\n",
+    }.items():
+        code = f"import sys; from pgx import run\nsys.argv[1:] = {[*words, wrong]}\ntry: run.main()\nfinally: print(*sys.modules)"
+        more = {"PYTHONPATH": f"{environment()['PYTHONPATH']}:{lab}"}
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(**more), capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (2, says)
+        assert not {"jax", "mylab.parts"} & set(done.stdout.split()) and not (tmp_path / "r").exists()
+
+
+def test_a_name_that_the_module_has_not_is_one_line(lab):
+    for target, says in {
+        "mylab.parts.Linea": "critic._target_: mylab.parts has no 'Linea'",
+        "nolab.parts.Linear": "critic._target_: there is no module 'nolab'",
+        "nolab": "critic._target_: there is no module 'nolab'",
+    }.items():
+        with pytest.raises(ConfigError) as error:
+            parts.signature(target, "critic._target_")
+        assert says in str(error.value)
+
+
+def test_switches_ask_the_class_and_not_its_name(lab):
+    """A critic with a V may bootstrap, and one without may not."""
+    assert checked(lab, *MINE)["bootstrap_truncated"]
+    with pytest.raises(ConfigError, match="there is no V"):
+        checked(lab, *MINE, "critic=none")
+
+
+def test_signatures_are_read_through_imports_and_bases(tmp_path, monkeypatch):
+    """Re-exports, dataclasses, inherited constructors, forward references: as Python itself would call it."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "deep/inner").mkdir(parents=True)
+    (tmp_path / "deep/__init__.py").write_text("from .inner.b import B as Again, C\nfrom deep.inner import *\nmade = Again\n")
+    (tmp_path / "deep/inner/__init__.py").write_text("from . import b\nfrom .b import D\n")
+    (tmp_path / "deep/inner/b.py").write_text(
+        "import dataclasses\nfrom typing import ClassVar, Literal, Optional\nimport equinox as eqx\nimport pgx.envs.base as base\n"
+        "class A(eqx.Module):\n    x: 'float'\n    n: int = eqx.field(static=True)\n    k: ClassVar[int] = 3\n"
+        "    off: bool = eqx.field(default=False)\n"
+        "class B(A):\n    how: Literal['a', 'b'] | None = None\n    least: ClassVar[int] = 2\n"
+        "@dataclasses.dataclass\nclass C:\n    n: Optional[int]\n    later: list = dataclasses.field(default_factory=list)\n"
+        "class D(base.HostEnv):\n    def __init__(self, id, *, num_lanes=1, **more): pass\n"
+        "def make(id: str) -> 'D': pass\n"
+    )
+    settings = {name: (x.required, rule(x).allowed) for name, x in parts.signature("deep.Again").settings.items()}
+    assert settings == {
+        "x": (True, "a number"), "n": (True, "a whole number"), "off": (False, "true or false"), "how": (False, "a | b or null"),
+    }  # fmt: skip
+    assert parts.signature("deep.made") == parts.signature("deep.inner.b.B")
+    found = parts.signature("deep.C").settings
+    assert [x.required for x in found.values()] == [True, False] and rule(found["n"]).allowed == "a whole number or null"
+    assert parts.signature("deep.D").is_open and set(parts.signature("deep.D").settings) == {"id", "num_lanes"}
+    assert parts.derives("deep.D", "pgx.envs.base.HostEnv") and parts.derives("deep.inner.b.make", "pgx.envs.base.HostEnv")
+    assert not parts.derives("deep.C", "pgx.envs.base.HostEnv")
+    assert (parts.declared("deep.Again", "least"), parts.declared("deep.Again", "k"), parts.declared("deep.C", "k", 7)) == (2, 3, 7)
+    assert "deep" not in sys.modules
+
+
+def rule(setting):
+    from pgx.rules import of_setting
+
+    return of_setting(setting.annotation, setting.default)
