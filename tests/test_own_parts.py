@@ -180,3 +180,85 @@ def rule(setting):
     from pgx.rules import of_setting
 
     return of_setting(setting.annotation, setting.default)
+
+
+def python(lab: Path, *words: object, cwd: Path) -> subprocess.CompletedProcess:
+    more = {"PYTHONPATH": f"{environment()['PYTHONPATH']}:{lab}"}
+    command = [sys.executable, "-m", *map(str, words)]
+    done = subprocess.run(command, cwd=cwd, env=environment(**more), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+SMALL = ("--episodes", "24", "--batches", "2,4", "--updates", "2", "--states", "6", "--continuations", "2", "--checkpoints", "1")
+
+
+def test_the_whole_way_of_a_run_of_own_parts(run, lab, tmp_path, capsys):
+    """evaluated, played (refused in a line: it has no pictures), diagnosed; and resumed, as one that was typed."""
+    where = ["--config-dir", str(lab / "mylab/conf")]
+    evaluate.main([str(run), *where, "--episodes", "4"])
+    assert "mine on Corridor, seed 0, update 3: return " in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        play.main([str(run), *where])
+    err = capsys.readouterr().err
+    assert end.value.code == 2 and "Corridor has no renderer" in err and err.count("\n") == 1
+    with pytest.raises(SystemExit):
+        evaluate.main([str(run)])
+    diagnose.main([str(run), *where, *SMALL])
+    of_snr = {row["of"] for row in diagnose.read(run) if row["quantity"] == "snr"}
+    assert {"own", "baseline, own V", "vanilla"} <= of_snr
+
+
+@pytest.mark.slow
+def test_a_sweep_of_own_parts_is_run_resumed_diagnosed_and_reported(lab, tmp_path):
+    where = f"--config-dir={lab / 'mylab/conf'}"
+    words = [where, "-m", *MINE, "seed=0,1", "hydra.sweep.dir=s", "hydra.sweep.subdir=${variant}-${seed}"]
+    python(lab, "pgx.run", *words, cwd=tmp_path)
+    members = [tmp_path / "s" / f"mine-{seed}" for seed in (0, 1)]
+    assert [summary(member)["status"] for member in members] == ["completed"] * 2
+    assert all(list(summary(member)["made_with"][0]["own_code"]) == ["mylab"] for member in members)
+    python(lab, "pgx.resume", members[0], where, "num_updates=5", cwd=tmp_path)
+    assert summary(members[0])["updates"] == 5
+    python(lab, "pgx.diagnose", "s", where, *SMALL, cwd=tmp_path)
+    python(lab, "analysis.report", "s", cwd=tmp_path)
+    (report,) = (tmp_path / "s").glob("**/report.html")
+    assert "mine" in report.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [("env=hallway",), ("optimiser=plain",)], ids=lambda parts: parts[0])
+def test_other_own_parts_train_too(parts, lab, tmp_path, capsys):
+    """An environment in Python, and an optimiser that owes nothing to optax."""
+    from pgx.run import run
+
+    run(checked(lab, *MINE, *parts), tmp_path)
+    assert summary(tmp_path)["status"] == "completed"
+    evaluate.main([str(tmp_path), "--config-dir", str(lab / "mylab/conf"), "--episodes", "4"])
+    assert "of 4 fresh episodes" in capsys.readouterr().out
+
+
+IMMEDIATE = {
+    "estimators_of_mine.py": "def immediate(reward, value, mask, bootstrap):\n    return reward\n",
+    "conf/estimator/immediate.yaml": "_target_: estimators_of_mine.immediate\n_partial_: true\n",
+    "conf/variant/immediate.yaml": "# @package _global_\ndefaults:\n  - override /estimator: immediate\n  - override /critic: none\n"
+    "\nvariant: immediate\n",
+}
+
+
+def test_a_variant_is_three_files(tmp_path, monkeypatch):
+    """A function and two files of YAML: it runs under its name, and no fourth file knows of it."""
+    from pgx.run import run
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, text in IMMEDIATE.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    search = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", [search, "+variant=immediate", "tracker=none", "num_updates=2", "env=catch"], return_hydra_config=True)
+    task = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    (tmp_path / "r").mkdir()
+    run(check(task, on_search_path(config.hydra)), tmp_path / "r")
+    assert summary(tmp_path / "r")["variant"] == "immediate" and summary(tmp_path / "r")["updates"] == 2
+    assert len([path for path in tmp_path.rglob("*") if path.suffix in (".py", ".yaml") and "r" not in path.relative_to(tmp_path).parts]) == 3
+    sys.modules.pop("estimators_of_mine", None)
