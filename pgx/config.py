@@ -223,7 +223,8 @@ def _check_settings(path: str, part: dict[str, Any]) -> parts.Signature | None:
     for key in part:
         if key not in (*_OF_HYDRA, *settings) and (key in given or not signature.is_open):
             known = [f"{path}.{name}" for name in settings]
-            raise ConfigError(f"{path}.{key}", f"the chosen {group} has no such key", ", ".join(known), hint_for(f"{path}.{key}", known) if known else None)
+            hint = hint_for(f"{path}.{key}", known) if known else None
+            raise ConfigError(f"{path}.{key}", f"the chosen {group} has no such key", ", ".join(known), hint)
     for name, setting in settings.items():
         if setting.required and name not in part:
             rule = of_setting(setting.annotation, setting.default)

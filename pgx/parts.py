@@ -64,7 +64,7 @@ def find(target: str, where: str = "_target_") -> Source | None:
         raise ConfigError(where, f"there is no module {top!r}", hint="PYTHONPATH=FOLDER finds what is not installed")
     found = _find(target)
     names = _names(module)
-    if found is None and names is not None and len(rest) == 1 and rest[0] not in names and not {"*", "__getattr__"} & names.keys():
+    if found is None and names is not None and len(rest) == 1 and not {rest[0], "*", "__getattr__"} & names.keys():
         _forget()
         defined = [name for name, x in names.items() if isinstance(x, Definition) and not name.startswith("_")]
         raise ConfigError(where, f"{module} has no {rest[0]!r}", known=defined, value=rest[0])

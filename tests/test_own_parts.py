@@ -12,11 +12,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from program import environment
 
-from pgx import diagnose, evaluate, parts, play, resume
+from pgx import diagnose, evaluate, parts, play
 from pgx.config import CONF, check
 from pgx.declared import on_search_path
 from pgx.errors import ConfigError
-from pgx.gate import Gate, one_line_errors
 
 MINE = ("+variant=mine", "env=corridor", "tracker=none", "episodes_per_update=4", "num_updates=3", "bootstrap_truncated=true")
 
@@ -122,9 +121,8 @@ def test_a_mistyped_own_key_costs_no_jax_and_no_folder(lab, tmp_path):
         "estimator.scale; did you mean 'estimator.scale'?\n",
         "estimator.scale=big": "pgx: estimator.scale: 'big' is not allowed; allowed: a number\n",
     }.items():
-        code = f"import sys; from pgx import run\nsys.argv[1:] = {[*words, wrong]}\ntry: run.main()\nfinally: print(*sys.modules)"
-        more = {"PYTHONPATH": f"{environment()['PYTHONPATH']}:{lab}"}
-        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(**more), capture_output=True, text=True, check=False)
+        code = f"import sys; from pgx import run\nsys.argv[1:] = {[*words, wrong]}\n"
+        done = python(lab, "-c", f"{code}try: run.main()\nfinally: print(*sys.modules)", cwd=tmp_path)
         assert (done.returncode, done.stderr) == (2, says)
         assert not {"jax", "mylab.parts"} & set(done.stdout.split()) and not (tmp_path / "r").exists()
 
@@ -164,15 +162,18 @@ def test_signatures_are_read_through_imports_and_bases(tmp_path, monkeypatch):
     )
     settings = {name: (x.required, rule(x).allowed) for name, x in parts.signature("deep.Again").settings.items()}
     assert settings == {
-        "x": (True, "a number"), "n": (True, "a whole number"), "off": (False, "true or false"), "how": (False, "a | b or null"),
-    }  # fmt: skip
+        "x": (True, "a number"),
+        "n": (True, "a whole number"),
+        "off": (False, "true or false"),
+        "how": (False, "a | b or null"),
+    }
     assert parts.signature("deep.made") == parts.signature("deep.inner.b.B")
     found = parts.signature("deep.C").settings
     assert [x.required for x in found.values()] == [True, False] and rule(found["n"]).allowed == "a whole number or null"
     assert parts.signature("deep.D").is_open and set(parts.signature("deep.D").settings) == {"id", "num_lanes"}
     assert parts.derives("deep.D", "pgx.envs.base.HostEnv") and parts.derives("deep.inner.b.make", "pgx.envs.base.HostEnv")
     assert not parts.derives("deep.C", "pgx.envs.base.HostEnv")
-    assert (parts.declared("deep.Again", "least"), parts.declared("deep.Again", "k"), parts.declared("deep.C", "k", 7)) == (2, 3, 7)
+    assert [parts.declared(f"deep.{name}", key, 7) for name, key in (("Again", "least"), ("Again", "k"), ("C", "k"))] == [2, 3, 7]
     assert "deep" not in sys.modules
 
 
@@ -184,13 +185,16 @@ def rule(setting):
 
 def python(lab: Path, *words: object, cwd: Path) -> subprocess.CompletedProcess:
     more = {"PYTHONPATH": f"{environment()['PYTHONPATH']}:{lab}"}
-    command = [sys.executable, "-m", *map(str, words)]
-    done = subprocess.run(command, cwd=cwd, env=environment(**more), capture_output=True, text=True, check=False)
+    command = [sys.executable, *map(str, words)]
+    return subprocess.run(command, cwd=cwd, env=environment(**more), capture_output=True, text=True, check=False)
+
+
+def module(lab: Path, *words: object, cwd: Path) -> None:
+    done = python(lab, "-m", *words, cwd=cwd)
     assert done.returncode == 0, done.stderr
-    return done
 
 
-SMALL = ("--episodes", "24", "--batches", "2,4", "--updates", "2", "--states", "6", "--continuations", "2", "--checkpoints", "1")
+SMALL = "--episodes 24 --batches 2,4 --updates 2 --states 6 --continuations 2 --checkpoints 1".split()
 
 
 def test_the_whole_way_of_a_run_of_own_parts(run, lab, tmp_path, capsys):
@@ -213,14 +217,14 @@ def test_the_whole_way_of_a_run_of_own_parts(run, lab, tmp_path, capsys):
 def test_a_sweep_of_own_parts_is_run_resumed_diagnosed_and_reported(lab, tmp_path):
     where = f"--config-dir={lab / 'mylab/conf'}"
     words = [where, "-m", *MINE, "seed=0,1", "hydra.sweep.dir=s", "hydra.sweep.subdir=${variant}-${seed}"]
-    python(lab, "pgx.run", *words, cwd=tmp_path)
+    module(lab, "pgx.run", *words, cwd=tmp_path)
     members = [tmp_path / "s" / f"mine-{seed}" for seed in (0, 1)]
     assert [summary(member)["status"] for member in members] == ["completed"] * 2
     assert all(list(summary(member)["made_with"][0]["own_code"]) == ["mylab"] for member in members)
-    python(lab, "pgx.resume", members[0], where, "num_updates=5", cwd=tmp_path)
+    module(lab, "pgx.resume", members[0], where, "num_updates=5", cwd=tmp_path)
     assert summary(members[0])["updates"] == 5
-    python(lab, "pgx.diagnose", "s", where, *SMALL, cwd=tmp_path)
-    python(lab, "analysis.report", "s", cwd=tmp_path)
+    module(lab, "pgx.diagnose", "s", where, *SMALL, cwd=tmp_path)
+    module(lab, "analysis.report", "s", cwd=tmp_path)
     (report,) = (tmp_path / "s").glob("**/report.html")
     assert "mine" in report.read_text()
 
@@ -240,8 +244,8 @@ def test_other_own_parts_train_too(parts, lab, tmp_path, capsys):
 IMMEDIATE = {
     "estimators_of_mine.py": "def immediate(reward, value, mask, bootstrap):\n    return reward\n",
     "conf/estimator/immediate.yaml": "_target_: estimators_of_mine.immediate\n_partial_: true\n",
-    "conf/variant/immediate.yaml": "# @package _global_\ndefaults:\n  - override /estimator: immediate\n  - override /critic: none\n"
-    "\nvariant: immediate\n",
+    "conf/variant/immediate.yaml": "# @package _global_\ndefaults:\n  - override /estimator: immediate\n"
+    "  - override /critic: none\n\nvariant: immediate\n",
 }
 
 
@@ -249,16 +253,17 @@ def test_a_variant_is_three_files(tmp_path, monkeypatch):
     """A function and two files of YAML: it runs under its name, and no fourth file knows of it."""
     from pgx.run import run
 
+    assert len(IMMEDIATE) == 3
     monkeypatch.syspath_prepend(str(tmp_path))
     for name, text in IMMEDIATE.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     search = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", [search, "+variant=immediate", "tracker=none", "num_updates=2", "env=catch"], return_hydra_config=True)
+        words = [search, "+variant=immediate", "tracker=none", "num_updates=2", "env=catch"]
+        config = compose("config", words, return_hydra_config=True)
     task = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
     (tmp_path / "r").mkdir()
     run(check(task, on_search_path(config.hydra)), tmp_path / "r")
     assert summary(tmp_path / "r")["variant"] == "immediate" and summary(tmp_path / "r")["updates"] == 2
-    assert len([path for path in tmp_path.rglob("*") if path.suffix in (".py", ".yaml") and "r" not in path.relative_to(tmp_path).parts]) == 3
     sys.modules.pop("estimators_of_mine", None)

@@ -42,9 +42,11 @@ def check(env: dict[str, Any]) -> float | None:
     """
     target = env["_target_"]
     if on_host(env) and "num_lanes" not in env:
-        raise ConfigError("env.num_lanes", "the chosen env does not say it", hint="one on the host is made with a number of lanes")
+        hint = "an environment on the host is made with a number of lanes"
+        raise ConfigError("env.num_lanes", "the chosen env does not say it", hint=hint)
     if not on_host(env) and not parts.derives(target, "pgx.envs.base.JittedEnv"):
-        raise ConfigError("env._target_", f"{target} is no environment", "what derives from HostEnv or JittedEnv (pgx.envs.base)")
+        allowed = "what derives from HostEnv or JittedEnv (pgx.envs.base)"
+        raise ConfigError("env._target_", f"{target} is no environment", allowed)
     if parts.derives(target, "pgx.envs.gymnax.GymnaxEnv"):
         if env["id"] not in GYMNAX:
             hint = "other environments run on the host: env=gymnasium env.id=…"
@@ -59,18 +61,18 @@ def check(env: dict[str, Any]) -> float | None:
 
 def parameters(id: str) -> list[str]:
     """What can be set of a gymnax environment, and makes a difference."""
-    parts = {part for parts, _ in _DERIVED.get(id, {}).values() for part in parts}
+    sources = {part for made_of, _ in _DERIVED.get(id, {}).values() for part in made_of}
     fields, read = _gymnax_source(id)
-    return [name for name, default in fields.items() if default is not None and (name in read or name in parts)]
+    return [name for name, default in fields.items() if default is not None and (name in read or name in sources)]
 
 
 def complete(id: str, params: dict[str, float]) -> dict[str, float]:
     """`params`, and what follows from them: gymnax keeps sums and products of parameters as parameters of their own."""
     fields = _gymnax_source(id)[0]
     completed = dict(params)
-    for name, (parts, formula) in _DERIVED.get(id, {}).items():
-        if name not in params and any(part in params for part in parts):
-            completed[name] = formula(*(params.get(part, fields[part]) for part in parts))
+    for name, (made_of, formula) in _DERIVED.get(id, {}).items():
+        if name not in params and any(part in params for part in made_of):
+            completed[name] = formula(*(params.get(part, fields[part]) for part in made_of))
     return completed
 
 
@@ -83,9 +85,9 @@ def _check_params(id: str, params: dict[str, float]) -> None:
             raise ConfigError(where, f"cannot be set: {why}", ", ".join(known))
         if name not in known:
             raise ConfigError(where, "unknown key", known=known, value=name)
-    for name, (parts, formula) in _DERIVED.get(id, {}).items():
-        unheard = [part for part in parts if part in params and part not in _gymnax_source(id)[1]]
-        value = formula(*(params.get(part, fields[part]) for part in parts))
+    for name, (made_of, formula) in _DERIVED.get(id, {}).items():
+        unheard = [part for part in made_of if part in params and part not in _gymnax_source(id)[1]]
+        value = formula(*(params.get(part, fields[part]) for part in made_of))
         if name in params and unheard and not math.isclose(params[name], value, rel_tol=1e-6):
             problem = f"would do nothing: {name} is {params[name]:g}, and with it {value:g}"
             raise ConfigError(f"env.params.{unheard[0]}", problem, hint="leave one of them out")
