@@ -74,7 +74,7 @@ def test_a_run_of_nothing_but_own_parts_learns_and_says_what_it_was_made_of(run)
         ("policy.widths=4", "policy.widths: 4 is not allowed; allowed: a list"),
         ("policy.widths=[4,a]", "policy.widths: [4, 'a'] is not allowed"),
         ("critic.rate=null", "critic.rate: None is not allowed; allowed: a number"),
-        ("optimiser.learning_rate=fast", "optimiser.learning_rate: 'fast' is not allowed"),
+        ("update.most=[1]", "update.most: [1] is not allowed; allowed: a number"),
         ("env=hallway env.num_lanes=9", "env.num_lanes: 9 lanes have only 4"),
     ],
 )

@@ -5,6 +5,7 @@ all of them off this is `pgx.updates.gradient.GradientStep` up to rounding. lite
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -18,12 +19,6 @@ from pgx.losses import policy_loss
 from pgx.optimiser import Optimiser
 from pgx.types import Episodes, Metrics, Steps
 from pgx.updates.base import Learned, Moved, Update
-
-CHOICES = {
-    "optimiser_steps": ("minibatch", "frozen", "batch"),
-    "returns": ("window", "episode"),
-    "value_target": ("psi", "reward"),
-}
 
 
 class Minibatches(Update):
@@ -40,22 +35,16 @@ class Minibatches(Update):
     """(n,1) × (n,): every step of a minibatch gets the mean Ψ of its n steps, and so does V as its target."""
     average: bool = eqx.field(static=True)
     """A minibatch's objective is a mean over its steps; otherwise a sum."""
-    optimiser_steps: str = eqx.field(static=True)
+    optimiser_steps: Literal["minibatch", "frozen", "batch"] = eqx.field(static=True)
     """`minibatch`: one after every minibatch, each gradient at the newest parameters. `frozen`: as many, but each
     gradient at the parameters that acted. `batch`: one, of the sum over minibatches, mean over episodes."""
-    returns: str = eqx.field(static=True)
+    returns: Literal["window", "episode"] = eqx.field(static=True)
     """Ψ sees only the `window`, as if each were an episode, or the whole `episode`."""
-    value_target: str = eqx.field(static=True)
+    value_target: Literal["psi", "reward"] = eqx.field(static=True)
     """What V is fitted to: `psi`, or the step's own `reward`. The second post can be read both ways."""
 
     def __check_init__(self):
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"update.{name}", f"{getattr(self, name)!r} is not allowed", " | ".join(allowed))
-        for name in ("drop_last", "broadcast", "average"):
-            if type(getattr(self, name)) is not bool:
-                raise ConfigError(f"update.{name}", f"{getattr(self, name)!r} is not allowed", "true or false")
-        if type(self.window) is not int or self.window < 1:
+        if self.window < 1:
             raise ConfigError("update.window", f"{self.window!r} is not allowed", "a whole number ≥ 1")
 
     def learn(self, state, episodes, algorithm, key, diagnose):
