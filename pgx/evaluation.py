@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pgx.envs.checks import on_host
 from pgx.runs.restore import trained
 
 COMPILED_LANES, HOST_LANES = 1000, 64
@@ -19,10 +20,10 @@ COMPILED_LANES, HOST_LANES = 1000, 64
 
 def with_lanes(env: dict[str, Any], episodes: int) -> tuple[dict[str, Any], int]:
     """(the environment's part of a configuration, for so many episodes; how many of them are played side by side)."""
-    on_host = "num_lanes" in env
-    batches = math.ceil(episodes / (HOST_LANES if on_host else COMPILED_LANES))
+    host = on_host(env)
+    batches = math.ceil(episodes / (HOST_LANES if host else COMPILED_LANES))
     lanes = math.ceil(episodes / batches)
-    return (env | {"num_lanes": lanes} if on_host else env), lanes
+    return (env | {"num_lanes": lanes} if host else env), lanes
 
 
 def of_run(
@@ -30,7 +31,7 @@ def of_run(
 ) -> tuple[int, np.ndarray]:
     """(the checkpoint's update, undiscounted return of each episode). `seed`: if not the run's. Raises what `trained` raises."""
     played, lanes = with_lanes(config["env"], episodes)
-    env, policy, key, update = trained(folder, config, best=best, num_lanes=played.get("num_lanes"))
+    env, policy, key, update = trained(folder, config, best=best, num_lanes=lanes if on_host(played) else None)
     if seed is not None:
         from pgx.loop import Keys
 
