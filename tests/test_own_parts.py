@@ -1,6 +1,7 @@
 """Parts of one's own: a package and a folder of YAML outside of this repository are run, swept, resumed, evaluated, diagnosed
 and reported as pgx's own parts are, with no edit here. docs/own_parts.md says so."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -12,11 +13,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from program import environment
 
-from pgx import diagnose, evaluate, parts, play
+from pgx import diagnose, parts, play
 from pgx.config import CONF, check
 from pgx.declared import on_search_path
 from pgx.errors import ConfigError
 
+evaluate = importlib.import_module("pgx.evaluate")  # pgx.evaluate is the function
 MINE = ("+variant=mine", "env=corridor", "tracker=none", "episodes_per_update=4", "num_updates=3", "bootstrap_truncated=true")
 
 
@@ -198,7 +200,7 @@ SMALL = "--episodes 24 --batches 2,4 --updates 2 --states 6 --continuations 2 --
 
 
 def test_the_whole_way_of_a_run_of_own_parts(run, lab, tmp_path, capsys):
-    """evaluated, played (refused in a line: it has no pictures), diagnosed; and resumed, as one that was typed."""
+    """evaluated, played (refused in a line: it has no pictures), diagnosed; and not without its folder of the configuration."""
     where = ["--config-dir", str(lab / "mylab/conf")]
     evaluate.main([str(run), *where, "--episodes", "4"])
     assert "mine on Corridor, seed 0, update 3: return " in capsys.readouterr().out
