@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from run_folders import made_curves
 
-from analysis.align import align, area, grid, interpolate, matrix, relative_to, score_at, score_when, with_all
+from analysis.align import SCORES, align, area, grid, interpolate, matrix, relative_to, score_at, score_when, with_all
 from analysis.load import CURVES, InputError
 
 NAN = np.nan
@@ -66,6 +66,7 @@ def test_runs_without_a_score_are_counted():
     runs = made_curves({"a/0": [1], "a/1": [1]})
     scores = score_at(made_curves({"a/1": [4]}), 1000)
     np.testing.assert_array_equal(with_all(scores, runs)["value"], [NAN, 4])
+    assert tuple(with_all(scores, runs)) == SCORES
 
 
 def test_a_score_when_is_that_of_the_first_update_that_reached_so_many_steps():
