@@ -226,7 +226,7 @@ def test_a_sweep_of_own_parts_is_run_resumed_diagnosed_and_reported(lab, tmp_pat
     module(lab, "pgx.resume", members[0], where, "num_updates=5", cwd=tmp_path)
     assert summary(members[0])["updates"] == 5
     module(lab, "pgx.diagnose", "s", where, *SMALL, cwd=tmp_path)
-    module(lab, "analysis.report", "s", cwd=tmp_path)
+    module(lab, "analysis.report", "s", "--score", "return_mean", cwd=tmp_path)
     (report,) = (tmp_path / "s").glob("**/report.html")
     assert "mine" in report.read_text()
 
