@@ -427,7 +427,7 @@ def program_of(*overrides: str) -> str:
     config = checked("+variant=baseline", *SMALL, *overrides)
     env, algorithm = build(config)
     limits = Limits(jnp.array(1), jnp.array(1), jnp.array(1.0))
-    arguments = (skeleton(config, env, algorithm), algorithm, env, Keys.of_seed(config["seed"]).train, limits, jnp.array(1))
+    arguments = (skeleton(config, env, algorithm), algorithm, env, Keys.of_seed(config["seed"]), limits, jnp.array(1))
     return eqx.filter_jit(partial(chunk, num_episodes=2, max_updates=1)).lower(*arguments).as_text()
 
 
@@ -450,7 +450,7 @@ def test_a_schedule_ends_at_zero(tmp_path):
 # Divergence: a dead run must not look alive (NaN logits sample action 0 without a word)
 
 BLOWS_UP = ("+variant=baseline", "num_updates=60")
-BLOWS_UP += ("optimiser@critic.optimiser=sgd", "critic.optimiser.learning_rate=1000.0")
+BLOWS_UP += ("optimiser@critic.optimiser=sgd", "critic.optimiser.learning_rate=1000.0", "critic.minibatch_steps=null")
 
 
 def test_a_run_that_diverges_says_so_and_keeps_what_was_finite(tmp_path):
