@@ -13,14 +13,15 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from pgx.config import BUDGET, identity
 from pgx.errors import ConfigError, one_line, short
 from pgx.runs.files import write_atomically
 from pgx.runs.tracker import id_of
+
+if TYPE_CHECKING:
+    import numpy as np  # else by those who have numbers already: a mistake on the command line does not wait for it
 
 log = logging.getLogger("pgx")
 
@@ -110,7 +111,9 @@ class Table:
 def _cell(x: Any) -> str:
     """The shortest text that reads back as the same float32; empty for None."""
     if isinstance(x, float):
-        return str(np.float32(x))
+        from numpy import float32
+
+        return str(float32(x))
     return "" if x is None else str(x)
 
 
@@ -139,13 +142,13 @@ class History:
         """Mean return of the last 100 episodes; None before there are 100."""
         return self.rows[-1]["return_recent"] if self.rows else None
 
-    def extend(self, columns: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    def extend(self, columns: "dict[str, np.ndarray]") -> list[dict[str, Any]]:
         """Add a chunk's rows, numbered and with running totals; returns them."""
         first = len(self.rows)
         for i in range(len(columns["env_steps"])):
             before = self.rows[-1] if self.rows else {"env_steps": 0, "episodes": 0}
             # as the file has it: what a resumed run reads back is what this one goes on with
-            row = {name: _number("" if np.isnan(x[i]) else str(x[i])) for name, x in columns.items()}
+            row = {name: _number("" if x[i] != x[i] else str(x[i])) for name, x in columns.items()}
             totals = {name: before[name] + row[name] for name in ("env_steps", "episodes")}
             self.rows.append(row | totals | {"update": len(self.rows) + 1})
         return self.rows[first:]
@@ -190,8 +193,10 @@ class History:
         return f"the policy looks dead: one action in the last 100 episodes, return {self.recent:.1f} after {best:.1f}"
 
 
-def last_returns(recent_returns: np.ndarray) -> tuple[float, float] | tuple[None, None]:
+def last_returns(recent_returns: "np.ndarray") -> tuple[float, float] | tuple[None, None]:
     """Mean and interquartile mean of the last 100 training episodes (of all, while there are fewer)."""
+    import numpy as np
+
     returns = np.sort(recent_returns[~np.isnan(recent_returns)].astype(np.float64))
     cut = len(returns) // 4
     middle = returns[cut : len(returns) - cut]

@@ -1,5 +1,6 @@
 """One gradient step a batch (REINFORCE): sums over the steps of an episode, means over episodes."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -24,8 +25,9 @@ class GradientStep(PolicyUpdate):
     entropy_coefficient: float | Float[Array, ""]
 
     def __call__(self, policy, state, steps, key, diagnose):
-        found = gradient(policy, steps, self.entropy_coefficient)
-        spread = spread_over_episodes(policy, steps, self.entropy_coefficient, found.gradient, diagnose)
+        loss_and_gradient = of_policy(policy, self.entropy_coefficient)
+        found = gradient(loss_and_gradient, steps)
+        spread = spread_over_episodes(loss_and_gradient, steps, found.gradient, diagnose)
         new, state = self.optimiser.step(policy, found.gradient, state)
         moved = Moved(
             loss=found.loss,
@@ -56,14 +58,18 @@ def block_loss(policy: PyTree, block: Steps, share: Float[Array, " N"], entropy_
     return loss, (mean_entropy, pi)
 
 
-def gradient(policy: PyTree, steps: Blocks, entropy_coefficient: float | Float[Array, ""]) -> Gradient:
+def of_policy(policy: PyTree, entropy_coefficient: float | Float[Array, ""]) -> Callable:
+    """(block, share) → (what `block_loss` gives, its gradient). Traced once for all loops over blocks."""
+    loss_and_gradient = eqx.filter_value_and_grad(block_loss, has_aux=True)
+    return jax.jit(lambda block, share: loss_and_gradient(policy, block, share, entropy_coefficient))
+
+
+def gradient(loss_and_gradient: Callable, steps: Blocks) -> Gradient:
     """The gradient of the batch's loss."""
-    share = 1 / steps.num_episodes
 
     def of_block(block, position):
-        loss_and_gradient = eqx.filter_value_and_grad(block_loss, has_aux=True)
-        inside = jnp.where(position < steps.steps, share, 0.0)
-        (loss, (entropy, pi)), gradient = loss_and_gradient(policy, block, inside, entropy_coefficient)
+        share = jnp.where(position < steps.steps, 1 / steps.num_episodes, 0.0)
+        (loss, (entropy, pi)), gradient = loss_and_gradient(block, share)
         return (loss, entropy, gradient), pi
 
     sums, pi = fold(of_block, steps)
@@ -71,11 +77,7 @@ def gradient(policy: PyTree, steps: Blocks, entropy_coefficient: float | Float[A
 
 
 def spread_over_episodes(
-    policy: PyTree,
-    steps: Blocks,
-    entropy_coefficient: float | Float[Array, ""],
-    mean: PyTree,
-    diagnose: Bool[Array, ""],
+    loss_and_gradient: Callable, steps: Blocks, mean: PyTree, diagnose: Bool[Array, ""]
 ) -> Float[Array, ""]:
     """Σ_b ‖g_b − ḡ‖², where g_b is the gradient that episode b alone would give and ḡ their `mean`; 0 without
     `diagnose`."""
@@ -84,8 +86,8 @@ def spread_over_episodes(
 
     def one_more(b, spread):
         def of_block(block, position):
-            inside = jnp.where((first[b] <= position) & (position < last[b]), 1.0, 0.0)
-            return eqx.filter_grad(block_loss, has_aux=True)(policy, block, inside, entropy_coefficient)[0], ()
+            share = jnp.where((first[b] <= position) & (position < last[b]), 1.0, 0.0)
+            return loss_and_gradient(block, share)[1], ()
 
         of_episode, _ = fold(of_block, steps, (first[b], last[b]))
         return spread + ((ravel_pytree(of_episode)[0] - mean) ** 2).sum()
