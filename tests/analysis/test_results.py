@@ -174,7 +174,8 @@ def test_same_bytes_twice(tmp_path: Path):
 def test_imports_neither_jax_nor_pgx():
     """But for the notebooks, which are no modules: one of them runs pgx to teach it."""
     scripts = [path for path in sorted((ROOT / "analysis").rglob("*.py")) if not path.with_suffix(".ipynb").exists()]
-    modules = ", ".join(f"analysis.{path.stem}" for path in scripts if path.stem != "__init__")
+    names = (path.relative_to(ROOT).with_suffix("") for path in scripts if path.stem != "__init__")
+    modules = ", ".join(str(name).replace("/", ".") for name in names)
     code = f"import sys, {modules}; print(sorted({{'jax', 'pgx', 'seaborn', 'matplotlib'}} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() in ("[]", "['matplotlib', 'seaborn']")
