@@ -106,6 +106,7 @@ def one_line(capsys, *, code: int, call, arguments: list) -> str:
 
 EPISODES = 12
 """The same number everywhere: one compilation serves all."""
+COMPILED = {"env": {"_target_": "pgx.envs.gymnax.GymnaxEnv"}}
 
 
 def test_evaluation_can_be_repeated_and_says_what_it_is_of(run, capsys):
@@ -119,7 +120,7 @@ def test_evaluation_can_be_repeated_and_says_what_it_is_of(run, capsys):
 
 def test_no_episode_of_an_evaluation_is_one_of_training(learnt, monkeypatch):
     monkeypatch.setattr(evaluation, "trained", lambda *_, **__: learnt)
-    _, fresh = evaluation.of_run(Path(), {"env": {}}, episodes=EPISODES)
+    _, fresh = evaluation.of_run(Path(), COMPILED, episodes=EPISODES)
     for stream, is_it in zip(Keys.of_seed(0), (False, False, True, False), strict=True):
         episodes = episodes_of(learnt, jax.random.fold_in(stream, 0), greedy=False)
         assert np.array_equal(fresh, episodes.reward.sum(0)) == is_it
@@ -131,7 +132,7 @@ def test_greedy_takes_the_most_probable_action_whatever_the_random_numbers(learn
     mask = np.asarray(episodes.mask)
     np.testing.assert_array_equal(np.asarray(episodes.action)[mask], np.asarray(logits).argmax(-1)[mask])
     monkeypatch.setattr(evaluation, "trained", lambda *_, **__: learnt)
-    _, greedy = evaluation.of_run(Path(), {"env": {}}, episodes=EPISODES, greedy=True)
+    _, greedy = evaluation.of_run(Path(), COMPILED, episodes=EPISODES, greedy=True)
     np.testing.assert_array_equal(greedy, episodes.reward.sum(0))
 
 
@@ -141,7 +142,7 @@ def test_more_episodes_than_lanes_are_played_in_batches(learnt, host_run, monkey
     assert len(returns) == 9 and set(returns) <= {0.0, 1.0}
     monkeypatch.setattr(evaluation, "COMPILED_LANES", EPISODES)
     monkeypatch.setattr(evaluation, "trained", lambda *_, **__: learnt)
-    _, returns = evaluation.of_run(Path(), {"env": {}}, episodes=2 * EPISODES - 1)
+    _, returns = evaluation.of_run(Path(), COMPILED, episodes=2 * EPISODES - 1)
     assert len(returns) == 2 * EPISODES - 1
     assert not np.array_equal(returns[EPISODES:], returns[: EPISODES - 1])  # no batch repeats another
 

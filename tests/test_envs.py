@@ -329,7 +329,7 @@ def test_observations_that_have_no_one_size_are_refused_like_continuous_actions(
         observation_space = gymnasium.spaces.Dict({"seen": gymnasium.spaces.Sequence(gymnasium.spaces.Discrete(3))})
 
     gymnasium.register("Growing-v0", Growing, max_episode_steps=4)
-    section = {"_target_": "pgx.envs.gymnasium.GymnasiumEnv", "id": "Growing-v0", "max_steps": None, "kwargs": {}}
+    section = {"_target_": "pgx.envs.gymnasium.GymnasiumEnv", "id": "Growing-v0", "num_lanes": 2, "max_steps": None, "kwargs": {}}
     with pytest.raises(ConfigError, match=r"env.id: Growing-v0 has the observations Dict.*one size"):
         check(section | {"reward_threshold": None})
 
