@@ -7,6 +7,7 @@ Otherwise jax is set up as for a run, so that a program has the same bits here a
 
 import logging
 import os
+import signal
 
 import absl.logging
 import jax
@@ -31,3 +32,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # absl's handler closes the stream that it was made with, unless that is sys.stderr just now: within a test that captures
 # it is not, and Hydra, which closes every handler, would take away what pytest itself prints to.
 absl.logging.PythonHandler.close = logging.StreamHandler.close
+
+# In a background job SIGINT is ignored, and so it would be in every program that is started here to be interrupted.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -413,7 +413,7 @@ def damage(sweep, dice):
         "exchange two run.json": lambda: swap(one / "run.json", other / "run.json"),
         "exchange two folders": lambda: swap(one, other),
         "rename a folder": lambda: one.rename(sweep / "renamed"),
-        "copy a folder": lambda: shutil.copytree(one, sweep / "copied"),
+        "copy a folder": lambda: shutil.copytree(one, sweep / "copied", symlinks=True),
         "remove a folder": lambda: shutil.rmtree(one),
     }
     way = dice.choice(list(ways))
@@ -431,8 +431,7 @@ def swap(one, other):
 @pytest.mark.parametrize("harm", [1, 2])
 def test_random_damage(harm, four, tmp_path, capsys):
     """Every member is completed exactly once, with its own bits, or it is told as broken; and nothing outside is touched."""
-    for _ in range(40):
-        seed = int.from_bytes(os.urandom(4))
+    for seed in range(40):
         root, dice = tmp_path / str(seed), random.Random(seed)
         go(four, root / "s")
         (root / "outside/folder").mkdir(parents=True)

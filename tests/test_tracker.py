@@ -171,8 +171,9 @@ def test_a_damaged_mirror_does_not_keep_a_run_from_going_on(tmp_path, caplog):
             data[len(data) // 2 : len(data) // 2 + 400] = b"\xff" * 400
             path.write_bytes(data)
     assert not caplog.records
-    newest = max(tmp_path.glob("wandb/offline-run-*/*.wandb"))
-    found = history([Record.FromString(data) for data in _records(newest.read_bytes())])
+    newest, limit, found = max(tmp_path.glob("wandb/offline-run-*/*.wandb")), time.monotonic() + 20, []
+    while not (found and found[-1]["_step"] == 310) and time.monotonic() < limit:  # wandb-core may still be writing
+        found = history([Record.FromString(data) for data in _records(newest.read_bytes())])
     assert 1 < found[0]["_step"] < 300 and found[-1]["_step"] == 310
 
 
