@@ -600,6 +600,14 @@ def test_a_second_ctrl_c_is_an_interruption_and_not_a_fault(tmp_path, monkeypatc
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def shown_by_now(screen) -> str:
+    """All that was written to a terminal: what is written at once may be read in pieces."""
+    text = b""
+    while select.select([screen], [], [], 0.1)[0]:
+        text += screen.read(4096)
+    return text.decode()
+
+
 def test_a_progress_bar_of_80_columns_has_a_bar(monkeypatch):
     """There were one to three cells of it; and the first seconds, while XLA compiles, it stood at 0 % without a word."""
     ours, theirs = pty.openpty()
@@ -613,10 +621,9 @@ def test_a_progress_bar_of_80_columns_has_a_bar(monkeypatch):
             with _shown(f"{label}: compiling …"):
                 assert screen.read(4096).decode().strip("\r") == f"{label}: compiling …"
             with _progress_bar(recording) as show:
-                screen.read(4096)
                 show(SimpleNamespace(rows={"env_steps": np.array([300_000])}, seconds=0.25))
-                line = screen.read(4096).decode().split("\r")[-1]
-            screen.read(4096)
+                line = shown_by_now(screen).split("\r")[-1]
+            shown_by_now(screen)
             bar = line.split("|")[1]
             assert len(line) <= 80 and 12 <= len(bar) <= 32, line
             assert "return 475.1" in line or "vanilla" in label
