@@ -22,7 +22,7 @@ import numpy as np
 from pgx import backend, evaluation
 from pgx.config import Rule, check, check_plain, whole
 from pgx.declared import Declared
-from pgx.errors import ConfigError, one_line, root
+from pgx.errors import ConfigError, one_line
 from pgx.gate import compose, quoted
 from pgx.progress import FORM, show
 from pgx.runs.record import History, Table
@@ -79,8 +79,7 @@ def assemble(*words: Any, config_dir: Folders = (), **settings: Any) -> "Parts":
     from pgx import build
     from pgx.envs.base import HostEnv
 
-    with _own_errors():
-        parts = build.assemble(config)
+    parts = build.assemble(config)
     spec, on_host = parts.env.spec, isinstance(parts.env, HostEnv)
     backend.check_memory(spec.max_steps, config["episodes_per_update"], spec.obs_size, on_host=on_host)
     return parts
@@ -153,8 +152,7 @@ def evaluate(
     from pgx import build
     from pgx.loop import Keys
 
-    with _own_errors():
-        env = build.environment(env_config)
+    env = build.environment(env_config)
     _check_fits(policy, env.spec, config["env"]["id"])
     key = Keys.of_seed(config["seed"] if seed is None else seed).evaluate
     return evaluation.play(env, policy, key, episodes=episodes, lanes=lanes, greedy=greedy)
@@ -263,14 +261,3 @@ def _written(key: str, x: Any) -> str:
     if isinstance(x, list | tuple):
         return "[" + ",".join(_written(key, value) for value in x) + "]"
     raise ConfigError(key, f"a {type(x).__name__} is not allowed", "numbers, texts, true or false, None, lists and dictionaries of them")
-
-
-@contextlib.contextmanager
-def _own_errors() -> Iterator[None]:
-    """What a part raised, without Hydra's wrapping."""
-    try:
-        yield
-    except Exception as error:
-        if root(error) is error:
-            raise
-        raise root(error) from None

@@ -4,8 +4,6 @@ import difflib
 import signal
 from collections.abc import Iterable
 
-from hydra.errors import InstantiationException
-
 
 class RunFailed(Exception):
     """A run, or a member of a sweep, failed; the message is one line and says where the traceback is."""
@@ -48,11 +46,6 @@ class ConfigError(Exception):
 def short(text: str) -> str:
     """What a person typed, as far as a line can show it."""
     return text if len(text) <= 60 else f"{text[:50]}… ({len(text):,} characters)"
-
-
-def root(error: BaseException) -> BaseException:
-    """The error that Hydra's instantiate wrapped."""
-    return error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
 
 
 def came_of(error: BaseException | None, kind: type[BaseException]) -> bool:

@@ -25,7 +25,7 @@ import pgx
 from pgx import progress
 from pgx.config import CONF, check
 from pgx.declared import on_search_path
-from pgx.errors import CheckpointError, ConfigError, Interrupted, RunFailed, came_of, one_line, root
+from pgx.errors import CheckpointError, ConfigError, Interrupted, RunFailed, came_of, one_line
 from pgx.gate import Gate, of_words, one_line_errors
 from pgx.interrupt import Interrupt
 from pgx.label import label
@@ -136,7 +136,6 @@ def job() -> Iterator[tuple[Path, dict[str, str | None]]]:
     try:
         yield folder, {"group": settings.sweep.dir if many else None, "label": label(settings)}
     except (Exception, SystemExit) as error:  # an environment may call sys.exit
-        error = root(error)
         if isinstance(error, ConfigError):
             if many:  # else it ends the program, which says it
                 log.warning(error)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgx import backend
 from pgx.envs.checks import on_host
-from pgx.errors import CheckpointError, Interrupted, one_line, root
+from pgx.errors import CheckpointError, Interrupted, one_line
 from pgx.runs import curve, provenance, record
 from pgx.runs.tracker import of_run
 
@@ -79,7 +79,7 @@ class Recording:
                 by = error.by if isinstance(error, Interrupted) else signal.SIGINT
                 self.summary |= {"status": "interrupted", "error": by.name}
             else:
-                self.summary |= {"status": "failed", "error": one_line(root(error))}
+                self.summary |= {"status": "failed", "error": one_line(error)}
             with contextlib.suppress(OSError):  # the disk is full, say: the error itself matters more
                 self._write()
             raise

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 import pgx
 from pgx.config import Rule, check_plain
 from pgx.declared import Declared, Undeclared
-from pgx.errors import CheckpointError, ConfigError, one_line, root
+from pgx.errors import CheckpointError, ConfigError, one_line
 from pgx.gate import one_line_errors, refuse
 from pgx.runs.record import called, read_summary, run_hash
 from pgx.streams import tolerant_streams
@@ -238,7 +238,7 @@ def trained(folder: Path, config: dict[str, Any], *, best: bool, num_lanes: int 
         env, algorithm = build(played)
         state = skeleton(config, env, algorithm)
     except Exception as error:  # say, of another version; or a part of somebody's own that is not as it was
-        raise ConfigError(str(folder / "run.json"), f"its configuration cannot be built: {one_line(root(error))}") from error
+        raise ConfigError(str(folder / "run.json"), f"its configuration cannot be built: {one_line(error)}") from error
     with Checkpoints(folder / "checkpoints", run=run_hash(config)) as checkpoints:
         found = checkpoints.best(state) if best else checkpoints.restore(state)
     if found is None and best:

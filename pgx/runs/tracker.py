@@ -1,6 +1,6 @@
 """Mirrors of a run. The run folder is the truth: whatever a tracker does or fails to do, the run goes on.
 
-Hydra instantiates one of these from conf/tracker/; `Tracker` itself is the null object.
+A run has one of these, from conf/tracker/; `Tracker` itself is the null object.
 """
 
 import contextlib
