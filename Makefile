@@ -10,7 +10,7 @@ PIP     := -m pip --disable-pip-version-check --no-input
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run lint test test-slow test-slurm install lock clean
+.PHONY: help run lint format test test-slow test-slurm install lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,8 +18,11 @@ help: ## this list
 run: install ## train one variant: make run VARIANT=gae ARGS="seed=3 env=acrobot"
 	@$(PY) -m pgx.run +variant=$(VARIANT) $(ARGS)
 
-lint: install ## ruff: make lint ARGS=--fix
-	@$(VENV)/bin/ruff check $(ARGS) .
+lint: install ## ruff, as the tests run it
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+format: install ## ruff, mending what it can
+	@$(VENV)/bin/ruff check --fix . && $(VENV)/bin/ruff format --quiet .
 
 test: install ## the quick tests: make test ARGS="-k lock"
 	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow and not slurm" $(ARGS)

@@ -277,7 +277,8 @@ def _record(folder: Path, run_id: str, sweep: str, reached: int | None, note: st
         "reward_threshold": _number(summary.get("reward_threshold")),
         "return_final": _number(summary.get("return_final")),
         "solved_at_env_steps": _number(summary.get("solved_at_env_steps")),
-        "stopped_when_solved": status == "completed" and config.get("stop_when_solved") is True
+        "stopped_when_solved": status == "completed"
+        and config.get("stop_when_solved") is True
         and summary.get("solved_at_env_steps") is not None,
         "device": _text(summary.get("device")),
         "sweep": sweep,
@@ -374,8 +375,7 @@ def _long(wide: pa.Table, run_ids: list[str]) -> pd.DataFrame:
             columns[column_name].append(part)
     types = {"run_id": np.int32, "update": np.int32, "env_steps": np.int64, "metric": np.int16, "n_samples": np.int32}
     joined = {
-        name: np.concatenate(parts) if parts else np.array([], types.get(name, np.float64))
-        for name, parts in columns.items()
+        name: np.concatenate(parts) if parts else np.array([], types.get(name, np.float64)) for name, parts in columns.items()
     }
     joined["run_id"] = pd.Categorical.from_codes(joined["run_id"], pd.Index(run_ids, dtype="str"))
     joined["metric"] = pd.Categorical.from_codes(joined["metric"], pd.Index(names, dtype="str"))

@@ -19,7 +19,18 @@ _PUBLIC = {
 }
 """What programs and notebooks use: name → the module that has it, imported when it is first asked for."""
 
-__all__ = ["__version__", "CheckpointError", "ConfigError", "Limits", "Parts", "Run", "assemble", "configuration", "evaluate", "train"]
+__all__ = [
+    "__version__",
+    "CheckpointError",
+    "ConfigError",
+    "Limits",
+    "Parts",
+    "Run",
+    "assemble",
+    "configuration",
+    "evaluate",
+    "train",
+]
 
 
 def __getattr__(name: str) -> object:

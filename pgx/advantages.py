@@ -37,9 +37,7 @@ def weigh(critic_state: PyTree, episodes: Episodes, algorithm: Algorithm) -> Wei
     return Weighted(returns, baseline, jnp.where(equal(psi, baseline, episodes.mask), 0.0, weight))
 
 
-def weights(
-    advantage: Float[Array, "T B"], mask: Bool[Array, "T B"], algorithm: Algorithm
-) -> Float[Array, "T B"]:
+def weights(advantage: Float[Array, "T B"], mask: Bool[Array, "T B"], algorithm: Algorithm) -> Float[Array, "T B"]:
     """The advantage, 0 on padding, changed by whichever switches are on."""
     if algorithm.whiten:
         deviation = advantage - advantage.mean(where=mask)

@@ -260,4 +260,6 @@ def _written(key: str, x: Any) -> str:
         return "{" + ",".join(f"{name}:{_written(key, value)}" for name, value in x.items()) + "}"
     if isinstance(x, list | tuple):
         return "[" + ",".join(_written(key, value) for value in x) + "]"
-    raise ConfigError(key, f"a {type(x).__name__} is not allowed", "numbers, texts, true or false, None, lists and dictionaries of them")
+    raise ConfigError(
+        key, f"a {type(x).__name__} is not allowed", "numbers, texts, true or false, None, lists and dictionaries of them"
+    )

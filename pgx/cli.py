@@ -1,6 +1,6 @@
 """The console command `pgx`: every program of the project under one name, with tab completion for `pgx run`.
 
-    eval "$(pgx -sc install=bash)"
+eval "$(pgx -sc install=bash)"
 """
 
 import importlib
@@ -39,7 +39,9 @@ def main() -> int | None:
 
 def _usage() -> str:
     lines = (f"  pgx {name:10} {what}" for name, (_, what) in COMMANDS.items())
-    return "\n".join(["Does this policy gradient really learn, and how stably?", "", *lines, "", "pgx COMMAND --help says more"])
+    return "\n".join(
+        ["Does this policy gradient really learn, and how stably?", "", *lines, "", "pgx COMMAND --help says more"]
+    )
 
 
 def _complete() -> int | None:

@@ -203,7 +203,9 @@ def _flat(x: Any) -> Iterable[Any]:
 
 def _words_of_hydra(config: dict[str, Any]) -> list[tuple[str, str, Any]]:
     """(path, key, value) of every key that says what is called, and how."""
-    return [(f"{path}{key}", key, x) for path, node in _nodes(config) for key, x in node.items() if re.fullmatch(r"_\w*_", str(key))]
+    return [
+        (f"{path}{key}", key, x) for path, node in _nodes(config) for key, x in node.items() if re.fullmatch(r"_\w*_", str(key))
+    ]
 
 
 def _modules(config: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -147,7 +147,9 @@ def read(folder: Path) -> list[dict[str, str]]:
         rows = list(csv.DictReader(io.StringIO(text)))
     except (OSError, ValueError, csv.Error):
         return []
-    whole = text.endswith("\n") and all(tuple(row) == tuple(COLUMNS) and None not in row.values() and row["update"].isdecimal() for row in rows)
+    whole = text.endswith("\n") and all(
+        tuple(row) == tuple(COLUMNS) and None not in row.values() and row["update"].isdecimal() for row in rows
+    )
     return rows if whole else []
 
 
@@ -256,10 +258,14 @@ def measure(job: Job, options: Options) -> Iterator[tuple[int, list[dict[str, st
             found = [*rows.items(), *(((("", "return", 0, 1)), x) for x in returns)]
             found += [(("", "post_update_return", 0, EVALUATIONS), x) for x in later]
             same = {"update": str(update), "env_steps": steps.get(str(update), ""), "settings": options.settings}
-            yield update, [
-                same | {"of": of, "quantity": quantity, "batch_size": str(size or ""), "value": _number(float(x)), "n": str(n)}
-                for (of, quantity, size, n), x in found
-            ]
+            yield (
+                update,
+                [
+                    same
+                    | {"of": of, "quantity": quantity, "batch_size": str(size or ""), "value": _number(float(x)), "n": str(n)}
+                    for (of, quantity, size, n), x in found
+                ],
+            )
 
 
 def diagnose(folders: Sequence[Path], options: Options, typed: Typed = Typed()) -> tuple[int, int, list[str]]:

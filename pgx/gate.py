@@ -110,7 +110,9 @@ def of_words(words: Sequence[str]) -> list[str]:
     known, rest = parser.parse_known_args(words)
     if wrong := [word for word in rest if word.startswith("-")]:
         name = wrong[0].lstrip("-").split("=")[0]
-        raise ConfigError(wrong[0], "there is no such option", hint=f"settings are written key=value; {hint_for_option(name)}".rstrip("; "))
+        raise ConfigError(
+            wrong[0], "there is no such option", hint=f"settings are written key=value; {hint_for_option(name)}".rstrip("; ")
+        )
     declared = typed(words)
     for override in map(_parsed, known.overrides + rest):
         if override is not None:

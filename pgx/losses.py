@@ -14,8 +14,6 @@ def policy_loss(log_prob: Float[Array, " N"], advantage: Float[Array, " N"]) -> 
     return -(log_prob * jax.lax.stop_gradient(advantage)).sum()
 
 
-def value_loss(
-    value: Float[Array, " N"], target: Float[Array, " N"], weight: Float[Array, " N"]
-) -> Float[Array, ""]:
+def value_loss(value: Float[Array, " N"], target: Float[Array, " N"], weight: Float[Array, " N"]) -> Float[Array, ""]:
     """Σ weight · (V(s) − G)²."""
     return (weight * (value - jax.lax.stop_gradient(target)) ** 2).sum()

@@ -193,7 +193,9 @@ def _side_by_side(frames: list[Image.Image]) -> Image.Image:
 def _check_out(path: Path) -> Path:
     """Raise ConfigError unless this file can be written."""
     if path.suffix.lower() not in SUFFIXES:
-        raise ConfigError("--out", f"{path} is no animated picture that can be written", f"a name that ends in {' or '.join(SUFFIXES)}")
+        raise ConfigError(
+            "--out", f"{path} is no animated picture that can be written", f"a name that ends in {' or '.join(SUFFIXES)}"
+        )
     if not os.access(path.parent, os.W_OK) or path.is_dir():
         raise ConfigError("--out", f"cannot write {path}", "a file in a folder that can be written")
     return path
@@ -209,9 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         chosen, typed = parser.read(arguments)
         summary = read_run(chosen.folder, typed)
         out = _check_out(chosen.out or chosen.folder / "play.webp")
-        update, total, film = play(
-            chosen.folder, summary["config"], seed=chosen.seed, greedy=chosen.greedy, best=chosen.best
-        )
+        update, total, film = play(chosen.folder, summary["config"], seed=chosen.seed, greedy=chosen.greedy, best=chosen.best)
         save(film, out)
         what = f"return {total:g} in {film.steps:,} steps ({film.seconds:.1f} s)"
         size = f"{out.stat().st_size / 1000:,.0f} kB"

@@ -89,7 +89,9 @@ def _missing(
 ) -> list[str]:
     """The words that this command line lacks: what the run was made with, and no folder decides."""
     made_with, path = recorded(folder), search_path(more)
-    here = Declared((*declared.folders, *(place.absolute() for place in map(folder_of, path) if place)), (declared.modules or ()))
+    here = Declared(
+        (*declared.folders, *(place.absolute() for place in map(folder_of, path) if place)), (declared.modules or ())
+    )
     words = [override.input_line for override in before if _reads_the_machine(override)]
     files = [*made_with.choices, ("", made_with.config_name)]
     if not all(here.has_option(group, option) for group, option in files):

@@ -31,9 +31,7 @@ def differ(
     return ~same | ~jnp.isfinite(most - least)
 
 
-def explained_variance(
-    target: Float[Array, "T B"], value: Float[Array, "T B"], mask: Bool[Array, "T B"]
-) -> Float[Array, ""]:
+def explained_variance(target: Float[Array, "T B"], value: Float[Array, "T B"], mask: Bool[Array, "T B"]) -> Float[Array, ""]:
     """1 − Var(target − value) / Var(target) over the steps; NaN where all targets are equal."""
     explained = 1 - (target - value).var(where=mask) / target.var(where=mask)
     return jnp.where(differ(target, mask), explained, jnp.nan)

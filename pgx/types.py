@@ -47,9 +47,7 @@ class Steps(NamedTuple):
     """The reward-to-go, to which V is fitted."""
 
 
-Estimator = Callable[
-    [Float[Array, " T"], Float[Array, " T"], Bool[Array, " T"], Float[Array, ""]], Float[Array, " T"]
-]
+Estimator = Callable[[Float[Array, " T"], Float[Array, " T"], Bool[Array, " T"], Float[Array, ""]], Float[Array, " T"]]
 """Ψ of one episode from (reward, value, mask, bootstrap); callers vmap over episodes."""
 
 

@@ -1,6 +1,6 @@
 """From a batch of episodes to the next state and a row of metrics: the same for every variant and environment.
 
-    episodes → returns, b → Ψ → A = Ψ − b → update of the policy → critic's fit → metrics
+episodes → returns, b → Ψ → A = Ψ − b → update of the policy → critic's fit → metrics
 """
 
 import jax.numpy as jnp

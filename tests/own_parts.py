@@ -114,7 +114,7 @@ class Hallway(HostEnv):
         return np.stack([self.time, np.ones(self.num_lanes)], 1).astype(np.float32)
 '''
 
-VARIANT = '''# @package _global_
+VARIANT = """# @package _global_
 defaults:
   - override /estimator: scaled
   - override /critic: linear
@@ -123,7 +123,7 @@ defaults:
   - override /optimiser: lion
 
 variant: mine
-'''
+"""
 
 YAML = {
     "estimator/scaled": "_target_: PACKAGE.parts.scaled\n_partial_: true\ngamma: ${gamma}\nscale: 0.5\nkind: sum\n",

@@ -153,7 +153,9 @@ def test_what_is_no_setting_is_refused_in_one_line(trained, folder, tmp_path):
         lambda: pgx.evaluate(trained.policy, env="acrobot"): "policy: it cannot act on the 6 observed numbers of Acrobot-v1",
         lambda: pgx.evaluate(folder, env="acrobot"): "evaluate: a run's folder says in which environment",
         lambda: pgx.evaluate(trained.policy, best=True): "evaluate: a policy has no best checkpoint",
-        lambda: pgx.assemble("reward_to_go", episodes_per_update=10**9): "episodes_per_update: 500 steps × 1,000,000,000 episodes",
+        lambda: pgx.assemble(
+            "reward_to_go", episodes_per_update=10**9
+        ): "episodes_per_update: 500 steps × 1,000,000,000 episodes",
         lambda: pgx.Run(tmp_path): f"RUN_DIR: {tmp_path} holds no run (no run.json)",
     }.items():
         with pytest.raises(pgx.ConfigError) as error:
@@ -194,7 +196,8 @@ def test_a_program_of_hydras_around_us_stays_as_it_is():
 
 
 @pytest.mark.parametrize(
-    "first", ["", "import pgx.evaluate", "from pgx.evaluate import main", "import importlib; importlib.import_module('pgx.evaluate')"]
+    "first",
+    ["", "import pgx.evaluate", "from pgx.evaluate import main", "import importlib; importlib.import_module('pgx.evaluate')"],
 )
 def test_evaluate_is_the_function_however_the_command_is_imported(first):
     code = f"{first}\nimport pgx, sys; from pgx import evaluate; import pgx.evaluate as third\n"
@@ -210,7 +213,9 @@ def test_the_public_names_are_there_and_no_others():
 
 
 def test_a_mistake_in_a_program_costs_no_jax():
-    code = "import sys, pgx\ntry: pgx.train('basline')\nexcept pgx.ConfigError as error: print(error)\nprint('jax' in sys.modules)"
+    code = (
+        "import sys, pgx\ntry: pgx.train('basline')\nexcept pgx.ConfigError as error: print(error)\nprint('jax' in sys.modules)"
+    )
     done = python(code)
     assert done.stdout.splitlines()[1:] == ["False"] and "did you mean 'baseline'" in done.stdout and not done.stderr
 

@@ -51,7 +51,9 @@ def test_a_batch_that_memory_cannot_hold_is_refused_with_its_size(tmp_path):
     word. Nothing is trained, and the line has the number."""
     backend.check_memory(500, 10, 4, on_host=True)
     lanes = ("env.num_lanes=1", "episodes_per_update=1e9")
-    with pytest.raises(ConfigError, match=r"episodes_per_update: 500 steps × 1,000,000,000 episodes × 4 numbers take 16,000 GB"):
+    with pytest.raises(
+        ConfigError, match=r"episodes_per_update: 500 steps × 1,000,000,000 episodes × 4 numbers take 16,000 GB"
+    ):
         train_here("+variant=vanilla", "env=gymnasium_cartpole", *lanes, folder=tmp_path / "r")
     with pytest.raises(ConfigError, match="500 steps × 1,000,000,000 episodes"):
         train_here("+variant=vanilla", "episodes_per_update=1e9", folder=tmp_path / "c")

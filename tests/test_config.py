@@ -104,7 +104,11 @@ MISTAKES = [
     ("+variant=baseline optimiser.schedule=linear", " optimiser.decay_steps: schedule linear needs it", "≥ 1"),
     ("+variant=baseline critic.optimiser.schedule=cosine", " critic.optimiser.decay_steps: schedule cosine", "≥ 1"),
     ("+variant=baseline env=gymnasium_cartpole env.num_lanes=11", "env.num_lanes: 11 lanes have only 10", "at most"),
-    ("+variant=leave_one_out episodes_per_update=1", "episodes_per_update: pgx.critics.LeaveOneOut has no baseline for 1", "≥ 2"),
+    (
+        "+variant=leave_one_out episodes_per_update=1",
+        "episodes_per_update: pgx.critics.LeaveOneOut has no baseline for 1",
+        "≥ 2",
+    ),
     ("+variant=baseline env.id=CartPole-v2", "env.id: no compiled environment", "did you mean 'CartPole-v1'?"),
     ("+variant=baseline env=gymnasium", "env.id: not chosen yet", "env.id=CartPole-v1"),
     ("+variant=baseline env=gymnasium env.id=Pendulum-v1", "env.id: Pendulum-v1 has the actions Box", "discrete"),
@@ -404,7 +408,14 @@ def test_a_wrong_member_under_hydras_own_launcher_stops_neither_the_others_nor_s
     """One mistyped value must not cost a night of sweeping, and a script must be able to see that one was wrong.
     (Our own launcher checks all members before it runs one: test_sweep.py.)"""
     done = pgx(
-        "-m", "hydra/launcher=basic", "+variant=vanilla", "env=catch", "num_updates=1", "seed=0,-1,1", "hydra.sweep.dir=s", cwd=tmp_path
+        "-m",
+        "hydra/launcher=basic",
+        "+variant=vanilla",
+        "env=catch",
+        "num_updates=1",
+        "seed=0,-1,1",
+        "hydra.sweep.dir=s",
+        cwd=tmp_path,
     )
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("pgx: seed: -1 is not allowed") and "Traceback" not in done.stderr
@@ -412,7 +423,14 @@ def test_a_wrong_member_under_hydras_own_launcher_stops_neither_the_others_nor_s
     before = (tmp_path / "s/0/metrics.csv").read_bytes()
     # the same folder for other members: their results must not be taken for these
     done = pgx(
-        "-m", "hydra/launcher=basic", "+variant=vanilla", "env=catch", "num_updates=1", "seed=5", "hydra.sweep.dir=s", cwd=tmp_path
+        "-m",
+        "hydra/launcher=basic",
+        "+variant=vanilla",
+        "env=catch",
+        "num_updates=1",
+        "seed=5",
+        "hydra.sweep.dir=s",
+        cwd=tmp_path,
     )
     assert done.returncode == 2 and "pgx: seed: 0 → 5: " in done.stderr
     assert (tmp_path / "s/0/metrics.csv").read_bytes() == before

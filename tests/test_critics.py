@@ -106,7 +106,13 @@ def divided_by_the_batch(network, blocks):
 
 
 critics_value_gradient = critics._value_gradient
-MUTANTS = [("deal", in_order), ("deal", repeated), ("deal", dropped), ("deal", padded), ("_value_gradient", divided_by_the_batch)]
+MUTANTS = [
+    ("deal", in_order),
+    ("deal", repeated),
+    ("deal", dropped),
+    ("deal", padded),
+    ("_value_gradient", divided_by_the_batch),
+]
 
 
 @pytest.mark.parametrize("name, mutant", MUTANTS, ids=[mutant.__name__ for _, mutant in MUTANTS])

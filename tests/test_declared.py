@@ -68,7 +68,9 @@ def here(trained, tmp_path, monkeypatch) -> Path:
 
 
 def snapshot(folder: Path) -> dict[Path, bytes | None]:
-    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*") if "__pycache__" not in path.parts}
+    return {
+        path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*") if "__pycache__" not in path.parts
+    }
 
 
 def write_config(run: Path, config: dict[str, Any]) -> None:
@@ -168,7 +170,16 @@ def test_a_damaged_folder_is_named_in_one_line(command, here, capsys):
         write_config(here / "r", {name: x for name, x in config.items() if name != key})
         line = refused(command, "r", cwd=here, capsys=capsys)
         assert f"run.json: {key}: it is missing" in line or f"run.json: {key}: none chosen" in line
-    for content in (b"", b"{", b"[]", b"null", b'{"config": 1}', b"\xff\xfe", b"[" * 100_000, b'{"config": {"seed": 1' + b"0" * 9999):
+    for content in (
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'{"config": 1}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"config": {"seed": 1' + b"0" * 9999,
+    ):
         file.write_bytes(content)
         assert "r/run.json: " in refused(command, "r", cwd=here, capsys=capsys)
 
@@ -187,8 +198,14 @@ def test_a_part_that_cannot_be_made_is_said_in_one_line(here, capsys):
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        ("estimator._target_=os.system", "estimator._target_: 'os.system' is not declared; allowed: pgx.estimators.lambda_return, "),
-        ("critic._target_=pgx.critics.Nothing", "allowed: pgx.critics.LeaveOneOut, pgx.critics.NoCritic, pgx.critics.ValueNetwork;"),
+        (
+            "estimator._target_=os.system",
+            "estimator._target_: 'os.system' is not declared; allowed: pgx.estimators.lambda_return, ",
+        ),
+        (
+            "critic._target_=pgx.critics.Nothing",
+            "allowed: pgx.critics.LeaveOneOut, pgx.critics.NoCritic, pgx.critics.ValueNetwork;",
+        ),
         ("+env.kwargs.x._target_=os.system env=gymnasium_cartpole", "env.kwargs.x._target_: 'os.system' is not declared"),
         ("+env.kwargs.x=[{_target_:os.system}] env=gymnasium_cartpole", "env.kwargs.x._target_: 'os.system' is not declared"),
         ("+env.kwargs._args_=[1] env=gymnasium_cartpole", "env.kwargs._args_: unknown key"),
@@ -246,7 +263,9 @@ def test_what_only_the_composed_configuration_shows_is_refused_by_the_gate(lines
 
 
 @pytest.mark.parametrize("file", [resume.OVERRIDES, ".hydra/hydra.yaml"])
-@pytest.mark.parametrize("content", [b"- {", b"\xff", b"1", b"- 1", b"a: &a [*a]", b"!!python/object/apply:evil.touch []", b"\x00"])
+@pytest.mark.parametrize(
+    "content", [b"- {", b"\xff", b"1", b"- 1", b"a: &a [*a]", b"!!python/object/apply:evil.touch []", b"\x00"]
+)
 def test_damaged_yaml_is_named_in_one_line(file, content, here, capsys):
     (here / "r" / file).write_bytes(content)
     assert f"r/{file}: cannot be read" in refused(resume, "r", cwd=here, capsys=capsys)
@@ -389,7 +408,9 @@ def test_evaluate_believes_the_command_line_and_the_variable(in_lab, capsys, mon
     evaluate.main([str(in_lab / "dir"), "--episodes", "2", "--config-dir", "conf"])
     told = capsys.readouterr().out
     assert told.startswith("mine on CartPole-v1, seed 0, update ")
-    assert "--config-dir: there is no folder nowhere" in refused(evaluate, "dir", "--config-dir", "nowhere", cwd=in_lab, capsys=capsys)
+    assert "--config-dir: there is no folder nowhere" in refused(
+        evaluate, "dir", "--config-dir", "nowhere", cwd=in_lab, capsys=capsys
+    )
     monkeypatch.setenv("PGX_CONFIG_DIR", f"{os.pathsep}conf")
     assert read_run(Path("dir"))["config"]["estimator"]["_target_"] == "lab.mine"
     monkeypatch.setenv("PGX_CONFIG_DIR", "nowhere")
@@ -448,7 +469,16 @@ def test_a_group_of_ones_own_is_known_where_its_folder_is_in_use(lab, capsys, mo
 
 def test_a_member_of_a_sweep_is_as_its_command_was(lab, tmp_path, capsys):
     """Its worker checks it again; and alone it says what the sweep was made with."""
-    done = program("run", "-m", "--config-dir=conf", *MINE, "tracker=none", f"hydra.sweep.dir={tmp_path}/s", "hydra.launcher.processes=1", cwd=lab)
+    done = program(
+        "run",
+        "-m",
+        "--config-dir=conf",
+        *MINE,
+        "tracker=none",
+        f"hydra.sweep.dir={tmp_path}/s",
+        "hydra.launcher.processes=1",
+        cwd=lab,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     line = refused(resume, tmp_path / "s/0", cwd=tmp_path, capsys=capsys)
     assert line.endswith(f"python -m pgx.resume {tmp_path}/s/0 --config-dir {lab}/conf\n")
@@ -484,6 +514,8 @@ def test_the_printed_search_path_is_in_hydras_grammar(tmp_path):
     """Whatever the folder is called."""
     for name in ("a b", "it's", "x,y=z", "[x]{y}"):
         (tmp_path / name).mkdir()
-        words = resume._where([("hydra.searchpath in command-line", f"file://{tmp_path / name}")] * 2, Declared((), ()), ["file:///x"])
+        words = resume._where(
+            [("hydra.searchpath in command-line", f"file://{tmp_path / name}")] * 2, Declared((), ()), ["file:///x"]
+        )
         value = OverridesParser.create().parse_override(words[-1]).value()
         assert value[-1] == f"file://{tmp_path / name}"

@@ -189,7 +189,16 @@ def test_all_of_it_as_rows(switches):
     learner = algorithm(G, VALUE)
     rows = quickly_compiled(
         lambda key: decompositions(
-            TabularMDP(), POLICY, V, (V, None), learner, estimand, key, num_episodes=EPISODES, num_states=20_000, num_continuations=K
+            TabularMDP(),
+            POLICY,
+            V,
+            (V, None),
+            learner,
+            estimand,
+            key,
+            num_episodes=EPISODES,
+            num_states=20_000,
+            num_continuations=K,
         )
     )(jax.random.key(2))
     assert {row.of for row in rows} == {"reward_to_go", "baseline", "baseline, own V", "exact V"}

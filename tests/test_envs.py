@@ -106,7 +106,7 @@ def test_another_gravity_would_be_noticed():
 
 @pytest.mark.parametrize("option, id", zip(("cartpole", "acrobot", "mountain_car"), FIELDS, strict=True))
 def test_thresholds_and_limits_are_those_of_gymnasium(option, id):
-    """"Solved" means what it means elsewhere."""
+    """ "Solved" means what it means elsewhere."""
     declared = gymnasium.spec(id)
     options = yaml.safe_load((ROOT / "conf" / "env" / f"{option}.yaml").read_text())
     assert options["id"] == id and options["reward_threshold"] == declared.reward_threshold
@@ -144,7 +144,12 @@ def one_step(env, key, state, action):
 
 def stepped(id: str, params: dict, start) -> list:
     """Eight steps with these parameters, as the program makes the environment of a checked configuration."""
-    section = {"_target_": "pgx.envs.gymnax.GymnaxEnv", "id": id, "reward_threshold": None, "params": {name: float(x) for name, x in params.items()}}
+    section = {
+        "_target_": "pgx.envs.gymnax.GymnaxEnv",
+        "id": id,
+        "reward_threshold": None,
+        "params": {name: float(x) for name, x in params.items()},
+    }
     check(section)
     env = traced(GymnaxEnv(id, params=section["params"]))
     state, _ = env.reset(jax.random.key(0))
@@ -168,7 +173,9 @@ def test_every_parameter_does_what_it_does_in_gymnasium(id):
         start = NEAR_THE_WALL.get(name, NEAR[id])
         ours = stepped(id, {name: value}, start)
         plain = stepped(id, {}, start)
-        assert len(ours) != len(plain) or any(np.abs(x - y).max() > 1e-4 for (x, _), (y, _) in zip(ours, plain, strict=True)), name
+        assert len(ours) != len(plain) or any(np.abs(x - y).max() > 1e-4 for (x, _), (y, _) in zip(ours, plain, strict=True)), (
+            name
+        )
         peer = gymnasium.make(id).unwrapped
         peer.reset(seed=0)
         set_parameters(peer, complete(id, {name: value}))
@@ -329,7 +336,13 @@ def test_observations_that_have_no_one_size_are_refused_like_continuous_actions(
         observation_space = gymnasium.spaces.Dict({"seen": gymnasium.spaces.Sequence(gymnasium.spaces.Discrete(3))})
 
     gymnasium.register("Growing-v0", Growing, max_episode_steps=4)
-    section = {"_target_": "pgx.envs.gymnasium.GymnasiumEnv", "id": "Growing-v0", "num_lanes": 2, "max_steps": None, "kwargs": {}}
+    section = {
+        "_target_": "pgx.envs.gymnasium.GymnasiumEnv",
+        "id": "Growing-v0",
+        "num_lanes": 2,
+        "max_steps": None,
+        "kwargs": {},
+    }
     with pytest.raises(ConfigError, match=r"env.id: Growing-v0 has the observations Dict.*one size"):
         check(section | {"reward_threshold": None})
 

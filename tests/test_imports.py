@@ -72,7 +72,10 @@ def test_analysis_reads_run_folders_only():
         (["gymnasium"], ["pgx/envs", "pgx/play.py"]),
         # a DictConfig has no attribute that a type checker knows, and no rule: it ends at the edge
         (["omegaconf"], ["pgx/config.py", "pgx/gate.py", "pgx/label.py", "pgx/run.py", "pgx/sweep", "hydra_plugins"]),
-        (["hydra", "hydra_plugins"], ["pgx/gate.py", "pgx/run.py", "pgx/resume.py", "pgx/build.py", "pgx/sweep", "hydra_plugins"]),
+        (
+            ["hydra", "hydra_plugins"],
+            ["pgx/gate.py", "pgx/run.py", "pgx/resume.py", "pgx/build.py", "pgx/sweep", "hydra_plugins"],
+        ),
     ],
 )
 def test_a_package_is_known_to_few_files(packages, files):
@@ -178,7 +181,10 @@ def python(code: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("module", "api run config runs.record runs.recording resume evaluate diagnose play runs.tracker backend runs.curve cli".split())
+@pytest.mark.parametrize(
+    "module",
+    "api run config runs.record runs.recording resume evaluate diagnose play runs.tracker backend runs.curve cli".split(),
+)
 def test_importing_a_command_imports_nothing_heavy(module):
     """jax takes a second, wandb another: whoever mistypes a key, or asks for --help, waits for neither."""
     done = python(f"import sys, pgx.{module}; print(*sys.modules)")

@@ -175,7 +175,11 @@ def test_signatures_are_read_through_imports_and_bases(tmp_path, monkeypatch):
     assert parts.signature("deep.D").is_open and set(parts.signature("deep.D").settings) == {"id", "num_lanes"}
     assert parts.derives("deep.D", "pgx.envs.base.HostEnv") and parts.derives("deep.inner.b.make", "pgx.envs.base.HostEnv")
     assert not parts.derives("deep.C", "pgx.envs.base.HostEnv")
-    assert [parts.declared(f"deep.{name}", key, 7) for name, key in (("Again", "least"), ("Again", "k"), ("C", "k"))] == [2, 3, 7]
+    assert [parts.declared(f"deep.{name}", key, 7) for name, key in (("Again", "least"), ("Again", "k"), ("C", "k"))] == [
+        2,
+        3,
+        7,
+    ]
     assert "deep" not in sys.modules
 
 

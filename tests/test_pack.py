@@ -135,7 +135,15 @@ def test_runs_of_different_programs_are_refused():
 def test_what_is_only_a_number_shares_a_program():
     """What the launcher puts into one pack must fit into it."""
     ours = ["estimator=lambda_return", "optimiser.clip_norm=1.0", "+env.params.gravity=9.8", "env.reward_threshold=5"]
-    theirs = [ours[0], "optimiser.clip_norm=2.0", "+env.params.gravity=4.9", ours[3], "seed=8", "estimator.lam=0.8", "gamma=0.9"]
+    theirs = [
+        ours[0],
+        "optimiser.clip_norm=2.0",
+        "+env.params.gravity=4.9",
+        ours[3],
+        "seed=8",
+        "estimator.lam=0.8",
+        "gamma=0.9",
+    ]
     theirs += ["critic.optimiser.learning_rate=0.1", "entropy_coefficient=0.1"]
     shared, *others = (program(checked("+variant=baseline", *x)) for x in (ours, theirs, [*ours, "env.reward_threshold=6"]))
     assert [x == shared for x in others] == [True, False]

@@ -228,9 +228,7 @@ def test_variants_are_ordered_as_they_are(every):
         one.score[index],
         one.mask[:, index],
     )
-    found = quickly_compiled(
-        lambda many: {name: statistics(g, g[0]) for name, g in batches(many, size).items()}
-    )(many)
+    found = quickly_compiled(lambda many: {name: statistics(g, g[0]) for name, g in batches(many, size).items()})(many)
     for name in EXACT:
         assert float(found[name]["variance"]) == pytest.approx(VARIANCE[name] / size, rel=0.03), name
         snr = size * (MEAN[name] @ MEAN[name]) / VARIANCE[name]
@@ -306,7 +304,9 @@ def test_three_sets_of_episodes_each_for_one_thing(every, monkeypatch):
 
     @quickly_compiled
     def run(policy, sets):
-        _, returns, _ = quality.measure(policy, *sets, None, LEARNERS["vanilla"], ESTIMAND, jax.random.key(1), batch_sizes=(20,))
+        _, returns, _ = quality.measure(
+            policy, *sets, None, LEARNERS["vanilla"], ESTIMAND, jax.random.key(1), batch_sizes=(20,)
+        )
         return returns, used
 
     returns, used = run(POLICY, sets)

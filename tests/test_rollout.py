@@ -437,7 +437,9 @@ def test_nothing_compiles_after_the_first_update(make_env, compilations):
 def test_the_loop_is_one_kernel(env):
     """A loop that went from kernel to kernel would be right, and take three times as long. A product in the policy or
     a scatter in the environment is enough for that."""
-    policy = MLPPolicy(GymnaxEnv(env).spec.obs_size, Discrete(ACTIONS), width=32, depth=2, activation="tanh", key=jax.random.key(0))
+    policy = MLPPolicy(
+        GymnaxEnv(env).spec.obs_size, Discrete(ACTIONS), width=32, depth=2, activation="tanh", key=jax.random.key(0)
+    )
 
     def loops(policy):
         program = eqx.filter_jit(rollout).lower(GymnaxEnv(env), policy, jax.random.key(0), 10).compile().compiled

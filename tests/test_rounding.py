@@ -1,6 +1,5 @@
 """Rounding is not divided by rounding: where nothing differs there is nothing to learn, whatever float32 leaves of it."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np

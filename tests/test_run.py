@@ -232,7 +232,9 @@ def test_a_persons_settings_of_matplotlib_do_not_change_the_picture(folder, tmp_
     drawn. And pictures are said to be the same bytes everywhere."""
     pictures = []
     (tmp_path / "home").mkdir()
-    (tmp_path / "home/matplotlibrc").write_text("savefig.bbox: tight\nsavefig.dpi: 50\nfont.size: 20\nfigure.autolayout: True\n")
+    (tmp_path / "home/matplotlibrc").write_text(
+        "savefig.bbox: tight\nsavefig.dpi: 50\nfont.size: 20\nfigure.autolayout: True\n"
+    )
     for name, settings in {
         "plain": {},
         "theirs": {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "MPLCONFIGDIR": str(tmp_path / "home")},

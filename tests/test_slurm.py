@@ -47,7 +47,9 @@ def states():
 def under_way(folder, task):
     """Whether the members of that task have recorded something."""
     members = (0, 1) if task == 0 else (2, 3)
-    return any((folder / f"s/{i}/metrics.csv").exists() and (folder / f"s/{i}/metrics.csv").stat().st_size > 2000 for i in members)
+    return any(
+        (folder / f"s/{i}/metrics.csv").exists() and (folder / f"s/{i}/metrics.csv").stat().st_size > 2000 for i in members
+    )
 
 
 def kill(task):

@@ -162,8 +162,12 @@ def test_a_member_that_fails_harms_no_other(tmp_path):
     fault.unlink()  # mended: only what is missing
     stamp = stamps(tmp_path / "s")
     mended = sweep(*command, *budget, cwd=tmp_path, PGX_TEST_FAULT=str(fault))
-    assert mended.returncode == 1 and "1 diverged, 2 completed" in mended.stdout.replace("2 completed, 1 diverged", "1 diverged, 2 completed")
-    assert {p: x for p, x in stamps(tmp_path / "s").items() if p.parts[0] != "0"} == {p: x for p, x in stamp.items() if p.parts[0] != "0"}
+    assert mended.returncode == 1 and "1 diverged, 2 completed" in mended.stdout.replace(
+        "2 completed, 1 diverged", "1 diverged, 2 completed"
+    )
+    assert {p: x for p, x in stamps(tmp_path / "s").items() if p.parts[0] != "0"} == {
+        p: x for p, x in stamp.items() if p.parts[0] != "0"
+    }
 
 
 def children(pid):
@@ -269,13 +273,22 @@ def test_nothing_compiles_twice(tmp_path):
     import jax
 
     compiled = []
-    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None)
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
+    )
     base = ("+variant=gae", "num_updates=2", "episodes_per_update=3", "updates_per_chunk=2", "optimiser.clip_norm=1.0")
     gravity = "+env.params.gravity={}"
     train_here(*base, gravity.format("9.8"), folder=tmp_path / "first")
     assert compiled
     compiled.clear()
-    numbers = ("seed=5", "optimiser.learning_rate=0.1", "gamma=0.5", "estimator.lam=0.3", "optimiser.clip_norm=2.0", "entropy_coefficient=0.1")
+    numbers = (
+        "seed=5",
+        "optimiser.learning_rate=0.1",
+        "gamma=0.5",
+        "estimator.lam=0.3",
+        "optimiser.clip_norm=2.0",
+        "entropy_coefficient=0.1",
+    )
     train_here(*base, *numbers, gravity.format("4.9"), folder=tmp_path / "second")
     assert compiled == []
     train_here(*base, gravity.format("9.8"), "episodes_per_update=4", folder=tmp_path / "third")

@@ -247,7 +247,17 @@ def test_a_sweep_agent_of_wandb_names_its_runs_itself(monkeypatch):
     assert tracker.new_id() == "chosen"
 
 
-WRONG = ["mode=onlin", "mode=1", "project=[1]", "name=''", "tags=a", "tags=[1]", "patience=long", "patience=-1", "checkpoint=yes"]
+WRONG = [
+    "mode=onlin",
+    "mode=1",
+    "project=[1]",
+    "name=''",
+    "tags=a",
+    "tags=[1]",
+    "patience=long",
+    "patience=-1",
+    "checkpoint=yes",
+]
 
 
 @pytest.mark.parametrize("words", WRONG)
@@ -274,7 +284,9 @@ def test_the_example_of_a_sweep_of_wandbs_own_is_one_that_an_agent_can_run():
     assert sweep["metric"]["name"] == "return_final_iqm"
 
 
-@pytest.mark.parametrize("what", ["missing", "online", "core SIGKILL", "core SIGSTOP", "process SIGKILL", "process SIGSTOP", "nothing"])
+@pytest.mark.parametrize(
+    "what", ["missing", "online", "core SIGKILL", "core SIGSTOP", "process SIGKILL", "process SIGSTOP", "nothing"]
+)
 def test_whatever_happens_the_run_goes_on(what, tmp_path):
     """One warning at the most, no traceback, exit code 0, soon; and no secret in the folder."""
     environment = {name: x for name, x in os.environ.items() if not name.startswith("WANDB")}

@@ -69,7 +69,9 @@ def test_every_update_has_random_numbers_of_its_own(env):
     keys, policy = Keys.of_seed(3), start(env).policy
     expected = [jax.random.uniform(jax.random.fold_in(keys.update, i)) for i in range(UPDATES)]
     np.testing.assert_array_equal(rows["of_update"], np.array(expected))
-    play = HostRollout(env, env.num_lanes) if isinstance(env, HostEnv) else eqx.filter_jit(partial(rollout, env, num_episodes=16))
+    play = (
+        HostRollout(env, env.num_lanes) if isinstance(env, HostEnv) else eqx.filter_jit(partial(rollout, env, num_episodes=16))
+    )
     expected = [drawn(play(policy, key=jax.random.fold_in(keys.train, i))) for i in range(UPDATES)]
     np.testing.assert_allclose(rows["of_episodes"], np.array(expected), rtol=1e-4)
 

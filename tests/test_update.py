@@ -161,9 +161,7 @@ G_LAMBDA = partial(lambda_return, gamma=GAMMA, lam=LAM)
 CASES = {
     "vanilla": Case(algorithm(R), true_gradient),
     "vanilla, γ = 1": Case(algorithm(partial(vanilla, gamma=1.0), gamma=1.0), lambda: true_gradient(gamma=1.0)),
-    "reward_to_go, γ = 1": Case(
-        algorithm(partial(reward_to_go, gamma=1.0), gamma=1.0), lambda: true_gradient(gamma=1.0)
-    ),
+    "reward_to_go, γ = 1": Case(algorithm(partial(reward_to_go, gamma=1.0), gamma=1.0), lambda: true_gradient(gamma=1.0)),
     "reward_to_go": Case(algorithm(G), usual),
     "reward_to_go, γ^t": Case(algorithm(G, discount_power=True), true_gradient),
     # the factor belongs to G_t and not to R(τ), which has it already; the switch multiplies whatever it is given
@@ -173,9 +171,7 @@ CASES = {
     ),
     "baseline": Case(algorithm(G, VALUE), usual),
     "baseline, several steps of V": Case(algorithm(G, SEVERAL_STEPS), usual),
-    "gae, several steps of V": Case(
-        algorithm(G_LAMBDA, SEVERAL_STEPS), lambda: gradient_step_by_step(n_step_average, THETA)
-    ),
+    "gae, several steps of V": Case(algorithm(G_LAMBDA, SEVERAL_STEPS), lambda: gradient_step_by_step(n_step_average, THETA)),
     "baseline, γ^t": Case(algorithm(G, VALUE, discount_power=True), true_gradient),
     "leave_one_out": Case(algorithm(R, LeaveOneOut()), true_gradient),
     "leave_one_out of G_t": Case(algorithm(G, LeaveOneOut()), usual),

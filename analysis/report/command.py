@@ -163,9 +163,7 @@ def _make_room(output: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
         (output / "report.html").touch()
     except OSError as error:
-        raise InputError(
-            f"{output}: cannot be written ({error.strerror}); choose another folder with --output"
-        ) from None
+        raise InputError(f"{output}: cannot be written ({error.strerror}); choose another folder with --output") from None
 
 
 def _end(said: list[str], study: Study | None = None) -> int:

@@ -107,9 +107,7 @@ TOGETHER = 4
 """The most groups that are drawn over each other."""
 
 
-def by_env(
-    draw: Callable[..., Axes], *tables: pd.DataFrame, height: float = 4.2, apart: bool = False, **more
-) -> Figure:
+def by_env(draw: Callable[..., Axes], *tables: pd.DataFrame, height: float = 4.2, apart: bool = False, **more) -> Figure:
     """`draw(*tables, ax)` once an environment, one below the other, each with the rows of its own.
 
     Of the other arguments one that is a function is given the environment. With `apart`, more than TOGETHER groups have
@@ -362,14 +360,10 @@ def final_scores(
         size = 26 if len(x) <= 50 else 10
         ax.scatter(x, i + height, s=size, color=look.colour, alpha=0.55, linewidths=0, gid=f"seeds of {variant}")
         for row in results[results["variant"] == variant].itertuples():
-            ax.plot(
-                [row.lo, row.hi], [i + 0.18] * 2, color=look.colour, linewidth=3.5, solid_capstyle="butt", alpha=0.7
-            )
+            ax.plot([row.lo, row.hi], [i + 0.18] * 2, color=look.colour, linewidth=3.5, solid_capstyle="butt", alpha=0.7)
             ax.plot(row.estimate, i + 0.18, look.marker, color=look.colour, markeredgecolor="white", markersize=9)
             said = f"{text.number(row.estimate)}  {text.between(row.lo, row.hi)}"
-            ax.annotate(
-                said, (1.01, i + 0.12), xycoords=("axes fraction", "data"), fontsize=8.5, color=GREY, va="center"
-            )
+            ax.annotate(said, (1.01, i + 0.12), xycoords=("axes fraction", "data"), fontsize=8.5, color=GREY, va="center")
     ax.set_yticks(range(len(names)), [f"{name}\n(n = {_n(results, name)})" for name in names])
     ax.set_ylim(len(names) - 0.55, -0.5)
     ax.grid(axis="y", visible=False)
@@ -392,9 +386,7 @@ def _beeswarm(x: np.ndarray, span: float) -> np.ndarray:
     return (height * 0.382) % 1.0 if height.any() else height
 
 
-def performance_profile(
-    results: pd.DataFrame, ax: Axes, *, looks: Looks | None = None, label: str = "final return"
-) -> Axes:
+def performance_profile(results: pd.DataFrame, ax: Axes, *, looks: Looks | None = None, label: str = "final return") -> Axes:
     """Share of runs above τ, for every τ; `results` from aggregates.profile."""
     if results.empty:
         return nothing(ax, "Performance profile")
@@ -412,9 +404,7 @@ def performance_profile(
     return ax
 
 
-def improvement_matrix(
-    results: pd.DataFrame, ax: Axes, *, of: str = "final scores", looks: Looks | None = None
-) -> Axes:
+def improvement_matrix(results: pd.DataFrame, ax: Axes, *, of: str = "final scores", looks: Looks | None = None) -> Axes:
     """P(row > column), a small scale from 0 to 1 in every cell with the line at ½; shaded where ½ is excluded."""
     title = f"Probability of improvement: {of}"
     if results.empty:
@@ -551,15 +541,11 @@ def underwater(
         variant = run["variant"].iloc[0]
         first.setdefault(variant, []).append(i)
         colour, t = looks[variant].colour, run["env_steps"].to_numpy(float)
-        ax.fill_between(
-            t, i, i + 0.92 * depth / deepest, color=colour, alpha=0.75, linewidth=0, rasterized=len(runs) > 60
-        )
+        ax.fill_between(t, i, i + 0.92 * depth / deepest, color=colour, alpha=0.75, linewidth=0, rasterized=len(runs) > 60)
         ax.plot(t[[0, -1]], [i, i], color=colour, linewidth=0.6)
         of_run = events[events["run_id"] == run["run_id"].iloc[0]]
         for event in of_run.itertuples():
-            ax.plot(
-                event.start, i + 0.12, linestyle="", markeredgecolor="black", markeredgewidth=0.9, **_FALLS[event.kind][1]
-            )
+            ax.plot(event.start, i + 0.12, linestyle="", markeredgecolor="black", markeredgewidth=0.9, **_FALLS[event.kind][1])
     if len(runs) <= 100:
         ax.set_yticks(
             np.arange(len(runs)) + 0.3,
@@ -581,11 +567,7 @@ def underwater(
         if kind != "falling" or (events["kind"] == kind).any()
     ]
     headline(ax, "Underwater: what each seed lost of its best", handles)
-    n = (
-        f"the {len(runs)} runs that lost most; {left_out} more are in the tables"
-        if left_out
-        else f"all {len(runs)} runs"
-    )
+    n = f"the {len(runs)} runs that lost most; {left_out} more are in the tables" if left_out else f"all {len(runs)} runs"
     _caption(ax, f"A row a seed, hanging: max so far − now, of {label}; a full row is {text.number(deepest)}. No "
                  f"estimate, {n}.")  # fmt: skip
     return ax
@@ -648,9 +630,7 @@ def along_training(
     return ax
 
 
-def against_batch_size(
-    data: pd.DataFrame, ax: Axes, *, looks: Looks | None = None, title: str = "", label: str = ""
-) -> Axes:
+def against_batch_size(data: pd.DataFrame, ax: Axes, *, looks: Looks | None = None, title: str = "", label: str = "") -> Axes:
     """Gradient quality at frozen checkpoints against episodes a batch, log–log.
 
     `data` is a results table with the column batch_size; what is not positive cannot be drawn here and is counted.
@@ -687,9 +667,7 @@ def against_batch_size(
     return ax
 
 
-def post_update(
-    returns: pd.DataFrame, ax: Axes, *, looks: Looks | None = None, title: str = "After one more update"
-) -> Axes:
+def post_update(returns: pd.DataFrame, ax: Axes, *, looks: Looks | None = None, title: str = "After one more update") -> Axes:
     """Share of checkpoints where the worst of the updates left no more than this part of the mode of their returns.
 
     `returns` is from diagnosis.post_update: a row a checkpoint.

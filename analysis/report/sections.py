@@ -52,17 +52,14 @@ def shown(frame: pd.DataFrame, otherwise: str = "Nothing was measured.", long: i
     if frame.empty:
         return Markdown(otherwise)
     head = "".join(f"<th>{html.escape(str(name))}</th>" for name in frame.columns)
-    rows = "\n".join(
-        f"<tr>{''.join(_cell(str(x)) for x in row)}</tr>"
-        for row in frame.itertuples(index=False, name=None)
-    )
+    rows = "\n".join(f"<tr>{''.join(_cell(str(x)) for x in row)}</tr>" for row in frame.itertuples(index=False, name=None))
     table = f'<div class="table"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>'
     return Html(f"<details><summary>{len(frame)} rows</summary>{table}</details>" if len(frame) > long else table)
 
 
 def _cell(said: str) -> str:
     """Short ones are not broken: neither `CartPole-v1` nor an interval."""
-    return f'<td{" class=short" if len(said) <= 16 else ""}>{html.escape(said)}</td>'
+    return f"<td{' class=short' if len(said) <= 16 else ''}>{html.escape(said)}</td>"
 
 
 # What was run
@@ -292,11 +289,7 @@ def _adjusted(row: Mapping) -> str:
 
 
 def _without_empty(frame: pd.DataFrame) -> pd.DataFrame:
-    return (
-        frame.loc[:, [name for name in frame if name not in ("p", "note") or frame[name].any()]]
-        if len(frame)
-        else frame
-    )
+    return frame.loc[:, [name for name in frame if name not in ("p", "note") or frame[name].any()]] if len(frame) else frame
 
 
 def readable_pairs(study: Study) -> pd.DataFrame:
@@ -375,8 +368,7 @@ def readable_sensitivity(study: Study) -> pd.DataFrame:
     rows = rows.assign(
         what=rows["metric"].map(lambda x: what.get(x, x)),
         said=[
-            f"{_number(row, 'estimate')} "
-            + text.between(row["lo"], row["hi"], lambda x, row=row: _number(row | {"x": x}, "x"))
+            f"{_number(row, 'estimate')} " + text.between(row["lo"], row["hi"], lambda x, row=row: _number(row | {"x": x}, "x"))
             for row in rows.to_dict("records")
         ],
     )
@@ -429,9 +421,7 @@ def underwater(study: Study, looks: plots.Looks, most: int = 100) -> Figure:
     loss = study.within[study.within["metric"].str.startswith("max drawdown")].set_index("run_id")["estimate"]
     runs = study.few(study.runs)
     each = max(1, most // max(1, len(study.shown)))
-    ranked = runs.assign(loss=runs["run_id"].map(loss).fillna(-np.inf)).sort_values(
-        "loss", ascending=False, kind="stable"
-    )
+    ranked = runs.assign(loss=runs["run_id"].map(loss).fillna(-np.inf)).sort_values("loss", ascending=False, kind="stable")
     chosen = set(ranked.groupby(["variant", "env"]).head(each)["run_id"])
     curves = study.scored[study.scored["run_id"].isin(chosen)]
     env_rows = curves.groupby("env")["run_id"].nunique().max() if len(curves) else 0
@@ -494,8 +484,8 @@ def estimators(study: Study) -> Figure:
         for quantity, (title, label) in labels.items():
             of = rows[(rows["env"] == env) & (rows["metric"] == f"iqm of {quantity}")]
             draws.append(
-                lambda ax, of=of, title=f"{title}{f' · {env}' if len(envs) > 1 else ''}", label=label: (
-                    plots.against_batch_size(of, ax, looks=looks, title=title, label=label)
+                lambda ax, of=of, title=f"{title}{f' · {env}' if len(envs) > 1 else ''}", label=label: plots.against_batch_size(
+                    of, ax, looks=looks, title=title, label=label
                 )
             )
     _each(axes, draws)
@@ -563,7 +553,8 @@ def parts(study: Study) -> str:
         "be negative. `exact V` is the mean of these continuations: what remains there is about what no baseline of "
         "states removes. An episode's gradient is a sum of such terms, which are not independent."
         if len(study.parts_of_variance)
-        else "" if study.estimators.empty
+        else ""
+        if study.estimators.empty
         else "The variance was not divided: an environment on the host cannot be put back into a state."
     )
 
@@ -631,13 +622,11 @@ def method(study: Study) -> str:
     q, boot, fall = study.question, study.question.bootstrap, study.question.collapse
     horizons = ", ".join(f"{n:,} env steps ({env})" for env, n in study.horizons.items()) or "no step"
     said = [
-        "**Unit.** A run; never an episode. First every run is reduced to one number or one curve, then runs are "
-        "resampled.",
+        "**Unit.** A run; never an episode. First every run is reduced to one number or one curve, then runs are resampled.",
         f"**Intervals.** {boot.level:.0%} percentile bootstrap over runs, {boot.n_boot:,} resamples, generator seeded "
         f"with {boot.rng_seed}: the same runs give the same numbers. With fewer than 10 seeds they are too narrow; "
         "with fewer than 3 there is none.",
-        f"**Curves** are put on one grid of {q.points} points by their value at or before each point, never beyond "
-        "their end.",
+        f"**Curves** are put on one grid of {q.points} points by their value at or before each point, never beyond their end.",
         f"**Final score.** {_final(q.score)} after the first update that reached {horizons}, as far as every completed "
         "run came. Where all runs have one budget that is their last update. No other number here is called final.",
         *way_up(study),

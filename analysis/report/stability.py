@@ -71,12 +71,25 @@ sections.shown(sections.readable_pairs(study), "No pairs to compare.")
 
 # %%
 reached = lambda env: f"{question.score} ≥ {study.threshold(env):g}"
-show(plots.by_env(plots.time_to_threshold, few(study.survival), looks=looks, threshold=reached, apart=True,
-                  height=sections.high(study, 3.4, 0.35)), "time_to_threshold")
+show(
+    plots.by_env(
+        plots.time_to_threshold,
+        few(study.survival),
+        looks=looks,
+        threshold=reached,
+        apart=True,
+        height=sections.high(study, 3.4, 0.35),
+    ),
+    "time_to_threshold",
+)
 
 # %%
-show(plots.by_env(plots.improvement_matrix, few(study.sooner), looks=looks, of="time to threshold",
-                  height=sections.high(study, 1.5, 0.8)), "sooner")
+show(
+    plots.by_env(
+        plots.improvement_matrix, few(study.sooner), looks=looks, of="time to threshold", height=sections.high(study, 1.5, 0.8)
+    ),
+    "sooner",
+)
 
 # %%
 sections.shown(sections.readable(study.medians, study.restricted, study.areas))
@@ -85,24 +98,49 @@ sections.shown(sections.readable(study.medians, study.restricted, study.areas))
 # ## How well?
 
 # %%
-show(plots.by_env(plots.learning_curves, few(study.aligned), few(study.bands), looks=looks, label=question.score,
-                  smoothing=smoothing, threshold=study.threshold, apart=True), "learning_curves")
+show(
+    plots.by_env(
+        plots.learning_curves,
+        few(study.aligned),
+        few(study.bands),
+        looks=looks,
+        label=question.score,
+        smoothing=smoothing,
+        threshold=study.threshold,
+        apart=True,
+    ),
+    "learning_curves",
+)
 
 # %%
-show(plots.by_env(plots.final_scores, few(study.scores), few(study.final), looks=looks,
-                  label=f"final {question.score}", height=sections.high(study, 1.6, 0.75)), "final_scores")
+show(
+    plots.by_env(
+        plots.final_scores,
+        few(study.scores),
+        few(study.final),
+        looks=looks,
+        label=f"final {question.score}",
+        height=sections.high(study, 1.6, 0.75),
+    ),
+    "final_scores",
+)
 
 # %%
-show(plots.by_env(plots.performance_profile, few(study.profile), looks=looks, label=f"final {question.score}", apart=True),
-     "performance_profile")
+show(
+    plots.by_env(plots.performance_profile, few(study.profile), looks=looks, label=f"final {question.score}", apart=True),
+    "performance_profile",
+)
 
 # %%
-show(plots.by_env(plots.improvement_matrix, few(study.better), looks=looks, height=sections.high(study, 1.5, 0.8)),
-     "better")
+show(plots.by_env(plots.improvement_matrix, few(study.better), looks=looks, height=sections.high(study, 1.5, 0.8)), "better")
 
 # %%
-show(plots.by_env(plots.tolerance_bands, few(study.tolerance_bands), looks=looks, label=question.score,
-                  smoothing=smoothing, apart=True), "tolerance_bands")
+show(
+    plots.by_env(
+        plots.tolerance_bands, few(study.tolerance_bands), looks=looks, label=question.score, smoothing=smoothing, apart=True
+    ),
+    "tolerance_bands",
+)
 
 # %%
 sections.shown(sections.readable(study.final, study.tolerance))

@@ -79,9 +79,7 @@ class Study:
         if len(self.sweeps) > 1 and "sweep" not in self.by:
             self.tables = grouped_by(tables, [*self.by, "sweep"])
         self.runs, self.loaded = self.tables.runs, tables.runs
-        self.family_of = dict(
-            zip(self.runs["variant"], plain.runs["variant"], strict=True)
-        )  # group → the same, any sweep
+        self.family_of = dict(zip(self.runs["variant"], plain.runs["variant"], strict=True))  # group → the same, any sweep
         self.families = sorted(set(plain.runs["variant"]))
         self.envs = sorted(set(self.runs["env"]) - {"?"}) or sorted(set(self.runs["env"]))
         self.variants = sorted(set(self.runs["variant"]))
@@ -101,13 +99,13 @@ class Study:
         if not self.runs["status"].isin(["completed", "running", "interrupted"]).any():
             said.append("all runs failed: there is nothing to measure")
         if dirty := int(self.runs["git_sha"].str.contains("+", regex=False).sum()):
-            said.append(f"{dirty} runs were made by code with uncommitted changes or from outside: the commit does not say what ran")
+            said.append(
+                f"{dirty} runs were made by code with uncommitted changes or from outside: the commit does not say what ran"
+            )
         seeds = self.runs.groupby(["variant", "env"])["seed"].nunique()
         if len(few := seeds[seeds.between(2, 9)]):
             count = f"{few.min()}" if few.min() == few.max() else f"{few.min()}–{few.max()}"
-            said.append(
-                f"{count} seeds in {len(few)} of {len(seeds)} groups: with fewer than 10 intervals are too narrow"
-            )
+            said.append(f"{count} seeds in {len(few)} of {len(seeds)} groups: with fewer than 10 intervals are too narrow")
         ends = self.scored.groupby("run_id")["env_steps"].max()
         done = self.runs[self.runs["status"] == "completed"].set_index("run_id")
         for env, horizon in self.horizons.items():
@@ -126,9 +124,7 @@ class Study:
                             f"{of_env['horizon'].iloc[0]:,.0f} env steps, which all have, and {late} runs that reached "
                             "the threshold later count as not there")  # fmt: skip
         if len(self.shown) < len(self.variants):
-            said.append(
-                f"{len(self.variants)} groups: the pictures show the {len(self.shown)} with the best final scores"
-            )
+            said.append(f"{len(self.variants)} groups: the pictures show the {len(self.shown)} with the best final scores")
         if len(self.sweeps) > 1 and (same := self._same_twice()):
             said.append(f"{same} runs have the same configuration and seed in two sweeps: if the code is the same too, "
                         "so are their numbers")  # fmt: skip

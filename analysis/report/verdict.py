@@ -56,9 +56,7 @@ def of_variants(study: Study, env: str) -> list[str]:
     names = sorted(set(study.runs.loc[study.runs["env"] == env, "variant"]))
     statuses = study.runs[study.runs["env"] == env].groupby("variant")["status"].value_counts()
     return [
-        of_variant(
-            name, study.threshold(env), medians.get(name), finals.get(name), shares.get(name), statuses[name].to_dict()
-        )
+        of_variant(name, study.threshold(env), medians.get(name), finals.get(name), shares.get(name), statuses[name].to_dict())
         for name in names
     ]
 

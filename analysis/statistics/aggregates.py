@@ -174,16 +174,27 @@ def aggregate(
         else:
             doubts.append("no scores")
         rows.append(
-            row("variant", key[0], "all" if pool_envs else key[1], f"{statistic} of {metric}", estimate, lo, hi,
-                level=spec.level, method=method, n_runs=n, n_boot=spec.n_boot, rng_seed=spec.rng_seed, warning=doubts,
-                params=[spec, {"statistic": statistic} | ({} if target is None else {"target": target})])
+            row(
+                "variant",
+                key[0],
+                "all" if pool_envs else key[1],
+                f"{statistic} of {metric}",
+                estimate,
+                lo,
+                hi,
+                level=spec.level,
+                method=method,
+                n_runs=n,
+                n_boot=spec.n_boot,
+                rng_seed=spec.rng_seed,
+                warning=doubts,
+                params=[spec, {"statistic": statistic} | ({} if target is None else {"target": target})],
+            )
         )
     return table(rows)
 
 
-def curve_bands(
-    aligned: pd.DataFrame, metric: str, statistic: str = "iqm", spec: Bootstrap = Bootstrap()
-) -> pd.DataFrame:
+def curve_bands(aligned: pd.DataFrame, metric: str, statistic: str = "iqm", spec: Bootstrap = Bootstrap()) -> pd.DataFrame:
     """Curves on one grid → a results row a point (scope `point`, extra column env_steps).
 
     The interval is pointwise; whole curves are resampled. At a point which some runs did not reach, those that did
@@ -202,10 +213,23 @@ def curve_bands(
             lo, hi = interval([part], score, spec) if n else (estimate, estimate)
             for i, point in enumerate(points):
                 rows.append(
-                    row("point", variant, env, f"{statistic} of {metric}", estimate[i], lo[i], hi[i], level=spec.level,
-                        method="pointwise percentile bootstrap of whole curves", n_runs=n, n_boot=spec.n_boot,
-                        rng_seed=spec.rng_seed, params=[spec, {"statistic": statistic}], warning=doubts,
-                        env_steps=steps[point])
+                    row(
+                        "point",
+                        variant,
+                        env,
+                        f"{statistic} of {metric}",
+                        estimate[i],
+                        lo[i],
+                        hi[i],
+                        level=spec.level,
+                        method="pointwise percentile bootstrap of whole curves",
+                        n_runs=n,
+                        n_boot=spec.n_boot,
+                        rng_seed=spec.rng_seed,
+                        params=[spec, {"statistic": statistic}],
+                        warning=doubts,
+                        env_steps=steps[point],
+                    )
                 )
     return table(rows, "env_steps").sort_values(["variant", "env", "env_steps"], kind="stable", ignore_index=True)
 
@@ -225,10 +249,23 @@ def profile(scores: pd.DataFrame, metric: str, taus: Sequence[float], spec: Boot
         lo, hi = interval([above], mean, spec)
         for i, tau in enumerate(taus):
             rows.append(
-                row("point", variant, env, f"P({metric} > τ)", above[:, i].mean(), lo[i], hi[i], level=spec.level,
-                    method="pointwise percentile bootstrap over runs", n_runs=len(x), n_boot=spec.n_boot,
-                    rng_seed=spec.rng_seed, params=spec, tau=tau,
-                    warning=[warning, *doubts_about(len(x), "", spec.level)])
+                row(
+                    "point",
+                    variant,
+                    env,
+                    f"P({metric} > τ)",
+                    above[:, i].mean(),
+                    lo[i],
+                    hi[i],
+                    level=spec.level,
+                    method="pointwise percentile bootstrap over runs",
+                    n_runs=len(x),
+                    n_boot=spec.n_boot,
+                    rng_seed=spec.rng_seed,
+                    params=spec,
+                    tau=tau,
+                    warning=[warning, *doubts_about(len(x), "", spec.level)],
+                )
             )
     return table(rows, "tau")
 
@@ -330,9 +367,7 @@ def tolerance_bands(aligned: pd.DataFrame, metric: str, share: float = 0.9, leve
     return table(rows, "env_steps")
 
 
-def _tolerance_row(
-    ordered: np.ndarray, variant: str, env: str, metric: str, share: float, level: float, warning: str
-) -> dict:
+def _tolerance_row(ordered: np.ndarray, variant: str, env: str, metric: str, share: float, level: float, warning: str) -> dict:
     n = len(ordered)
     lo = hi = achieved = np.nan
     doubts = [warning]
@@ -344,7 +379,16 @@ def _tolerance_row(
         if achieved < level:
             doubts.append(f"only {achieved:.0%} confidence that {share:.0%} of runs lie here: {n} runs allow no more")
     return row(
-        "variant", variant, env, f"tolerance of {metric}", np.median(ordered) if n else np.nan, lo, hi, level=achieved,
-        method=f"order statistics that hold {share:.0%} of runs", n_runs=n, params={"share": share, "asked": level},
+        "variant",
+        variant,
+        env,
+        f"tolerance of {metric}",
+        np.median(ordered) if n else np.nan,
+        lo,
+        hi,
+        level=achieved,
+        method=f"order statistics that hold {share:.0%} of runs",
+        n_runs=n,
+        params={"share": share, "asked": level},
         warning=doubts,
     )

@@ -116,8 +116,19 @@ def correlations(scores: pd.DataFrame, metric: str, level: float = 0.95) -> pd.D
         found = correlation(pair, level)
         doubts = [*pair.doubts, "fewer than 5 pairs, or one of the two is constant" if np.isnan(found[0]) else ""]
         rows.append(
-            row("comparison", f"{a} with {b}", env, f"correlation between seeds of {metric}", *found, level=level,
-                method="Spearman's; Bonett and Wright's interval", n_runs=pair.n, warning=doubts, a=a, b=b)
+            row(
+                "comparison",
+                f"{a} with {b}",
+                env,
+                f"correlation between seeds of {metric}",
+                *found,
+                level=level,
+                method="Spearman's; Bonett and Wright's interval",
+                n_runs=pair.n,
+                warning=doubts,
+                a=a,
+                b=b,
+            )
         )
     return table(rows, "a", "b")
 
@@ -282,9 +293,7 @@ def needed_p(family: int, alpha: float = 0.05, method: str = "holm") -> float:
     return alpha * 1e-6 / float(_adjusted(np.array([1e-6, *others]), method)[0])
 
 
-def seeds_least(
-    test: str, family: int, alpha: float = 0.05, method: str = "holm", n_permutations: int = PERMUTATIONS
-) -> float:
+def seeds_least(test: str, family: int, alpha: float = 0.05, method: str = "holm", n_permutations: int = PERMUTATIONS) -> float:
     """Seeds each with which a family of so many comparisons can come out at all; ∞ where the permutations, not the seeds,
     are too few."""
     for n in count(LEAST_SEEDS):
@@ -352,8 +361,7 @@ def effect_sizes(scores: pd.DataFrame, metric: str, spec: Comparison = Compariso
             doubts.append("no spread within the variants: g is not defined")
         reach = stats.norm.ppf(0.5 + spec.level / 2) * error
         rows.append(
-            row(*of, f"Hedges' g of {metric}", g, g - reach, g + reach, method="large-sample normal", warning=doubts,
-                **common)
+            row(*of, f"Hedges' g of {metric}", g, g - reach, g + reach, method="large-sample normal", warning=doubts, **common)
         )
     return table(rows, "a", "b")
 

@@ -296,9 +296,7 @@ def _doubts(counts: Mapping[str, int], at_risk: int, unknown: pd.Series, spec: C
     return said + [f"{counts[name]} of {counts['runs']} runs {text}" for name, text in what.items() if counts[name]]
 
 
-def _event(
-    run_id: str, kind: str, t: np.ndarray, y: np.ndarray, start: int, end: int, *, origin: float
-) -> dict[str, Any]:
+def _event(run_id: str, kind: str, t: np.ndarray, y: np.ndarray, start: int, end: int, *, origin: float) -> dict[str, Any]:
     """The stretch [start, end); `end` is past the last point if there was no recovery."""
     peak = int(np.argmax(y[:start]))
     trough = start + int(np.argmin(y[start:end]))

@@ -111,8 +111,18 @@ def within_runs(curves: pd.DataFrame, metric: str, spec: Reliability = Reliabili
                 doubts.append(few if name == "DT" and len(y) > 1 else "too few points")
             method = f"{name} within a run{', divided by P95(y) − y₀' if spec.normalise else ''}"
             rows.append(
-                row("run", first["variant"], first["env"], f"{name} of {metric}", x / scale, method=method, n_runs=1,
-                    params=spec, warning=doubts, run_id=first["run_id"])
+                row(
+                    "run",
+                    first["variant"],
+                    first["env"],
+                    f"{name} of {metric}",
+                    x / scale,
+                    method=method,
+                    n_runs=1,
+                    params=spec,
+                    warning=doubts,
+                    run_id=first["run_id"],
+                )
             )
     return table(rows, "run_id")
 
@@ -129,9 +139,7 @@ def over_runs(within: pd.DataFrame, runs: pd.DataFrame, spec: Bootstrap = Bootst
     seeds = runs.set_index("run_id")["seed"]
     parts = []
     for metric, rows in within.groupby("metric", sort=False):
-        scores = rows[["run_id", "variant", "env"]].assign(
-            seed=rows["run_id"].map(seeds).to_numpy(), value=rows["estimate"]
-        )
+        scores = rows[["run_id", "variant", "env"]].assign(seed=rows["run_id"].map(seeds).to_numpy(), value=rows["estimate"])
         found = aggregate(scores, metric, "iqm", spec)
         method = "IQM over runs; " + found["method"]
         parts.append(found.assign(metric=metric, method=method, params_json=rows["params_json"].iloc[0]))
@@ -208,7 +216,6 @@ def _lower_tail(y: np.ndarray, alpha: float, axis: int) -> np.ndarray:
     return np.where(tail, y, 0.0).sum(axis) / tail.sum(axis)
 
 
-
 def across_rollouts(rollouts: pd.DataFrame, metric: str, spec: Reliability = Reliability()) -> pd.DataFrame:
     """DF and RF of fixed policies: a results row a policy each (scope `run`, extra column run_id).
 
@@ -224,8 +231,17 @@ def across_rollouts(rollouts: pd.DataFrame, metric: str, spec: Reliability = Rel
         doubts = ["no episodes" if not len(x) else "the median is not positive" if np.isnan(scale) else ""]
         for name, measure in measures.items():
             rows.append(
-                row("run", variant, env, f"{name} of {metric}", measure(x) / scale if len(x) else np.nan, n_runs=1,
+                row(
+                    "run",
+                    variant,
+                    env,
+                    f"{name} of {metric}",
+                    measure(x) / scale if len(x) else np.nan,
+                    n_runs=1,
                     method=f"{name} over {len(x)} episodes{', divided by their median' if spec.normalise else ''}",
-                    params=spec, warning=doubts, run_id=run_id)
+                    params=spec,
+                    warning=doubts,
+                    run_id=run_id,
+                )
             )
     return table(rows, "run_id")

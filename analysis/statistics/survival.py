@@ -33,8 +33,12 @@ def times_to_threshold(curves: pd.DataFrame, runs: pd.DataFrame, threshold: floa
         reached = len(above) > 0
         rows.append(
             {
-                "run_id": run.run_id, "variant": run.variant, "env": run.env, "seed": run.seed,
-                "time": float(above.iloc[0] if reached else run.env_steps), "reached": reached,
+                "run_id": run.run_id,
+                "variant": run.variant,
+                "env": run.env,
+                "seed": run.seed,
+                "time": float(above.iloc[0] if reached else run.env_steps),
+                "reached": reached,
                 "cut_short": not reached and run.status != "completed",
             }
         )
@@ -80,7 +84,12 @@ def kaplan_meier(times: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
         parts.append(
             pd.DataFrame(
                 {
-                    "variant": variant, "env": env, "env_steps": at, "survival": survival, "lo": lo, "hi": hi,
+                    "variant": variant,
+                    "env": env,
+                    "env_steps": at,
+                    "survival": survival,
+                    "lo": lo,
+                    "hi": hi,
                     "at_risk": (time[:, None] >= at).sum(0),
                     "events": ((time[:, None] == at) & reached[:, None]).sum(0),
                     "censored": ((time[:, None] == at) & ~reached[:, None]).sum(0),
@@ -123,9 +132,19 @@ def median_times(times: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
         if np.isnan(crossing[2]):
             doubts.append(f"{int(reached.sum())} of {len(group)} runs reached the threshold: too few for an upper end")
         rows.append(
-            row("variant", variant, env, "median env steps to threshold", *crossing, level=level, n_runs=len(group),
-                method="Kaplan–Meier, log-log band", params={"level": level}, warning=doubts,
-                reached=int(reached.sum()))
+            row(
+                "variant",
+                variant,
+                env,
+                "median env steps to threshold",
+                *crossing,
+                level=level,
+                n_runs=len(group),
+                method="Kaplan–Meier, log-log band",
+                params={"level": level},
+                warning=doubts,
+                reached=int(reached.sum()),
+            )
         )
     return table(rows, "reached")
 
@@ -171,9 +190,22 @@ def restricted_means(times: pd.DataFrame, horizon: float, spec: Bootstrap = Boot
             estimate = lo = hi = np.nan
             doubts.append("no run was followed up to the horizon")
         rows.append(
-            row("variant", variant, env, "restricted mean env steps to threshold", estimate, lo, hi, level=spec.level,
-                method="area under Kaplan–Meier; percentile bootstrap over runs", n_runs=len(group), n_boot=spec.n_boot,
-                rng_seed=spec.rng_seed, params=[spec, {"horizon": horizon}], warning=doubts)
+            row(
+                "variant",
+                variant,
+                env,
+                "restricted mean env steps to threshold",
+                estimate,
+                lo,
+                hi,
+                level=spec.level,
+                method="area under Kaplan–Meier; percentile bootstrap over runs",
+                n_runs=len(group),
+                n_boot=spec.n_boot,
+                rng_seed=spec.rng_seed,
+                params=[spec, {"horizon": horizon}],
+                warning=doubts,
+            )
         )
     return table(rows)
 
@@ -202,10 +234,24 @@ def restricted_ratios(times: pd.DataFrame, horizon: float, spec: Bootstrap = Boo
             else:
                 doubts.append("no run was followed up to the horizon")
             rows.append(
-                row("comparison", f"{a} / {b}", env, "ratio of restricted mean env steps to threshold", estimate, lo, hi,
-                    level=spec.level, method="percentile bootstrap over runs of each variant", n_runs=n,
-                    n_boot=spec.n_boot, rng_seed=spec.rng_seed, params=[spec, {"horizon": horizon}],
-                    warning=[*doubts, *doubts_about(n, "", spec.level)], a=a, b=b)
+                row(
+                    "comparison",
+                    f"{a} / {b}",
+                    env,
+                    "ratio of restricted mean env steps to threshold",
+                    estimate,
+                    lo,
+                    hi,
+                    level=spec.level,
+                    method="percentile bootstrap over runs of each variant",
+                    n_runs=n,
+                    n_boot=spec.n_boot,
+                    rng_seed=spec.rng_seed,
+                    params=[spec, {"horizon": horizon}],
+                    warning=[*doubts, *doubts_about(n, "", spec.level)],
+                    a=a,
+                    b=b,
+                )
             )
     return table(rows, "a", "b")
 
@@ -229,7 +275,18 @@ def log_rank(times: pd.DataFrame) -> pd.DataFrame:
             else:
                 doubts.append("no run reached the threshold")
             rows.append(
-                row("comparison", f"{a} − {b}", env, "log-rank Z of time to threshold", z, n_runs=min(len(x), len(y)),
-                    method="log-rank, two-sided", warning=doubts, a=a, b=b, p=p)
+                row(
+                    "comparison",
+                    f"{a} − {b}",
+                    env,
+                    "log-rank Z of time to threshold",
+                    z,
+                    n_runs=min(len(x), len(y)),
+                    method="log-rank, two-sided",
+                    warning=doubts,
+                    a=a,
+                    b=b,
+                    p=p,
+                )
             )
     return table(rows, "a", "b", "p")

@@ -84,9 +84,7 @@ def measure(run: Path, update: int, episodes: int, reference: int, walks: int) -
         pairs = [(d, (d**2).sum()) for d in moved.astype(np.float64)]
         rows += _rows(name, pairs, truth, size=1)
         rows.append(_row(name, "KL of one episode's learning", kl.mean(), kl.std(ddof=1) / np.sqrt(len(kl)), len(kl)))
-    return table(rows).assign(
-        checkpoint=f"seed {run.name}, {update:,} episodes: return {returns:.0f}", mean_return=returns
-    )
+    return table(rows).assign(checkpoint=f"seed {run.name}, {update:,} episodes: return {returns:.0f}", mean_return=returns)
 
 
 def _sums(policy, episodes, algorithms):
@@ -156,9 +154,7 @@ def _rows(name: str, pairs: list, truth: _Gradient, size: int = BLOCK) -> list[d
         values = np.asarray(values, float)
         return np.sqrt((len(values) - 1) / len(values) * ((values - values.mean()) ** 2).sum())
 
-    plain = (
-        whole.mean @ truth.mean / np.sqrt((whole.mean**2).sum() * (truth.mean**2).sum()) if whole.trace > 0 else np.nan
-    )
+    plain = whole.mean @ truth.mean / np.sqrt((whole.mean**2).sum() * (truth.mean**2).sum()) if whole.trace > 0 else np.nan
     clear = whole.snr > 2 * error([x.snr for x in without])
     cosine, spread = (whole.cosine(truth), error([x.cosine(truth) for x in without])) if clear else (np.nan, np.nan)
     return [

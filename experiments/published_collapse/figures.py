@@ -32,13 +32,9 @@ def every_seed(frame: pd.DataFrame, runs: pd.DataFrame, columns: int = 5) -> Fig
             ax.axhline(380, color=GREY, linewidth=0.7, linestyle=":")
             about = runs[runs["seed"] == seed].iloc[0]
             said = (
-                f"{about['collapses']} collapse{'s' if about['collapses'] != 1 else ''}"
-                if about["reached"]
-                else "never at 380"
+                f"{about['collapses']} collapse{'s' if about['collapses'] != 1 else ''}" if about["reached"] else "never at 380"
             )
-            ax.set_title(
-                f"seed {seed}: {said}{', dead' if about['dead'] else ''}", fontsize=8.5, fontweight="normal", pad=3
-            )
+            ax.set_title(f"seed {seed}: {said}{', dead' if about['dead'] else ''}", fontsize=8.5, fontweight="normal", pad=3)
             ax.set(xlim=(0, x.max()), ylim=(0, 510), yticks=(0, 250, 500))
             ax.label_outer()
         for ax in axes[len(seeds) :]:
@@ -97,9 +93,7 @@ def forest(rows: pd.DataFrame, panels: dict[str, str], colours: dict[str, str]) 
             for i in range(1, len(names)):
                 if names[i][0] != names[i - 1][0]:
                     ax.axhline(i - 0.5, color="#bbbbbb", linewidth=0.8)
-        handles = [
-            Line2D([], [], color=c, marker="o", label=part) for part, c in colours.items() if part in set(rows["part"])
-        ]
+        handles = [Line2D([], [], color=c, marker="o", label=part) for part, c in colours.items() if part in set(rows["part"])]
         axes[0].figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), fontsize=9)
         shares = rows[rows["metric"].str.startswith("share")]
         others = rows[~rows["metric"].str.startswith("share")]
@@ -166,8 +160,7 @@ def estimator(rows: pd.DataFrame, walks: Sequence[str]) -> Figure:
                 ax.set_xlim(-1.08, 1.08)
                 ax.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
         handles = [
-            Line2D([], [], color=plots.PALETTE[(0, 1, 2, 4, 7)[j]], marker="o", label=c)
-            for j, c in enumerate(checkpoints)
+            Line2D([], [], color=plots.PALETTE[(0, 1, 2, 4, 7)[j]], marker="o", label=c) for j, c in enumerate(checkpoints)
         ]
         figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), fontsize=8.5)
         plots.caption_below(figure, "Bars: ± 1.96 jackknife standard errors. Hollow: not told from 0 (then there is no "

@@ -58,9 +58,7 @@ def points(folder: Path, until: dict[str, float] | None = None) -> pd.DataFrame:
         curve = curves(tables, metric)
         curve["point"] = curve.groupby("run_id", sort=False).cumcount() // (POINT // size)
         keys = ["run_id", "variant", "env", "seed", "point"]
-        part = curve.groupby(keys, sort=False).agg(
-            env_steps=("env_steps", "max"), value=("value", "mean"), n=("value", "size")
-        )
+        part = curve.groupby(keys, sort=False).agg(env_steps=("env_steps", "max"), value=("value", "mean"), n=("value", "size"))
         parts.append(part.rename(columns={"value": metric}))
     frame = parts[0].join([part[[metric]] for metric, part in zip(list(HEALTH)[1:], parts[1:], strict=True)])
     frame = frame[frame["n"] == POINT // size].drop(columns="n").reset_index()

@@ -87,9 +87,7 @@ class Minibatches(Update):
             psi, target = (self._spread(x, used, size) for x in (psi, target))
         return used, share, psi, target
 
-    def _spread(
-        self, x: Float[Array, "T B"], used: Bool[Array, "T B"], size: Float[Array, "T B"]
-    ) -> Float[Array, "T B"]:
+    def _spread(self, x: Float[Array, "T B"], used: Bool[Array, "T B"], size: Float[Array, "T B"]) -> Float[Array, "T B"]:
         """The mean of each minibatch at all of its steps."""
         windows = self._cut(x)
         total = self._join(jnp.broadcast_to(windows.sum(0), windows.shape), like=x)
@@ -123,7 +121,9 @@ class Minibatches(Update):
             policy, policy_opt_state, critic, values, sums = carry
             obs, action, reward, used, share, psi, target = jax.tree.map(lambda x: x[visited[i]], columns)
             alone = _alone(obs, action, reward, used)
-            value, critic, value_loss = _value_and_fit(algorithm.critic, critic, alone, target[:, None], jax.random.fold_in(key, i))
+            value, critic, value_loss = _value_and_fit(
+                algorithm.critic, critic, alone, target[:, None], jax.random.fold_in(key, i)
+            )
             actor = state.policy if self.optimiser_steps == "frozen" else policy
             weight = share * (psi - value[:, 0])
             loss, gradient = gradient_of(actor, obs.T, action, weight, share, self.entropy_coefficient)
@@ -164,9 +164,7 @@ def _value_and_fit(critic, state, episodes, target, key):
     return value, *critic.fit(state, steps, key)
 
 
-def _alone(
-    obs: Float[Array, "W O"], action: Int[Array, " W"], reward: Float[Array, " W"], used: Bool[Array, " W"]
-) -> Episodes:
+def _alone(obs: Float[Array, "W O"], action: Int[Array, " W"], reward: Float[Array, " W"], used: Bool[Array, " W"]) -> Episodes:
     """A minibatch as the one episode that a critic takes it for."""
     obs, action, reward, used = (x[:, None] for x in (obs, action, reward, used))
     return Episodes(obs, action, reward, used, terminated=jnp.ones(1, bool), last_obs=obs[-1])

@@ -14,7 +14,9 @@ import numpy as np
 
 MINIBATCH, RATE = 4, 3e-4
 COLUMNS = ("update", "env_steps", "episodes", "return_mean", "return_recent", "entropy", "action_share", "kl")
-NEEDED = "PyTorch is needed for this part: pip install torch --index-url https://download.pytorch.org/whl/cpu (or the extra `bench`)"
+NEEDED = (
+    "PyTorch is needed for this part: pip install torch --index-url https://download.pytorch.org/whl/cpu (or the extra `bench`)"
+)
 
 
 def train(folder: Path, seed: int, one_step: bool, num_episodes: int, num_env_steps: int) -> None:

@@ -37,9 +37,7 @@ COLUMNS = {
 def write(folder: Path, results: Path) -> None:
     results.mkdir(exist_ok=True)
     frames = _all_points(folder)
-    runs = pd.concat(
-        [outcomes.of_runs(frame).assign(part=part, intervention=name) for (part, name), frame in frames.items()]
-    )
+    runs = pd.concat([outcomes.of_runs(frame).assign(part=part, intervention=name) for (part, name), frame in frames.items()])
     runs = runs[["part", "intervention", *runs.columns.drop(["part", "intervention"])]]
     runs.to_csv(results / "runs.csv", index=False, float_format="%.5g", lineterminator="\n")
     rows = outcomes.of_interventions(runs)

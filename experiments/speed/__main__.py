@@ -38,7 +38,13 @@ def _version(name: str) -> str | None:
 
 
 def row(figure: Figure) -> dict[str, object]:
-    target = f">= {figure.at_least:g}" if figure.at_least is not None else f"<= {figure.at_most:g}" if figure.at_most is not None else ""
+    target = (
+        f">= {figure.at_least:g}"
+        if figure.at_least is not None
+        else f"<= {figure.at_most:g}"
+        if figure.at_most is not None
+        else ""
+    )
     numbers = (figure.median, min(figure.values), max(figure.values)) if figure.values else ("", "", "")
     return {
         "figure": figure.name,

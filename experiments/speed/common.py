@@ -136,9 +136,7 @@ def child(*arguments: str, cache: Path | None = None, exits_with: int = 0) -> Ch
     if cache is not None:
         environment["JAX_COMPILATION_CACHE_DIR"] = str(cache)
     start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - start
     lines = (done.stdout + done.stderr).strip().splitlines()
     last_line = lines[-1] if lines else ""

@@ -43,9 +43,7 @@ def run(repeat: int, seconds: float) -> list[Figure]:
         best = max((name for name in named if name.startswith("SB3")), key=lambda name: named[name].median)
         for name in lengths:
             target = TARGET if name in HELD else None
-            figures.append(
-                Figure(f"{envs} envs: {name} / {best}", "×", ratios(values[name], values[best]), at_least=target)
-            )
+            figures.append(Figure(f"{envs} envs: {name} / {best}", "×", ratios(values[name], values[best]), at_least=target))
     return figures
 
 

@@ -93,8 +93,10 @@ mask = episodes.mask[:T]
 weights = {"vanilla": R, "reward_to_go": G, "baseline": G - V}
 weights = {name: jnp.where(mask, weight, 0.0) for name, weight in weights.items()}
 explained = critic.explained_variance(G, V, mask)
-Markdown(f"Squared error of V: {losses[0]:.0f} → {losses[-1]:.0f}. In fresh episodes it explains {explained:.0%} of "
-         "the variance of G.")
+Markdown(
+    f"Squared error of V: {losses[0]:.0f} → {losses[-1]:.0f}. In fresh episodes it explains {explained:.0%} of "
+    "the variance of G."
+)
 
 # %% [markdown]
 # ## One episode, three weights

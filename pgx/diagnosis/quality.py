@@ -107,9 +107,7 @@ def advantages(
     }
 
 
-def estimates(
-    policy: Callable, episodes: Episodes, value: Value, own: Value | None, estimand: Estimand
-) -> Estimates:
+def estimates(policy: Callable, episodes: Episodes, value: Value, own: Value | None, estimand: Estimand) -> Estimates:
     """`value` must not have been fitted to these episodes; `own` is the run's V, if it has one: nor was that."""
     found = advantages(episodes, *_values(value, episodes), estimand)
     if own is not None:
@@ -120,18 +118,14 @@ def estimates(
     return Estimates(found, dict(zip(found, gradients, strict=True)), score, episodes.mask)
 
 
-def _on_steps(
-    advantage: Float[Array, "E T N"], mask: Bool[Array, "T N"], estimand: Estimand
-) -> Float[Array, "E T N"]:
+def _on_steps(advantage: Float[Array, "E T N"], mask: Bool[Array, "T N"], estimand: Estimand) -> Float[Array, "E T N"]:
     """What multiplies ∇ log π: 0 on padding, with γ^t where the run has it."""
     if estimand.discount_power:
         advantage = advantage * estimand.gamma ** jnp.arange(mask.shape[0], dtype=advantage.dtype)[None, :, None]
     return jnp.where(mask[None], advantage, 0.0)
 
 
-def gradient_of_each(
-    policy: Callable, episodes: Episodes, weights: Float[Array, "E T N"]
-) -> Float[Array, "E N P"]:
+def gradient_of_each(policy: Callable, episodes: Episodes, weights: Float[Array, "E T N"]) -> Float[Array, "E N P"]:
     """Σ_t ∇ log π(a_t|s_t) w_t of each episode, for E sets of weights at the price of one forward pass."""
     num_episodes = episodes.mask.shape[1]
     blocks = by_time((episodes.obs, episodes.action, jnp.moveaxis(weights, 0, -1)), episodes.mask)
@@ -379,9 +373,7 @@ def decompositions(
     return {Row(name, quantity, 0, num_states): x for name, parts in rows.items() for quantity, x in parts.items()}
 
 
-def updated(
-    state: TrainState, algorithm: Algorithm, episodes: Episodes, key: PRNGKeyArray
-) -> tuple[Callable, Bool[Array, ""]]:
+def updated(state: TrainState, algorithm: Algorithm, episodes: Episodes, key: PRNGKeyArray) -> tuple[Callable, Bool[Array, ""]]:
     """(the policy after one update by the run's own algorithm and optimiser, whether all of it is finite)."""
     new, _ = update(state, episodes, algorithm, key, jnp.array(False))
     finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(eqx.filter(new.policy, eqx.is_inexact_array))]

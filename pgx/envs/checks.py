@@ -125,7 +125,9 @@ def _check_gymnasium(id: str, max_steps: int | None, kwargs: dict[str, Any]):
         env = gymnasium.make(id, **kwargs)  # of `module:Name-v0` it imports the module, which registers the environment
         declared = gymnasium.spec(id.rpartition(":")[2])
     except ModuleNotFoundError as error:
-        cannot = ConfigError("env.id", f"{id} cannot be made: {one_line(error)}")  # it is the one before the colon that is missing
+        cannot = ConfigError(
+            "env.id", f"{id} cannot be made: {one_line(error)}"
+        )  # it is the one before the colon that is missing
         raise (_missing(id, error.name) if error.name else cannot) from error
     except gymnasium.error.NamespaceNotFound as error:
         raise _missing(id, id.split("/")[0]) from error
@@ -164,4 +166,6 @@ def _is_continuous(declared: Any, kwargs: dict[str, Any]) -> bool:
 
 
 def _missing(id: str, module: str) -> ConfigError:
-    return ConfigError("env.id", f"{id} needs a package that is not installed", hint=f"pip install '{_PACKAGES.get(module, module)}'")
+    return ConfigError(
+        "env.id", f"{id} needs a package that is not installed", hint=f"pip install '{_PACKAGES.get(module, module)}'"
+    )

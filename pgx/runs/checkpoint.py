@@ -229,9 +229,7 @@ class Checkpoints:
             raise CheckpointError(f"no checkpoint in {self._folder} can be used: {which}")
         return None
 
-    def _load(
-        self, update: int, skeleton: PyTree, rows: Callable[[int], str] | None = None
-    ) -> tuple[PyTree, Origin | None]:
+    def _load(self, update: int, skeleton: PyTree, rows: Callable[[int], str] | None = None) -> tuple[PyTree, Origin | None]:
         """State and origin. Raises CheckpointError, which says what the step is instead of good."""
         step = self._path(update)
         if defect := _defect(step):
@@ -352,9 +350,7 @@ def _difference(found: dict[str, tuple], wanted: dict[str, tuple]) -> str | None
     names = [name for name in wanted | found if wanted.get(name) != found.get(name)]
     if not names:
         return None
-    found_text, wanted_text = (
-        "{}{}".format(*kinds[names[0]]) if names[0] in kinds else "nothing" for kinds in (found, wanted)
-    )
+    found_text, wanted_text = ("{}{}".format(*kinds[names[0]]) if names[0] in kinds else "nothing" for kinds in (found, wanted))
     more = f" (and {len(names) - 1} more)" if names[1:] else ""
     return f"leaf {names[0]} is {found_text} in the checkpoint and {wanted_text} in this run{more}"
 

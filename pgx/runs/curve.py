@@ -88,7 +88,9 @@ def main() -> None:
 def draw(rows: list[dict[str, Any]], title: str, threshold: float | None, path: Path) -> None:
     """Return against environment steps: each batch's mean and range, and the mean of the last 100 episodes."""
     figure, ax, band, mean, last = _figure(threshold)
-    steps, middle, low, high = ([row[name] for row in rows] for name in ("env_steps", "return_mean", "return_min", "return_max"))
+    steps, middle, low, high = (
+        [row[name] for row in rows] for name in ("env_steps", "return_mean", "return_min", "return_max")
+    )
     recent = [(row["env_steps"], row["return_recent"]) for row in rows if row["return_recent"] is not None]
     band.set_data(steps, low, high)
     mean.set_data(steps, middle)

@@ -172,7 +172,9 @@ class History:
 
     def summary(self) -> dict[str, Any]:
         recent = [row for row in self.rows if row["return_recent"] is not None]
-        reached = (row["env_steps"] for row in recent if self._threshold is not None and row["return_recent"] >= self._threshold)
+        reached = (
+            row["env_steps"] for row in recent if self._threshold is not None and row["return_recent"] >= self._threshold
+        )
         return {
             "updates": self.updates,
             "env_steps": self.env_steps,
@@ -383,7 +385,9 @@ def make(folder: Path, where: str = "hydra.run.dir") -> None:
         if not os.access(folder, os.W_OK):
             raise PermissionError(13, "permission denied")
     except OSError as error:
-        raise ConfigError(where, f"cannot write {short(str(folder))}: {error.strerror}", "a folder that can be written") from error
+        raise ConfigError(
+            where, f"cannot write {short(str(folder))}: {error.strerror}", "a folder that can be written"
+        ) from error
 
 
 @contextlib.contextmanager

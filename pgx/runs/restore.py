@@ -185,7 +185,9 @@ def recorded(folder: Path) -> Recorded:
         return Recorded(
             str(hydra["job"]["config_name"]),
             # a folder that brings its own configuration is not worth a line that somebody may copy
-            tuple((who, f"{schema}://{path}") for who, schema, path in places if not Path(path).resolve().is_relative_to(inside)),
+            tuple(
+                (who, f"{schema}://{path}") for who, schema, path in places if not Path(path).resolve().is_relative_to(inside)
+            ),
             tuple((group, option) for group, option in choices if isinstance(option, str) and not group.startswith("hydra/")),
         )
     except (ValueError, LookupError, TypeError, AttributeError) as error:

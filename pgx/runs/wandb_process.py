@@ -38,9 +38,7 @@ class Mirror:
 
         sys.argv[1:] = _overrides(Path(dir))  # with `program`, the command that W&B shows
         settings = wandb.Settings(**QUIET, git_commit=commit)
-        self._run = wandb.init(
-            **init, dir=dir, id=id, mode=mode, resume="allow", settings=settings, reinit="create_new"
-        )
+        self._run = wandb.init(**init, dir=dir, id=id, mode=mode, resume="allow", settings=settings, reinit="create_new")
         # What follows is appended to the run of that id. How far that is, W&B knows online only.
         self._last = _last_update(Path(dir), id) if self._run.offline else self._run.step - 1
         self._folder, self._id = dir, id

@@ -100,9 +100,7 @@ class Pack:
         with ThreadPoolExecutor(1, thread_name_prefix="clerk") as clerk:  # writes while the next chunk is computed
             writing, started = None, time.perf_counter()
             while self._interrupt.by is None:
-                limits = [
-                    None if n in self._failures else budget.limits(runner.max_updates) for n, budget in budgets.items()
-                ]
+                limits = [None if n in self._failures else budget.limits(runner.max_updates) for n, budget in budgets.items()]
                 if not any(limits):
                     break
                 self._interrupt.beat("a chunk of the pack", time.perf_counter() - started)

@@ -75,5 +75,3 @@ class PolicyUpdate(Update):
         critic, value_loss = algorithm.critic.fit(state.critic, steps, key)
         explained = algorithm.critic.explained_variance(returns, baseline, episodes.mask)
         return Learned(policy, opt_state, critic, moved, value_loss, explained)
-
-

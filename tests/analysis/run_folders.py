@@ -45,9 +45,7 @@ def write_run(folder: Path, returns: list[float] | None = None, config: dict | N
     return folder
 
 
-def made_curves(
-    runs: dict[str, list[float]], steps: int = 1000, start: int = 1000, episodes: int = 10
-) -> pd.DataFrame:
+def made_curves(runs: dict[str, list[float]], steps: int = 1000, start: int = 1000, episodes: int = 10) -> pd.DataFrame:
     """A curve for each "variant/seed", a point every so many env steps and episodes."""
     parts = []
     for name, y in runs.items():

@@ -63,9 +63,7 @@ def run(
     if variant != "baseline":
         columns |= {"value_loss": np.full(points, np.nan), "explained_variance": np.full(points, np.nan)}
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    body = "\n".join(
-        ",".join("" if x != x else f"{x:.6g}" if isinstance(x, float) else str(x) for x in r) for r in rows
-    )
+    body = "\n".join(",".join("" if x != x else f"{x:.6g}" if isinstance(x, float) else str(x) for x in r) for r in rows)
     solved = np.flatnonzero(recent[9:] >= 475)
     about = {
         "status": "completed", "variant": variant, "env": "CartPole-v1", "seed": seed, "executor": "single",

@@ -138,9 +138,7 @@ def test_few_runs_are_said():
 def test_runs_without_a_score_are_said():
     result = aggregate(made_scores({"a": [1.0, np.nan, 3.0, 2.0], "b": [np.nan]}), "return", spec=QUICK)
     assert "1 of 4 runs have no score" in result.loc[0, "warning"] and result.loc[0, "estimate"] == 2
-    assert (
-        np.isnan(result.loc[1, "estimate"]) and result.loc[1, "n_runs"] == 0 and "no scores" in result.loc[1, "warning"]
-    )
+    assert np.isnan(result.loc[1, "estimate"]) and result.loc[1, "n_runs"] == 0 and "no scores" in result.loc[1, "warning"]
 
 
 def test_unknown_statistic():

@@ -23,9 +23,7 @@ DRAW = {
     "normal": lambda rng, shape: rng.normal(size=shape),
     "skewed": lambda rng, shape: rng.lognormal(size=shape),
     # eight of ten runs solve it, the others collapse
-    "bimodal": lambda rng, shape: np.where(
-        rng.random(shape) < 0.8, rng.normal(480, 10, shape), rng.normal(50, 20, shape)
-    ),
+    "bimodal": lambda rng, shape: np.where(rng.random(shape) < 0.8, rng.normal(480, 10, shape), rng.normal(50, 20, shape)),
 }
 EXPECTED = {3: (0.60, 0.86), 5: (0.75, 0.95), 10: (0.87, 0.97), 30: (0.91, 0.97)}
 """Per number of runs; the mean of a skewed or bimodal distribution is the hard case."""

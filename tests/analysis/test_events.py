@@ -240,9 +240,7 @@ def test_a_policy_that_never_changes_does_not_collapse(size: int, kinds: tuple[f
 
 
 def test_dead_policies():
-    moving = made_curves(
-        {"a/0": [1.0] * 5 + [1e-6] * 12, "a/1": [1.0] * 17, "a/2": [NAN] * 17, "a/3": [1.0] * 14 + [0.0] * 3}
-    )
+    moving = made_curves({"a/0": [1.0] * 5 + [1e-6] * 12, "a/1": [1.0] * 17, "a/2": [NAN] * 17, "a/3": [1.0] * 14 + [0.0] * 3})
     events = dead(moving)
     assert events["run_id"].tolist() == ["a/0", "a/2"] and events["start"].tolist() == [6000, 1000]
     assert events["end"].tolist() == [17000, 17000] and not events["recovered"].any()

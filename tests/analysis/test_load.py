@@ -213,9 +213,7 @@ def test_different_budgets_are_said(tmp_path: Path):
 
 def test_one_seed_is_said(tmp_path: Path):
     write_run(tmp_path / "a", [1.0])
-    assert warnings(load(tmp_path).runs) == [
-        "baseline on CartPole-v1: one seed only, so nothing can be said about other seeds"
-    ]
+    assert warnings(load(tmp_path).runs) == ["baseline on CartPole-v1: one seed only, so nothing can be said about other seeds"]
 
 
 @pytest.mark.slow

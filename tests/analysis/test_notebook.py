@@ -62,9 +62,7 @@ def test_run(cells: list[Cell]):
 
 def test_what_is_shown():
     picture = Picture(b"\x89PNG", "a < b")
-    shown = tuple(
-        notebook._bundle(x) for x in (picture, Html("<i>h</i>"), Markdown("**m**\n\n| a |\n|---|\n| 1 |"), [1])
-    )
+    shown = tuple(notebook._bundle(x) for x in (picture, Html("<i>h</i>"), Markdown("**m**\n\n| a |\n|---|\n| 1 |"), [1]))
     page = as_html([Cell("markdown", "# T\n\n## One"), Cell("code", "hidden()", shown=shown)], "T & co")
     assert "<title>T &amp; co</title>" in page and "hidden()" not in page
     assert '<img alt="a &lt; b" src="data:image/png;base64,iVBORw==">' in page
@@ -85,7 +83,9 @@ def test_ipynb(cells: list[Cell], tmp_path: Path):
     assert json.loads((tmp_path / "n.ipynb").read_text())["cells"][2]["outputs"] == []
 
 
-@pytest.mark.parametrize("name", ["analysis/report/stability", "experiments/teaching/teaching", "experiments/quickstart/quickstart"])
+@pytest.mark.parametrize(
+    "name", ["analysis/report/stability", "experiments/teaching/teaching", "experiments/quickstart/quickstart"]
+)
 def test_pairs_are_in_step(name: str):
     """`python -m analysis.report.notebook NAME.py` (those in experiments/: --execute) after changing the script."""
     paired = json.loads((ROOT / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
@@ -110,6 +110,8 @@ def test_quickstart_notebook():
     script = ROOT / "experiments/quickstart/quickstart.py"
     cells = run(read(script), {"UPDATES": 20}, name=str(script))
     shown = [bundle for cell in cells for bundle in cell.shown]
-    assert sum("image/png" in bundle for bundle in shown) == 1 and any("explained_variance" in x.get("text/html", "") for x in shown)
+    assert sum("image/png" in bundle for bundle in shown) == 1 and any(
+        "explained_variance" in x.get("text/html", "") for x in shown
+    )
     printed = "".join(bundle.get("text/plain", "") for bundle in shown)
     assert "greedy=True: " in printed and "2 updates, return of the last 100 episodes: " in printed

@@ -170,7 +170,7 @@ def test_panels_that_would_all_be_empty_are_one(many: Study):
 
 
 def test_the_labels_of_a_large_matrix_do_not_touch(many: Study):
-    """"leave_one_out,leave_one_out, reward_to_go,…", and dots at 0 and 1 were cut in half by the cell's edge."""
+    """ "leave_one_out,leave_one_out, reward_to_go,…", and dots at 0 and 1 were cut in half by the cell's edge."""
     _, (ax,) = plots.canvas(height=7)
     plots.improvement_matrix(many.better, ax, looks=plots.looks_of(many.variants))
     ax.figure.draw_without_rendering()
@@ -189,11 +189,7 @@ def test_learning_curves_draw_what_was_computed(study: Study):
     assert [len(lines.get_segments()) for lines in seeds] == [4, 4, 4]
     assert [handle.get_text() for handle in ax.get_legend().get_texts()][-1] == "threshold 475"
     caption = plots.caption_of(ax)
-    assert (
-        "IQM" in caption
-        and "Smoothing: mean of 100 episodes" in caption
-        and "4 runs: a nominal 95%" not in caption[:50]
-    )
+    assert "IQM" in caption and "Smoothing: mean of 100 episodes" in caption and "4 runs: a nominal 95%" not in caption[:50]
 
 
 def test_time_to_threshold_shows_numbers_at_risk(study: Study):
@@ -238,8 +234,6 @@ def test_nothing_to_draw_is_said(tmp_path: Path, name: str):
 def test_environments_are_drawn_apart(study: Study):
     both = pd.concat([study.bands, study.bands.assign(env="Acrobot-v1")])
     aligned = pd.concat([study.aligned, study.aligned.assign(env="Acrobot-v1")])
-    figure = plots.by_env(
-        plots.learning_curves, aligned, both, threshold=lambda env: {"Acrobot-v1": -100}.get(env, 475)
-    )
+    figure = plots.by_env(plots.learning_curves, aligned, both, threshold=lambda env: {"Acrobot-v1": -100}.get(env, 475))
     assert [ax.get_title(loc="right") for ax in figure.axes] == ["Acrobot-v1", "CartPole-v1"]
     assert [ax.get_legend().get_texts()[-1].get_text() for ax in figure.axes] == ["threshold -100", "threshold 475"]

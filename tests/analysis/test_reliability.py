@@ -193,9 +193,7 @@ def test_normaliser():
 @pytest.fixture
 def sweep() -> pd.DataFrame:
     rng = np.random.default_rng(0)
-    return made_curves(
-        {f"{v}/{i}": list(rng.normal(size=12).cumsum() + np.arange(12)) for v in "ab" for i in range(10)}
-    )
+    return made_curves({f"{v}/{i}": list(rng.normal(size=12).cumsum() + np.arange(12)) for v in "ab" for i in range(10)})
 
 
 def test_within_runs_over_runs(sweep: pd.DataFrame):

@@ -39,9 +39,7 @@ FIGURES = {
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch):
     """Fewer resamples and points, which no test here is about."""
-    monkeypatch.setattr(
-        report, "Question", lambda **chosen: Question(bootstrap=Bootstrap(n_boot=60), points=15, **chosen)
-    )
+    monkeypatch.setattr(report, "Question", lambda **chosen: Question(bootstrap=Bootstrap(n_boot=60), points=15, **chosen))
     for field in ("score", "metric", "adjust", "reliability", "equivalent"):
         setattr(report.Question, field, getattr(Question(), field))
 
@@ -67,9 +65,7 @@ def made(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str, s
 
 
 def loads_nothing(page: str) -> bool:
-    loaded = re.findall(
-        r"""(?:src|href|url|@import)\s*[=(]\s*["']?([^"'\s>)]+)""", re.sub(r"base64,[^\"]*", "base64,", page)
-    )
+    loaded = re.findall(r"""(?:src|href|url|@import)\s*[=(]\s*["']?([^"'\s>)]+)""", re.sub(r"base64,[^\"]*", "base64,", page))
     return "<script" not in page and all(x.startswith(("data:", "#")) for x in loaded)
 
 
@@ -209,11 +205,7 @@ def test_a_part_that_fails_does_not_take_the_rest_with_it(
     simulated.sweep(tmp_path, {"a": (1, 0)}, range(3), points=15)
     monkeypatch.setattr("analysis.report.plots.tolerance_bands", lambda *_, **__: 1 / 0)
     code, page, err = made(capsys, tmp_path)
-    assert (
-        code == 1
-        and "This part could not be made: ZeroDivisionError" in page
-        and page.count("<img") == len(FIGURES) - 1
-    )
+    assert code == 1 and "This part could not be made: ZeroDivisionError" in page and page.count("<img") == len(FIGURES) - 1
     assert re.search(r"analysis: stability.py, line \d+: this part could not be made: ZeroDivisionError", err)
 
 
@@ -258,17 +250,11 @@ def test_sensitivity_has_the_main_numbers_among_the_others(tmp_path: Path):
     study = Study(load(simulated.sweep(tmp_path / "s", seeds=range(3), points=30)))
     rows = study.sensitivity
     assert (
-        set(rows["choice"]) == {"threshold", "collapse", "window"}
-        and rows.groupby("choice")["setting"].nunique().eq(3).all()
+        set(rows["choice"]) == {"threshold", "collapse", "window"} and rows.groupby("choice")["setting"].nunique().eq(3).all()
     )
     same = rows[(rows["setting"] == "100% of the way up") & (rows["scope"] == "variant")]["estimate"]
     np.testing.assert_array_equal(same, study.medians["estimate"])
-    sooner = (
-        rows[rows["metric"] == "median env steps to threshold"]
-        .groupby("setting", sort=False)["estimate"]
-        .min()
-        .dropna()
-    )
+    sooner = rows[rows["metric"] == "median env steps to threshold"].groupby("setting", sort=False)["estimate"].min().dropna()
     assert sooner.is_monotonic_increasing  # the lower the threshold, the sooner
 
 

@@ -45,9 +45,7 @@ def test_row_and_table():
     assert json.loads(frame.loc[0, "params_json"]) == {"window": 3.0, "τ": 2.0} and frame.loc[0, "warning"] == "x; y"
     assert frame["rng_seed"].isna().all() and frame["lo"].isna().all()
     empty = table([], "tau")
-    assert (
-        list(empty.columns) == [*COLUMNS, "tau"] and empty["estimate"].dtype == float and empty["n_runs"].dtype == int
-    )
+    assert list(empty.columns) == [*COLUMNS, "tau"] and empty["estimate"].dtype == float and empty["n_runs"].dtype == int
     assert params_json(None) == "{}"
 
 
@@ -180,6 +178,4 @@ def test_imports_neither_jax_nor_pgx():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() in ("[]", "['matplotlib', 'seaborn']")
     for path in scripts:
-        assert not any(
-            line.split()[:2] in (["import", "jax"], ["import", "pgx"]) for line in path.read_text().splitlines()
-        )
+        assert not any(line.split()[:2] in (["import", "jax"], ["import", "pgx"]) for line in path.read_text().splitlines())

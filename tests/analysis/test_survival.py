@@ -94,9 +94,7 @@ def test_restricted_mean_is_the_area_under_kaplan_meier(random_times: pd.DataFra
             np.testing.assert_allclose(restricted_mean(time, reached, horizon), area)
     both = np.stack([time, time[::-1]]), np.stack([reached, reached[::-1]])
     np.testing.assert_allclose(restricted_mean(*both, 100), [restricted_mean(time, reached, 100)] * 2)
-    np.testing.assert_allclose(
-        restricted_mean([10, 20, 90], [True, True, True], 50), (10 + 20 + 50) / 3
-    )  # a plain mean
+    np.testing.assert_allclose(restricted_mean([10, 20, 90], [True, True, True], 50), (10 + 20 + 50) / 3)  # a plain mean
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])

@@ -117,9 +117,7 @@ def test_medians_that_were_not_reached():
 
 def test_without_a_threshold_final_scores_decide():
     said = pair(endpoint="final score")
-    assert said.startswith(
-        "**baseline scored higher in the end than reward_to_go**: IQM 100 against 100, P(higher) .84"
-    )
+    assert said.startswith("**baseline scored higher in the end than reward_to_go**: IQM 100 against 100, P(higher) .84")
 
 
 def test_no_scores():
@@ -139,9 +137,10 @@ def test_what_cannot_be_decided_is_said_once():
         "**Not decidable with 3 seeds and 3 comparisons** (at least 5 seeds each would be needed): a or b, a or c, b or c. "
         "The smallest p that so many can give is .1, after the adjustment .3."
     ]
-    assert "**Not decidable with 8 pairs and 10 comparisons** (at least 9" in family(
-        *[dict(test="signs", null=0.0, estimate=3.0, lo=1.0, hi=5.0, n_a=8, n_b=8, p=2 / 2**8)] * 10
-    )[0]
+    assert (
+        "**Not decidable with 8 pairs and 10 comparisons** (at least 9"
+        in family(*[dict(test="signs", null=0.0, estimate=3.0, lo=1.0, hi=5.0, n_a=8, n_b=8, p=2 / 2**8)] * 10)[0]
+    )
 
 
 def test_the_smallest_p_is_printed():
