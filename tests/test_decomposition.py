@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from estimands import GAMMA, POLICY, VALUE, G, V, algorithm, bonus, return_from, value_of
 from mdp import ONE_HOT, TRAJECTORIES, TabularMDP, Theta, discounted, distribution
 from quick import quickly_compiled
-from test_update import GAMMA, POLICY, VALUE, G, V, algorithm, bonus, return_from, value_of
 
 from pgx.diagnosis.decomposition import continuations, decompose, scores, visited
 from pgx.diagnosis.quality import Estimand, decompositions

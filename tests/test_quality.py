@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from estimands import GAMMA, LAM, POLICY, VALUE, G, R, V, algorithm, n_step_average, state_for, value_of
 from mdp import ONE_HOT, PAIRS, TRAJECTORIES, TabularMDP, Theta, all_episodes, choose, discounted, distribution
 from quick import quickly_compiled
-from test_update import GAMMA, LAM, POLICY, VALUE, G, R, V, algorithm, n_step_average, state_for, value_of
 
 from pgx.critics import LeaveOneOut
 from pgx.diagnosis import quality
