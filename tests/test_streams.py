@@ -1,15 +1,18 @@
 """Output that nobody can take: `| true`, a full disk, closed streams, a terminal without UTF-8. A run of a night must
 not be reported as failed because of its last line."""
 
+import errno
 import io
+import logging
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 from program import environment, summary
 
-from pgx.streams import tolerant_streams
+from pgx.streams import no_tracebacks_beside, tolerant_streams
 
 
 def closed_pipe():
@@ -58,3 +61,24 @@ def test_a_run_whose_output_nobody_takes_completes_and_says_so_by_its_exit_code(
     assert done.returncode == 0 and summary(tmp_path / "r")["status"] == "completed"
     done = subprocess.run([*shell, "pgx.sweep", "status", "nowhere"], cwd=tmp_path, env=environment(), check=False)
     assert done.returncode == 2
+
+
+def test_a_log_that_cannot_be_written_and_orbax_threads_print_nothing(monkeypatch, capsys):
+    """A full disk was 90 to 530 lines of tracebacks."""
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    no_tracebacks_beside()
+
+    def fails():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    theirs = type("_SignalingThread", (threading.Thread,), {"__module__": "orbax.checkpoint._src.futures.future"})
+    for kind in (theirs, threading.Thread):
+        thread = kind(target=fails)
+        thread.start()
+        thread.join()
+        assert ("No space left" in capsys.readouterr().err) == (kind is threading.Thread)
+    stream = io.StringIO()
+    stream.write = lambda _: fails()
+    logging.StreamHandler(stream).emit(logging.makeLogRecord({"msg": "a line"}))
+    assert capsys.readouterr().err == ""
