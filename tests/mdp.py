@@ -167,3 +167,15 @@ def choose(episodes: Episodes, index: Int[Array, " B"]) -> Episodes:
 
 PAIRS = np.stack(np.meshgrid(*[np.arange(len(TRAJECTORIES))] * 2, indexing="ij"), -1).reshape(-1, 2)
 """Every batch of B = 2, as indices into TRAJECTORIES."""
+
+
+def counts(episodes: Episodes) -> np.ndarray:
+    """How often each of TRAJECTORIES occurred."""
+    length = episodes.mask.sum(0)
+    seen = {}
+    last = np.where(episodes.last_obs.any(-1), episodes.last_obs.argmax(-1), END)
+    for b in range(len(length)):
+        states = (*episodes.obs[: length[b], b].argmax(-1).tolist(), int(last[b]))
+        key = states, tuple(episodes.action[: length[b], b].tolist())
+        seen[key] = seen.get(key, 0) + 1
+    return np.array([seen.pop((tau.states, tau.actions), 0) for tau in TRAJECTORIES] + [sum(seen.values())])

@@ -50,6 +50,14 @@ def pgx(*overrides: str, cwd: Path, **more: str) -> subprocess.CompletedProcess:
     return finish(start(*overrides, cwd=cwd, **more))
 
 
+def run_module(name: str, *words: object, cwd: Path, **more: str) -> subprocess.CompletedProcess:
+    """`python -m pgx.NAME WORDS` in its own process."""
+    command = [sys.executable, "-m", f"pgx.{name}", *map(str, words)]
+    done = subprocess.run(command, cwd=cwd, env=environment(**more), capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    return done
+
+
 @contextlib.contextmanager
 def composed(*overrides: str) -> Iterator[Any]:
     """Hydra's whole configuration for these overrides, as its callbacks get it."""
@@ -102,3 +110,15 @@ def results(folder: Path) -> dict[tuple[str, int], list[Any]]:
         key = (member["variant"], member["seed"])
         found[key] = [(entry / "metrics.csv").read_bytes(), newest.name, (newest / "state/bytes/0").read_bytes()]
     return found
+
+
+def ledger(folder: Path) -> list[dict[str, str]]:
+    """ledger.csv as text."""
+    with open(folder / "ledger.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout
+    return [int(x) for x in listed.split()]

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from program import checked, finish, pgx, rows, start, summary
-from test_sweep import children, ledger, results
+from program import checked, children, finish, ledger, pgx, results, rows, start, summary
 
 from pgx import build
 from pgx.lanes import largest

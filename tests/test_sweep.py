@@ -1,7 +1,6 @@
 """Sweeps: a member is the same run as alone, whatever happens to its companions or to the program, and nothing that
 is there is done again."""
 
-import csv
 import json
 import multiprocessing
 import os
@@ -20,7 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
-from program import checked, environment, finish, pgx, results, rows, stamps, start, summary, train_here
+from program import checked, children, environment, finish, ledger, pgx, results, rows, stamps, start, summary, train_here
 
 from pgx.config import CONF
 from pgx.sweep import pool
@@ -33,11 +32,6 @@ SHORT = ("num_updates=60", "checkpoint_every=7", "updates_per_chunk=5", "episode
 
 def sweep(*overrides, cwd, **more):
     return pgx("-m", *overrides, "hydra.sweep.dir=s", cwd=cwd, **more)
-
-
-def ledger(folder):
-    with open(folder / "ledger.csv", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -168,11 +162,6 @@ def test_a_member_that_fails_harms_no_other(tmp_path):
     assert {p: x for p, x in stamps(tmp_path / "s").items() if p.parts[0] != "0"} == {
         p: x for p, x in stamp.items() if p.parts[0] != "0"
     }
-
-
-def children(pid):
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout
-    return [int(x) for x in found.split()]
 
 
 def test_killed_ten_times_a_sweep_ends_as_if_nothing_had_happened(whole, tmp_path):

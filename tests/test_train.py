@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from probe import Probe
-from test_rollout import Scripted
+from scripted import Scripted
 
 from pgx.algorithm import Algorithm
 from pgx.critics import NoCritic
