@@ -21,3 +21,7 @@ class Algorithm(eqx.Module):
     """At a time limit the return goes on with V(s_L) instead of ending."""
     discount_power: bool = eqx.field(static=True)
     """Weigh step t by γ^t, which the gradient of the discounted return has and usual code omits."""
+    scale_observations: bool = eqx.field(static=True, default=False)
+    """Policy and critic see observations by their running mean and standard deviation (`pgx.scaling`)."""
+    reward_scale: float | Float[Array, ""] = 1.0
+    """The learner sees r · reward_scale; what is reported is r."""

@@ -41,6 +41,8 @@ class Trained(NamedTuple):
     """What `train` returns."""
 
     policy: Callable
+    """It acts on the environment's own observations. Where they are scaled it is a `pgx.scaling.Scaled`, and the network
+    is in its `policy`."""
     table: "pd.DataFrame"
     """metrics.csv: a row an update, NaN where a column does not apply."""
 
@@ -95,12 +97,12 @@ def train(*words: str, progress: bool = True, config_dir: Folders = (), **settin
     parts = assemble(*words, config_dir=config_dir, **settings)
     from pgx import build, loop
 
-    history, policy, chunk = History([], parts.env.spec.reward_threshold), parts.state.policy, None
+    history, policy, chunk = History([], parts.env.spec.reward_threshold), parts.state.actor, None
     with _bar(parts.config, history) if progress else contextlib.nullcontext(lambda chunk: None) as show:
         parts.runner.compile()
         for chunk in loop.train(parts.runner, parts.state, **build.limits(parts.config, parts.env)):
             history.extend(chunk.rows)
-            policy = chunk.state.policy
+            policy = chunk.state.actor
             show(chunk)
     if chunk is not None and chunk.not_finite:
         what = f"{chunk.not_finite} is not finite at update {history.updates + 1}: the policy is that of the update before"

@@ -34,6 +34,8 @@ def build(config: dict[str, Any]) -> tuple[JittedEnv | HostEnv, Algorithm]:
         whiten=config["whiten"],
         bootstrap_truncated=config["bootstrap_truncated"],
         discount_power=config["discount_power"],
+        scale_observations=config["scale_observations"],
+        reward_scale=config["reward_scale"],
     )
     for name in ("estimator", "critic", "update"):
         _require_pytree(name, getattr(algorithm, name))

@@ -47,6 +47,8 @@ RULES: dict[str, Rule] = {
     "entropy_coefficient": number(0),
     "bootstrap_truncated": YES_OR_NO,
     "discount_power": YES_OR_NO,
+    "scale_observations": YES_OR_NO,
+    "reward_scale": number(0, above=True),
     "diagnose_every": whole(1),
     "checkpoint_every": whole(1),
     "checkpoints_kept": whole(1),

@@ -16,6 +16,7 @@ from pgx.envs.base import EnvSpec, JittedEnv
 from pgx.lanes import largest
 from pgx.metrics import NO_GRADIENT_QUALITY
 from pgx.rollout import rollout
+from pgx.scaling import Scaling
 from pgx.types import Episodes, Metrics, TrainState
 from pgx.update import update
 
@@ -86,6 +87,7 @@ def init(algorithm: Algorithm, make_policy: Callable, spec: EnvSpec, key: PRNGKe
         critic=algorithm.critic.init(spec.obs_size, critic_key),
         recent_returns=jnp.full(100, jnp.nan, jnp.float32),
         update=jnp.zeros((), jnp.int32),
+        scaling=Scaling.fresh(spec.obs_size) if algorithm.scale_observations else None,
     )
 
 
@@ -145,7 +147,7 @@ def advance(
     key = jax.random.fold_in(key, state.update)
     new, row = update(state, episodes, algorithm, key, largest(diagnose))
     row |= {name: jnp.where(diagnose, row[name], nothing) for name, nothing in NO_GRADIENT_QUALITY.items()}
-    parameters, _ = ravel_pytree(eqx.filter((new.policy, new.critic), eqx.is_inexact_array))
+    parameters, _ = ravel_pytree(eqx.filter((new.policy, new.critic, new.scaling), eqx.is_inexact_array))
     finite = [
         jnp.isfinite(row["policy_loss"]),
         # a critic that learns nothing has no loss: NaN means not applicable
@@ -172,7 +174,7 @@ def chunk(
     @jax.jit  # traced once, for its shapes and for the loop
     def one(state, going):
         key = jax.random.fold_in(keys.train, state.update)
-        episodes = rollout(env, state.policy, key, num_episodes, going=going)
+        episodes = rollout(env, state.actor, key, num_episodes, going=going)
         return advance(state, episodes, algorithm, keys.update, diagnose_every)
 
     def running(carry):

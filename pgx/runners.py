@@ -96,7 +96,7 @@ class HostRunner:
 
     def __call__(self, state: TrainState, limits: Limits = Limits()) -> Chunk:
         start = time.perf_counter()
-        episodes = self._rollout(state.policy, _fold_in(self._keys.train, state.update))
+        episodes = self._rollout(state.actor, _fold_in(self._keys.train, state.update))
         after, row, finite = _advance(state, episodes, self._algorithm, self._keys.update, self._diagnose_every)
         row, finite = jax.device_get((row, finite))
         rows = {name: x[None] for name, x in row.items()}

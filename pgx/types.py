@@ -4,12 +4,16 @@ S runs (lanes of a sweep), B episodes, T time steps, N steps of any episodes, A 
 Features come first and steps last, but for Episodes.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
+
+from pgx.scaling import Scaled, Scaling
 
 
 class Episodes(eqx.Module):
@@ -34,6 +38,15 @@ class Episodes(eqx.Module):
     def length(self) -> Int[Array, " B"]:
         """Steps in each episode."""
         return self.mask.sum(0)
+
+    def seen(self, scaling: Scaling | None, reward_scale: float | Float[Array, ""]) -> "Episodes":
+        """What the learner sees of them: observations as the policy saw them when it acted, rewards times `reward_scale`."""
+        # a product alone would be contracted with whatever is added to it: times 1 must not change a bit
+        reward = jnp.where(reward_scale == 1, self.reward, self.reward * reward_scale)
+        view = dataclasses.replace(self, reward=reward)
+        if scaling is None:
+            return view
+        return dataclasses.replace(view, obs=scaling(self.obs, axis=-1), last_obs=scaling(self.last_obs, axis=-1))
 
 
 class Steps(NamedTuple):
@@ -63,6 +76,13 @@ class TrainState(eqx.Module):
     """Undiscounted returns of the last 100 training episodes, newest last; NaN until there are 100."""
     update: Int[Array, ""]
     """Updates done."""
+    scaling: Scaling | None = None
+    """Of the environment's observations, by those of all batches before this one; None: they are seen as they are."""
+
+    @property
+    def actor(self) -> PyTree:
+        """What plays the environment: the policy, behind the scaling if there is one."""
+        return self.policy if self.scaling is None else Scaled(self.policy, self.scaling)
 
 
 Metrics = dict[str, Float[Array, ""] | Int[Array, ""]]

@@ -1,6 +1,7 @@
 """From a batch of episodes to the next state and a row of metrics: the same for every variant and environment.
 
-episodes → returns, b → Ψ → A = Ψ − b → update of the policy → critic's fit → metrics
+episodes → what the learner sees of them → returns, b → Ψ → A = Ψ − b → update of the policy → critic's fit →
+statistics of the observations → metrics
 """
 
 import jax.numpy as jnp
@@ -15,10 +16,12 @@ def update(
     state: TrainState, episodes: Episodes, algorithm: Algorithm, key: PRNGKeyArray, diagnose: Bool[Array, ""]
 ) -> tuple[TrainState, Metrics]:
     """Learn from a batch, and keep the books. `diagnose` adds the gradient's variance to the metrics."""
-    learned = algorithm.update.learn(state, episodes, algorithm, key, diagnose)
+    seen = episodes.seen(state.scaling, algorithm.reward_scale)
+    learned = algorithm.update.learn(state, seen, algorithm, key, diagnose)
     moved = learned.moved
     recent = jnp.concatenate([state.recent_returns, episodes.reward.sum(0)])[-len(state.recent_returns) :]
-    new = TrainState(learned.policy, learned.policy_opt_state, learned.critic, recent, state.update + 1)
+    scaling = None if state.scaling is None else state.scaling.after(episodes.obs, episodes.mask)
+    new = TrainState(learned.policy, learned.policy_opt_state, learned.critic, recent, state.update + 1, scaling)
     row = metrics.of_episodes(episodes) | moved.columns | {
         "return_recent": recent.mean(),
         "policy_loss": moved.loss,

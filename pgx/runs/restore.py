@@ -215,6 +215,7 @@ class Trained(NamedTuple):
     env: Any
     """JittedEnv | HostEnv"""
     policy: Callable
+    """Of the environment's own observations: with its scaling, if it was trained with one."""
     key: Any
     """The run's stream of random numbers for evaluation: training never draws from it."""
     update: int
@@ -248,7 +249,7 @@ def trained(folder: Path, config: dict[str, Any], *, best: bool, num_lanes: int 
     if found is None:
         raise _no_checkpoint(folder, config)
     update, state, _ = found
-    return Trained(env, state.policy, Keys.of_seed(config["seed"]).evaluate, update)
+    return Trained(env, state.actor, Keys.of_seed(config["seed"]).evaluate, update)
 
 
 def title(summary: dict[str, Any], update: int, *, greedy: bool) -> str:

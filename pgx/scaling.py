@@ -1,0 +1,82 @@
+"""Observation scaling: running statistics of what the environment shows, and the policy that looks through them.
+
+The statistics belong to the run's state and to no parameter: no gradient, no optimiser and no weight decay ever sees
+them. They are frozen while a batch is played and learned from, and take the batch in after the update's step. So the
+policy that is improved is the policy that acted (the ratio of the two is 1 until the first step), and whoever evaluates
+a checkpoint plays the very policy that was trained.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
+
+from pgx.rounding import ROUNDING
+
+CLIP = 10.0
+"""Scaled observations end here: one outlier must not drive a network."""
+
+
+class Scaling(eqx.Module):
+    """Count, mean and sum of squared deviations of every observed number, over all steps that were taken (Welford's
+    sums, merged batch by batch as Chan et al. 1983 do).
+
+    In float32 throughout. The mean is kept in two parts, so that a late batch still moves it where it weighs less than
+    the mean's last place; so a mean that is large beside the standard deviation stays right as well. A count beyond 2^24
+    is rounded, and steps are then weighed by it within a rounding.
+    """
+
+    count: Float[Array, ""]
+    mean: Float[Array, " O"]
+    rest: Float[Array, " O"]
+    """What `mean` is too coarse to hold."""
+    m2: Float[Array, " O"]
+    """Σ (x − mean)²."""
+
+    @classmethod
+    def fresh(cls, obs_size: int) -> "Scaling":
+        """Before the first batch: observations are only clipped."""
+        zeros = jnp.zeros(obs_size)
+        return cls(jnp.zeros(()), zeros, zeros, zeros)
+
+    @property
+    def std(self) -> Float[Array, " O"]:
+        """Standard deviations; 1 where nothing but rounding was ever seen to change."""
+        std = jnp.sqrt(self.m2 / jnp.maximum(self.count, 1.0))
+        return jnp.where(std > ROUNDING * jnp.abs(self.mean), std, 1.0)
+
+    def __call__(self, obs: Float[Array, "..."], axis: int = 0) -> Float[Array, "..."]:
+        """(obs − mean) / std, clipped; the observed numbers are along `axis`."""
+        others = [i for i in range(obs.ndim) if i != axis % obs.ndim]
+        mean, std = jnp.expand_dims(self.mean, others), jnp.expand_dims(self.std, others)
+        return jnp.clip((obs - mean) / std, -CLIP, CLIP)
+
+    def after(self, obs: Float[Array, "T B O"], mask: Bool[Array, "T B"]) -> "Scaling":
+        """With a batch of the environment's own observations, where `mask` is True, taken in."""
+        steps = jnp.maximum(mask.sum(dtype=jnp.float32), 1.0)
+        total = lambda x: jnp.where(mask[..., None], x, 0.0).sum((0, 1))
+        # from the running mean, and once more from the batch's own: sums of small numbers keep their last places
+        shift = total(obs - self.mean) / steps
+        deviation = obs - self.mean - shift
+        left = total(deviation) / steps
+        of_batch = total(deviation**2) - steps * left**2
+        count = self.count + steps
+        share = steps / count
+        distance = shift + (left - self.rest)
+        step = share * distance + self.rest
+        mean = self.mean + step
+        m2 = self.m2 + of_batch + self.count * share * distance**2
+        return Scaling(count, mean, step - (mean - self.mean), m2)
+
+
+class Scaled(eqx.Module):
+    """A policy behind its scaling: it acts on the environment's own observations. `policy` is the part that is trained
+    and looks at scaled ones."""
+
+    policy: PyTree
+    scaling: Scaling
+
+    def __call__(self, obs: Float[Array, "O N"], matmul: Callable = jnp.matmul) -> Any:
+        return self.policy(self.scaling(obs), matmul)
