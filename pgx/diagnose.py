@@ -7,7 +7,8 @@ effective rank. V of `baseline` and `gae` is a ridge regression fitted to episod
 every run alike; where the run has a V, `baseline, own V` is measured, too. `own` is what the run itself learned from,
 whatever its estimator and its critic are. What of the variance comes from states,
 actions and what happens afterwards is told by going on from visited states, where the environment is compiled: one on
-the host cannot be put back into a state.
+the host cannot be put back into a state. Gradients and their variance are those of the run's own problem, with its scaled
+observations and its `reward_scale`; returns are the environment's.
 
 Every run gets a table diagnosis.csv, which `python -m analysis.report` shows; nothing else is written. Checkpoints that
 are in it already are not measured again, and the same command gives the same bytes.
@@ -187,9 +188,11 @@ def _programs():
     from pgx.diagnosis import quality
     from pgx.rollout import rollout
     from pgx.runners import compiler_options
+    from pgx.types import Episodes
 
     statics = {
         rollout: ("num_episodes",),
+        Episodes.seen: (),
         quality.measure: ("batch_sizes",),
         quality.decompositions: ("num_episodes", "num_states", "num_continuations"),
         quality.updated: (),
@@ -219,6 +222,7 @@ def measure(job: Job, options: Options) -> Iterator[tuple[int, list[dict[str, st
 
     from pgx.build import build, skeleton
     from pgx.diagnosis import quality
+    from pgx.diagnosis.seen import SeenEnv
     from pgx.envs.base import JittedEnv
     from pgx.loop import Keys
     from pgx.runs.checkpoint import CheckpointError, Checkpoints
@@ -232,7 +236,7 @@ def measure(job: Job, options: Options) -> Iterator[tuple[int, list[dict[str, st
         algorithm.gamma, jnp.array(lam, jnp.float32), algorithm.bootstrap_truncated, algorithm.discount_power
     )
     steps = _env_steps(job.folder)
-    play, (_, of_gradients, of_parts, learn) = _player(config, env), _programs()
+    play, (_, look, of_gradients, of_parts, learn) = _player(config, env), _programs()
     with Checkpoints(job.folder / "checkpoints", run=run_hash(config)) as checkpoints:
         for update in job.updates:
             try:
@@ -241,13 +245,16 @@ def measure(job: Job, options: Options) -> Iterator[tuple[int, list[dict[str, st
                 yield update, error
                 continue
             key, after, of_fit, of_states = jax.random.split(jax.random.fold_in(stream, update), 4)
-            sets = [play(state.policy, key, num_episodes=options.episodes) for key in jax.random.split(key, 3)]
-            rows, returns, value = of_gradients(
-                state.policy, *sets, state.critic, algorithm, estimand, of_fit, batch_sizes=options.batches
+            sets = [play(state.actor, key, num_episodes=options.episodes) for key in jax.random.split(key, 3)]
+            seen = [look(episodes, state.scaling, algorithm.reward_scale) for episodes in sets]
+            rows, value = of_gradients(
+                state.policy, *seen, state.critic, algorithm, estimand, of_fit, batch_sizes=options.batches
             )
+            returns = sets[-1].reward.sum(0)
             if isinstance(env, JittedEnv):
+                seen_env = SeenEnv(env, state.scaling, algorithm.reward_scale)
                 rows |= of_parts(
-                    env, state.policy, value, state.critic, algorithm, estimand, of_states, num_episodes=options.episodes,
+                    seen_env, state.policy, value, state.critic, algorithm, estimand, of_states, num_episodes=options.episodes,
                     num_states=options.states, num_continuations=options.continuations,
                 )  # fmt: skip
             later = quality.post_update_returns(

@@ -55,19 +55,19 @@ class Scaling(eqx.Module):
 
     def after(self, obs: Float[Array, "T B O"], mask: Bool[Array, "T B"]) -> "Scaling":
         """With a batch of the environment's own observations, where `mask` is True, taken in."""
-        steps = jnp.maximum(mask.sum(dtype=jnp.float32), 1.0)
-        total = lambda x: jnp.where(mask[..., None], x, 0.0).sum((0, 1))
+        taken, steps = mask[..., None], jnp.maximum(mask.sum(dtype=jnp.float32), 1.0)
         # from the running mean, and once more from the batch's own: sums of small numbers keep their last places
-        shift = total(obs - self.mean) / steps
-        deviation = obs - self.mean - shift
-        left = total(deviation) / steps
-        of_batch = total(deviation**2) - steps * left**2
+        distance = jnp.where(taken, obs - self.mean[None, None], 0.0)
+        shift = distance.sum((0, 1)) / steps
+        deviation = jnp.where(taken, distance - shift[None, None], 0.0)
+        left = deviation.sum((0, 1)) / steps
+        of_batch = (deviation**2).sum((0, 1)) - steps * left**2
         count = self.count + steps
         share = steps / count
-        distance = shift + (left - self.rest)
-        step = share * distance + self.rest
+        apart = shift + (left - self.rest)
+        step = share * apart + self.rest
         mean = self.mean + step
-        m2 = self.m2 + of_batch + self.count * share * distance**2
+        m2 = self.m2 + of_batch + self.count * share * apart**2
         return Scaling(count, mean, step - (mean - self.mean), m2)
 
 

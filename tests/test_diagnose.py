@@ -88,6 +88,7 @@ def test_the_table_says_what_was_computed(made):
     import jax.numpy as jnp
 
     from pgx.build import build, skeleton
+    from pgx.diagnosis.seen import SeenEnv
     from pgx.loop import Keys
 
     config = json.loads((made / "1" / "run.json").read_text())["config"]
@@ -97,14 +98,16 @@ def test_the_table_says_what_was_computed(made):
     stream = jax.random.fold_in(Keys.of_seed(config["seed"]).evaluate, 0xD1A6)
     key, _, of_fit, of_states = jax.random.split(jax.random.fold_in(stream, 4), 4)
     estimand = quality.Estimand(algorithm.gamma, jnp.array(0.95, jnp.float32), False, False)
-    rollout, measure, decompose, _ = diagnose._programs()  # compiled already
-    sets = [rollout(env, state.policy, key, num_episodes=24) for key in jax.random.split(key, 3)]
+    rollout, look, measure, decompose, _ = diagnose._programs()  # compiled already
+    sets = [rollout(env, state.actor, key, num_episodes=24) for key in jax.random.split(key, 3)]
     own = (state.critic, algorithm)
-    found, returns, value = measure(state.policy, *sets, *own, estimand, of_fit, batch_sizes=(2, 4))
+    seen = [look(episodes, state.scaling, algorithm.reward_scale) for episodes in sets]
+    found, value = measure(state.policy, *seen, *own, estimand, of_fit, batch_sizes=(2, 4))
     sizes = {"num_episodes": 24, "num_states": 6, "num_continuations": 2}
-    found |= decompose(env, state.policy, value, *own, estimand, of_states, **sizes)
+    seen_env = SeenEnv(env, state.scaling, algorithm.reward_scale)
+    found |= decompose(seen_env, state.policy, value, *own, estimand, of_states, **sizes)
     written = [row for row in rows(made / "1") if row["update"] == "4"]
-    np.testing.assert_array_equal([float(x["value"]) for x in written if x["quantity"] == "return"], returns)
+    np.testing.assert_array_equal([float(x["value"]) for x in written if x["quantity"] == "return"], sets[-1].reward.sum(0))
     for (of, quantity, size, n), x in found.items():
         (row,) = [x for x in written if (x["of"], x["quantity"], x["batch_size"]) == (of, quantity, str(size or ""))]
         assert row["n"] == str(n) and float(row["value"] or "nan") == pytest.approx(float(x), rel=1e-6, nan_ok=True)
@@ -136,7 +139,7 @@ def test_other_settings_are_measured_again(sweep, made, capsys, monkeypatch):
 
 def test_a_group_is_compiled_once(made):
     """All runs and checkpoints of this file differ in numbers only. Episodes are played 24, 4 and 8 at a time."""
-    assert [program._cache_size() for program in diagnose._programs()] == [3, 1, 1, 1]
+    assert [program._cache_size() for program in diagnose._programs()] == [3, 1, 1, 1, 1]
 
 
 def test_no_episode_is_one_that_evaluate_plays(made):

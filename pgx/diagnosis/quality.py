@@ -312,11 +312,11 @@ def measure(
     key: PRNGKeyArray,
     *,
     batch_sizes: tuple[int, ...],
-) -> tuple[dict[Row, Float[Array, ""]], Float[Array, " N"], RidgeValue]:
-    """(gradient quality and hidden units, the return of each episode, V) of one policy.
+) -> tuple[dict[Row, Float[Array, ""]], RidgeValue]:
+    """(gradient quality and hidden units, V) of one policy.
 
     It played three sets of episodes that share nothing: V is fitted to the first, the second makes the reference, the
-    third is measured.
+    third is measured. They are given as the learner sees them.
     """
     num_episodes = episodes.mask.shape[1]
     own = own_value(algorithm.critic, critic_state)
@@ -342,7 +342,7 @@ def measure(
     for i, activation in enumerate(jax.vmap(hidden)(some_states(episodes, STATES)), 1):
         rows[Row(f"hidden {i}", "dead_units", 0, STATES)] = dead_units(activation)
         rows[Row(f"hidden {i}", "effective_rank", 0, STATES)] = effective_rank(activation)
-    return rows, episodes.reward.sum(0), value
+    return rows, value
 
 
 def decompositions(
@@ -374,10 +374,10 @@ def decompositions(
 
 
 def updated(state: TrainState, algorithm: Algorithm, episodes: Episodes, key: PRNGKeyArray) -> tuple[Callable, Bool[Array, ""]]:
-    """(the policy after one update by the run's own algorithm and optimiser, whether all of it is finite)."""
+    """(what acts after one update by the run's own algorithm and optimiser, whether all of it is finite)."""
     new, _ = update(state, episodes, algorithm, key, jnp.array(False))
-    finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(eqx.filter(new.policy, eqx.is_inexact_array))]
-    return new.policy, jnp.stack(finite).all()
+    finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(eqx.filter(new.actor, eqx.is_inexact_array))]
+    return new.actor, jnp.stack(finite).all()
 
 
 def post_update_returns(
@@ -398,7 +398,7 @@ def post_update_returns(
     """
     found = []
     for before, after, of_update in jax.vmap(partial(jax.random.split, num=3))(jax.random.split(key, num_updates)):
-        policy, finite = learn(state, algorithm, play(state.policy, before, num_episodes=num_episodes), of_update)
+        policy, finite = learn(state, algorithm, play(state.actor, before, num_episodes=num_episodes), of_update)
         returns = play(policy, after, num_episodes=num_evaluations).reward.sum(0)
         found.append(jnp.where(finite, returns.mean(), jnp.nan))
     return found
