@@ -3,6 +3,8 @@
 A value that breaks a rule gives one line: what is wrong, where, what is allowed, and a hint.
 """
 
+import math
+from ast import literal_eval
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from functools import cache
@@ -59,6 +61,11 @@ RULES: dict[str, Rule] = {
     "estimator.gamma": number(0, 1),
     "estimator.lam": number(0, 1),
     **{f"policy.{key}": rule for key, rule in _NETWORK.items()},
+    "policy.std": number(0, above=True),
+    "policy.log_std_floor": number(),
+    "policy.state_dependent_std": YES_OR_NO,
+    "policy.last_layer_scale": number(0, above=True),
+    "policy.clipped_score": YES_OR_NO,
     **{f"critic.{key}": rule for key, rule in _NETWORK.items()},
     **{f"optimiser.{key}": rule for key, rule in _OPTIMISER.items()},
     "critic.passes": whole(1),
@@ -68,6 +75,7 @@ RULES: dict[str, Rule] = {
     "env.reward_threshold": number(or_null=True),
     "env.params.max_steps_in_episode": whole(1),
     "env.params.*": number(),
+    "env.bound": one_of("clip", "tanh", "none"),
     "env.num_lanes": whole(1),
     "env.max_steps": whole(1, or_null=True),
     "env.kwargs.*": ANYTHING,
@@ -266,9 +274,29 @@ def _check_together(config: dict[str, Any]) -> None:
             raise ConfigError(f"{where}.decay_steps", f"schedule {part['schedule']} needs it", "a whole number ≥ 1")
     from pgx.envs import checks  # imports gymnasium where the environment needs it
 
-    threshold = checks.check(config["env"])
-    if config["stop_when_solved"] and threshold is None:
+    env = checks.check(config["env"])
+    if parts.derives(config["policy"]["_target_"], "pgx.policies.MLPPolicy"):
+        _check_gaussian(config["policy"], config["env"], env.continuous)
+    if config["stop_when_solved"] and env.reward_threshold is None:
         raise ConfigError("stop_when_solved", f"{config['env']['id']} has no reward threshold", hint="set env.reward_threshold")
+
+
+_GAUSSIAN = ("std", "log_std_floor", "state_dependent_std", "last_layer_scale", "clipped_score")
+"""Settings of a policy that only real-valued actions have a use for."""
+
+
+def _check_gaussian(policy: dict[str, Any], env: dict[str, Any], continuous: bool | None) -> None:
+    """What a policy is told of its standard deviations and scores, against the environment's actions."""
+    settings = parts.signature(policy["_target_"]).settings
+    for key in _GAUSSIAN:
+        if continuous is False and policy.get(key, default := literal_eval(settings[key].default)) != default:
+            raise ConfigError(f"policy.{key}", f"{env['id']} has discrete actions: nothing would heed it", hint="leave it out")
+    if policy.get("clipped_score") and env.get("bound", "clip") != "clip":
+        hint = "env.bound=clip, or policy.clipped_score=false"
+        raise ConfigError("policy.clipped_score", f"with env.bound={env['bound']} no action is cut off", hint=hint)
+    if "std" in policy and math.log(policy["std"]) <= policy.get("log_std_floor", -math.inf):
+        floor = math.exp(policy["log_std_floor"])
+        raise ConfigError("policy.std", f"{policy['std']:g} is below the floor, e^log_std_floor = {floor:.3g}")
 
 
 def _leaves(node: dict[str, Any], prefix: str = "", *, empty: bool = False) -> Iterator[tuple[str, dict, str]]:

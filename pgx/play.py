@@ -7,6 +7,7 @@ W&B has gets the film there as well.
 
 import io
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageChops
 
 from pgx.config import whole
+from pgx.envs.checks import tell_mujoco_where
 from pgx.errors import ConfigError, one_line
 from pgx.runs.files import write_atomically
 from pgx.runs.restore import Arguments, read_as, read_run, short_errors, title, trained
@@ -45,7 +47,7 @@ class Filmed:
     def __init__(self, env: "gymnasium.Env", spec: Any, progress: Any):
         self._env, self.spec, self._progress = env, spec, progress
         self.num_lanes = 1
-        self._first_action = int(env.action_space.start)
+        self._actions = env.action_space
         self._steps_a_second = env.metadata.get("render_fps") or 30
         self._steps_a_frame = max(1, round(self._steps_a_second / FRAMES_PER_SECOND))
         self.frames: list[Image.Image] = []
@@ -67,7 +69,9 @@ class Filmed:
         return np.asarray(obs, np.float32)[None]
 
     def step(self, action):
-        obs, reward, terminated, truncated, _ = self._env.step(int(action[0]) + self._first_action)
+        from pgx.envs.gymnasium import as_declared  # jax is imported by then
+
+        obs, reward, terminated, truncated, _ = self._env.step(as_declared(self._actions, action)[0])
         self.steps += 1
         self._progress.update()
         if terminated or truncated or self.steps % self._steps_a_frame == 0:
@@ -97,12 +101,15 @@ def cut(frames: list[Image.Image]) -> list[Image.Image]:
 def make(config: dict[str, Any]) -> "gymnasium.Env":
     """The Gymnasium environment of this env section, ready to be drawn. Raises ConfigError where there is none."""
     os.environ |= {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy", "PYGAME_HIDE_SUPPORT_PROMPT": "1"}
+    if not os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
     import gymnasium
 
     id, params = config["id"], dict(config.get("params", {}))
     limit = config.get("max_steps") or params.pop("max_steps_in_episode", None)
     if id not in gymnasium.registry and ":" not in id:
         raise ConfigError("env.id", f"{id} has no renderer: Gymnasium does not know it", hint="pgx.evaluate needs none")
+    tell_mujoco_where(id)
     try:
         with warnings.catch_warnings(action="ignore"):  # of a missing render mode: the line below says it
             env = gymnasium.make(
@@ -112,10 +119,13 @@ def make(config: dict[str, Any]) -> "gymnasium.Env":
                 disable_env_checker=True,
                 **config.get("kwargs", {}),
             )
-        env.reset(seed=0)
-        picture = env.render()
+            env.reset(seed=0)
+            picture = env.render()
     except Exception as error:  # an environment's own code may raise anything
-        raise ConfigError("env.id", f"{id} cannot be drawn: {one_line(error)}") from error
+        needs = "MUJOCO_GL=egl needs libEGL (Debian: libegl1), MUJOCO_GL=osmesa needs libOSMesa (libosmesa6)"
+        raise ConfigError(
+            "env.id", f"{id} cannot be drawn: {one_line(error)}", hint=needs if "mujoco" in sys.modules else None
+        ) from error
     if getattr(picture, "ndim", None) != 3:
         raise ConfigError("env.id", f"{id} cannot be drawn: it has no render mode rgb_array")
     set_parameters(env.unwrapped, params)

@@ -53,7 +53,9 @@ def rollout(
         now = jax.lax.dynamic_index_in_dim(noise, t, keepdims=False)
         action = act(policy, obs, now, matmul_in_loop, greedy=greedy)
         keys = jax.random.split(jax.random.fold_in(step_key, t), B)
-        env_state, next_obs, reward, ended = jax.vmap(env.step, out_axes=(0, -1, 0, 0))(keys, env_state, action)
+        env_state, next_obs, reward, ended = jax.vmap(env.step, out_axes=(0, -1, 0, 0))(
+            keys, env_state, env.spec.actions.to_env(action)
+        )
         taken = (obs.T, action, jnp.where(alive, reward, 0.0), alive)
         buffers = jax.tree.map(lambda xs, x: jax.lax.dynamic_update_index_in_dim(xs, x, t, 0), buffers, taken)
         next_obs = jnp.where(alive[None], next_obs, obs)
@@ -93,6 +95,7 @@ class HostRollout:
         Raises RuntimeError if an episode goes on beyond its limit where another has to begin.
         """
         T, B, lanes = self.env.spec.max_steps, self.num_episodes, self.env.num_lanes
+        to_env = self.env.spec.actions.to_env
         most = -(-B // lanes) * (T + 1) - 1  # to begin again takes a step
         leaves, structure = jax.tree.flatten(policy)  # once, and not at every step
         like = np.zeros((lanes, self.env.spec.obs_size), np.float32)
@@ -107,7 +110,7 @@ class HostRollout:
         for n in range(most):
             seen[n] = obs
             actions[n] = action = np.asarray(_act(structure, self.greedy, leaves, obs, noise[n]))
-            obs, rewards[n], ended, cut = self.env.step(action)
+            obs, rewards[n], ended, cut = self.env.step(to_env(action))
             over = (ended | cut | (n + 1 - since == T)) & (episode < B)
             if over.any():
                 done = episode[over]

@@ -1,16 +1,25 @@
 """What an environment's actions are. Hashable: a space decides shapes, and so what is compiled."""
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+AnyArray = Array | np.ndarray
+"""Of a compiled environment, or of one on the host."""
 
 
 class Discrete(NamedTuple):
     """One of the whole numbers 0 … n − 1."""
 
     n: int
+
+    def to_env(self, action: Int[AnyArray, "*B"]) -> Int[AnyArray, "*B"]:
+        """The environment's action: this very one."""
+        return action
 
 
 class Box(NamedTuple):
@@ -34,26 +43,29 @@ class Box(NamedTuple):
     @property
     def edges(self) -> tuple[Float[Array, " A"], Float[Array, " A"]]:
         """The ends, in u; ±1 or infinite where the environment has none."""
-        return self._in_u(self.low), self._in_u(self.high)
+        _, _, low, high = _affine(self.low, self.high)
+        return jnp.asarray(low), jnp.asarray(high)
 
-    def to_env(self, u: Float[Array, "*B A"]) -> Float[Array, "*B A"]:
-        """The environment's action."""
+    def to_env(self, u: Float[AnyArray, "*B A"]) -> Float[AnyArray, "*B A"]:
+        """The environment's action, of the kind of array that u is: a host environment's is NumPy's."""
+        xp = u.__array_namespace__()
+        centre, half, low, high = (xp.broadcast_to(xp.asarray(x), u.shape) for x in _affine(self.low, self.high))
         if self.bound == "clip":
-            u = jnp.clip(u, *(jnp.broadcast_to(edge, u.shape) for edge in self.edges))
+            u = xp.clip(u, low, high)
         elif self.bound == "tanh":
-            u = jnp.tanh(u)
-        centre, half = (jnp.broadcast_to(jnp.array(x, u.dtype), u.shape) for x in zip(*self._affine, strict=True))
+            u = xp.tanh(u)
         return centre + half * u
-
-    @property
-    def _affine(self) -> list[tuple[float, float]]:
-        """(centre, half the width) of every coordinate; (0, 1) where an end is infinite."""
-        ends = zip(self.low, self.high, strict=True)
-        return [((a + b) / 2, (b - a) / 2) if math.isfinite(b - a) else (0.0, 1.0) for a, b in ends]
-
-    def _in_u(self, end: tuple[float, ...]) -> Float[Array, " A"]:
-        return jnp.array([(x - centre) / half for x, (centre, half) in zip(end, self._affine, strict=True)], jnp.float32)
 
 
 Space = Discrete | Box
 """Every kind of action space that there is a policy for."""
+
+
+@cache
+def _affine(low: tuple[float, ...], high: tuple[float, ...]) -> tuple[np.ndarray, ...]:
+    """(centre, half the width, low in u, high in u) of every coordinate; centre 0 and half 1 where an end is infinite."""
+    rows = []
+    for a, b in zip(low, high, strict=True):
+        centre, half = ((a + b) / 2, (b - a) / 2) if math.isfinite(b - a) else (0.0, 1.0)
+        rows.append((centre, half, (a - centre) / half, (b - centre) / half))
+    return tuple(np.array(rows, np.float32).T)

@@ -1,12 +1,13 @@
 """Environments: what can be asked of them before anything heavy is imported."""
 
 import ast
+import logging
 import math
 from difflib import get_close_matches
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pgx import parts
 from pgx.errors import ConfigError, one_line
@@ -16,10 +17,27 @@ GYMNAX = {
     "Acrobot-v1": ("classic_control.acrobot", "Acrobot"),
     "MountainCar-v0": ("classic_control.mountain_car", "MountainCar"),
     "Catch-bsuite": ("bsuite.catch", "Catch"),
+    "Pendulum-v1": ("classic_control.pendulum", "Pendulum"),
+    "MountainCarContinuous-v0": ("classic_control.continuous_mountain_car", "ContinuousMountainCar"),
+    "Reacher-misc": ("misc.reacher", "Reacher"),
+    "Swimmer-misc": ("misc.swimmer", "Swimmer"),
+    "PointRobot-misc": ("misc.point_robot", "PointRobot"),
 }
 """id → where gymnax keeps it."""
 
-_PACKAGES = {"ALE": "ale-py", "Box2D": "gymnasium[box2d]", "box2d": "gymnasium[box2d]"}
+CONTINUOUS = ("Pendulum-v1", "MountainCarContinuous-v0", "Reacher-misc", "Swimmer-misc", "PointRobot-misc")
+"""Those of them whose actions are a box."""
+
+
+class Known(NamedTuple):
+    """What is known of an environment before it is made."""
+
+    reward_threshold: float | None
+    continuous: bool | None = None
+    """Whether its actions are real numbers; None of an environment of one's own."""
+
+
+_PACKAGES = {"mujoco": "mujoco", "ALE": "ale-py", "Box2D": "gymnasium[box2d]", "box2d": "gymnasium[box2d]"}
 
 _DERIVED = {
     "CartPole-v1": {
@@ -35,8 +53,8 @@ def on_host(env: dict[str, Any]) -> bool:
     return parts.derives(env["_target_"], "pgx.envs.base.HostEnv")
 
 
-def check(env: dict[str, Any]) -> float | None:
-    """Raise ConfigError unless the environment exists, can be made and has spaces that we know; its reward threshold.
+def check(env: dict[str, Any]) -> Known:
+    """Raise ConfigError unless the environment exists, can be made and has spaces that we know.
 
     Parameters that follow from those that are given are filled in.
     """
@@ -53,10 +71,24 @@ def check(env: dict[str, Any]) -> float | None:
             raise ConfigError("env.id", f"no compiled environment {env['id']!r}", known=GYMNAX, value=env["id"], hint=hint)
         _check_params(env["id"], env["params"])
         env["params"] = complete(env["id"], env["params"])
-    elif parts.derives(target, "pgx.envs.gymnasium.GymnasiumEnv"):
-        declared = _check_gymnasium(env["id"], env["max_steps"], env["kwargs"])
-        return declared.reward_threshold if env["reward_threshold"] is None else env["reward_threshold"]
-    return env["reward_threshold"]
+        continuous = env["id"] in CONTINUOUS
+        _check_bound(env, finite=True if continuous else None)
+        return Known(env["reward_threshold"], continuous)
+    if parts.derives(target, "pgx.envs.gymnasium.GymnasiumEnv"):
+        declared, finite = _check_gymnasium(env["id"], env["max_steps"], env["kwargs"])
+        _check_bound(env, finite)
+        threshold = declared.reward_threshold if env["reward_threshold"] is None else env["reward_threshold"]
+        return Known(threshold, finite is not None)
+    return Known(env["reward_threshold"])
+
+
+def _check_bound(env: dict[str, Any], finite: bool | None) -> None:
+    """`finite`: whether both ends of every action are; None if there is nothing to bound."""
+    bound = env.get("bound", "clip")
+    if finite is None and bound != "clip":
+        raise ConfigError("env.bound", f"{env['id']} has discrete actions: there is nothing to bound", hint="leave it out")
+    if finite is False and bound == "tanh":
+        raise ConfigError("env.bound", f"tanh needs finite ends, which the actions of {env['id']} do not have", "clip | none")
 
 
 def parameters(id: str) -> list[str]:
@@ -116,12 +148,12 @@ def _default(field: ast.AnnAssign) -> float | None:
     return field.value.value if isinstance(field.value, ast.Constant) else math.nan
 
 
-def _check_gymnasium(id: str, max_steps: int | None, kwargs: dict[str, Any]):
+def _check_gymnasium(id: str, max_steps: int | None, kwargs: dict[str, Any]) -> tuple[Any, bool | None]:
+    """(what Gymnasium declares of it; whether its actions have finite ends, None of discrete ones)."""
     import gymnasium
 
-    if _is_continuous(gymnasium.registry.get(id), kwargs):  # before anybody installs something for it
-        raise ConfigError("env.id", f"{id} has continuous actions", _DISCRETE)
     try:
+        tell_mujoco_where(id)
         env = gymnasium.make(id, **kwargs)  # of `module:Name-v0` it imports the module, which registers the environment
         declared = gymnasium.spec(id.rpartition(":")[2])
     except ModuleNotFoundError as error:
@@ -143,26 +175,41 @@ def _check_gymnasium(id: str, max_steps: int | None, kwargs: dict[str, Any]):
         raise ConfigError("env.id", f"{id} cannot be made: {one_line(error)}") from error
     actions, observations = env.action_space, env.observation_space
     env.close()
-    if not isinstance(actions, gymnasium.spaces.Discrete):
-        raise ConfigError("env.id", f"{id} has the actions {actions}", _DISCRETE)
+    finite = _ends_are_finite(id, actions)
     if not getattr(observations, "is_np_flattenable", False):
         raise ConfigError("env.id", f"{id} has the observations {observations}", "what flattens to a vector of one size")
     if (max_steps or declared.max_episode_steps) is None:
         raise ConfigError("env.max_steps", f"{id} declares no time limit", "a whole number ≥ 1")
-    return declared
+    return declared, finite
 
 
-_DISCRETE = "discrete actions: the policy is categorical"
+def tell_mujoco_where(id: str) -> None:
+    """… to put its warnings: into the run's log. By itself it writes them on the terminal and, wherever it is called, into
+    a file MUJOCO_LOG.TXT."""
+    import gymnasium
+
+    declared = gymnasium.registry.get(id)
+    if declared is not None and "mujoco" in str(declared.entry_point) and find_spec("mujoco"):
+        import mujoco
+
+        mujoco.set_mju_user_warning(_to_log)
 
 
-def _is_continuous(declared: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether it is one of Gymnasium's environments that would need a package first, and a Gaussian policy then."""
-    if declared is None:
-        return False
-    entry, settings = str(declared.entry_point), declared.kwargs | kwargs
-    if "car_racing" in entry:
-        return settings.get("continuous", True)
-    return "mujoco" in entry or "bipedal_walker" in entry or ("lunar_lander" in entry and settings.get("continuous", False))
+@cache  # once a message: every lane has the same
+def _to_log(message: str) -> None:
+    logging.getLogger("pgx").debug(f"MuJoCo: {' '.join(message.split())}")
+
+
+def _ends_are_finite(id: str, actions: Any) -> bool | None:
+    """Of a box of real numbers; None of discrete actions. Raises ConfigError of any other."""
+    import gymnasium
+    import numpy as np
+
+    if isinstance(actions, gymnasium.spaces.Discrete):
+        return None
+    if not isinstance(actions, gymnasium.spaces.Box) or actions.dtype.kind != "f" or not math.prod(actions.shape):
+        raise ConfigError("env.id", f"{id} has the actions {one_line(actions)}", "Discrete, or a Box of real numbers")
+    return bool(np.isfinite(actions.low).all() and np.isfinite(actions.high).all())
 
 
 def _missing(id: str, module: str) -> ConfigError:

@@ -1,4 +1,4 @@
-"""Any discrete-action environment of Gymnasium, stepped on the host, vectorised by Gymnasium itself."""
+"""Any environment of Gymnasium, stepped on the host, vectorised by Gymnasium itself."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,9 +9,11 @@ import numpy as np
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import FlattenObservation
+from jaxtyping import Shaped
 
 from pgx.envs.base import EnvSpec, HostEnv
-from pgx.spaces import Discrete
+from pgx.envs.checks import tell_mujoco_where
+from pgx.spaces import Box, Discrete, Space
 
 
 class GymnasiumEnv(HostEnv):
@@ -19,7 +21,8 @@ class GymnasiumEnv(HostEnv):
     episodes again as Gymnasium's do, a step after their ends, and takes the limit and `kwargs`; else stepped one by one.
 
     Observations are flattened as Gymnasium does it: a picture row by row, a Discrete, Tuple or Dict one-hot.
-    `max_steps` and `reward_threshold` take precedence over what the environment declares.
+    `max_steps` and `reward_threshold` take precedence over what the environment declares. `bound` is that of continuous
+    actions (see `spaces.Box`), which are vectors here, whatever their shape is there.
     """
 
     def __init__(
@@ -29,7 +32,9 @@ class GymnasiumEnv(HostEnv):
         max_steps: int | None = None,
         reward_threshold: float | None = None,
         kwargs: dict | None = None,
+        bound: str = "clip",
     ):
+        tell_mujoco_where(id)
         declared = gymnasium.spec(id.rpartition(":")[2])  # whose module, of `module:Name-v0`, the checks have imported
         limit = max_steps or declared.max_episode_steps
         make = partial(gymnasium.make_vec, id, num_lanes, max_episode_steps=limit, **(kwargs or {}))
@@ -41,11 +46,11 @@ class GymnasiumEnv(HostEnv):
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
             envs = FlattenObservation(envs)
         self.num_lanes = num_lanes
-        self._envs, self._first_action = envs, int(envs.single_action_space.start)
+        self._envs, self._actions = envs, envs.single_action_space
         self.spec = EnvSpec(
             id=id,
             obs_size=envs.single_observation_space.shape[0],
-            actions=Discrete(int(envs.single_action_space.n)),
+            actions=actions(self._actions, bound),
             max_steps=limit,
             reward_threshold=declared.reward_threshold if reward_threshold is None else reward_threshold,
         )
@@ -54,8 +59,23 @@ class GymnasiumEnv(HostEnv):
         return np.asarray(self._envs.reset(seed=seed)[0], np.float32)
 
     def step(self, action):
-        obs, reward, terminated, truncated, _ = self._envs.step(action + self._first_action)
+        obs, reward, terminated, truncated, _ = self._envs.step(as_declared(self._actions, action))
         return np.asarray(obs, np.float32), reward, terminated, truncated
+
+
+def actions(space: gymnasium.Space, bound: str) -> Space:
+    """Of an environment with these actions; the checks let no other pass."""
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return Discrete(int(space.n))
+    low, high = (tuple(np.asarray(end, np.float64).ravel().tolist()) for end in (space.low, space.high))
+    return Box(low, high, bound)
+
+
+def as_declared(space: gymnasium.Space, action: Shaped[np.ndarray, "B *A"]) -> Shaped[np.ndarray, "..."]:
+    """The actions of B lanes as `space` has them: where it begins to count, its shape and its type."""
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return action + int(space.start)
+    return action.reshape(len(action), *space.shape).astype(space.dtype)
 
 
 def _takes(entry_point: str | Callable | None, limit: int, kwargs: dict) -> bool:

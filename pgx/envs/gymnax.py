@@ -10,21 +10,32 @@ from functools import cache
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pgx.envs.base import EnvSpec, JittedEnv
 from pgx.envs.checks import GYMNAX, complete
 from pgx.errors import ConfigError
-from pgx.spaces import Discrete
+from pgx.spaces import Box, Discrete, Space
 
 
 class GymnaxEnv(JittedEnv):
-    """A discrete-action gymnax environment; its numeric parameters (gravity …) are traced."""
+    """A gymnax environment; its numeric parameters (gravity …) are traced.
+
+    `bound` is that of continuous actions (see `spaces.Box`). Actions are bounded before they come here: gymnax's
+    MountainCarContinuous charges for what it is given, its Reacher and Swimmer cut nothing off.
+    """
 
     env: object = eqx.field(static=True)
     params: object
     spec: EnvSpec = eqx.field(static=True)
 
-    def __init__(self, id: str, reward_threshold: float | None = None, params: dict[str, float] | None = None):
+    def __init__(
+        self,
+        id: str,
+        reward_threshold: float | None = None,
+        params: dict[str, float] | None = None,
+        bound: str = "clip",
+    ):
         self.env = _load(id)
         # the time limit is a shape, the rest are numbers
         try:
@@ -36,7 +47,7 @@ class GymnaxEnv(JittedEnv):
         self.spec = EnvSpec(
             id=id,
             obs_size=jax.eval_shape(lambda: self.env.reset_env(jax.random.key(0), self.params))[0].size,
-            actions=Discrete(int(self.env.action_space(self.params).n)),
+            actions=_actions(self.env.action_space(self.params), bound),
             max_steps=int(self.params.max_steps_in_episode),
             reward_threshold=reward_threshold,
         )
@@ -46,9 +57,17 @@ class GymnaxEnv(JittedEnv):
         return state, _flat(obs)
 
     def step(self, key, state, action):
-        with jax.numpy_dtype_promotion("standard"):  # gymnax multiplies integers by floats, even where jax is told to refuse
+        # gymnax multiplies integers by floats and vectors by numbers, even where jax is told to refuse
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             obs, state, reward, terminated, _ = self.env.step_env(key, state, action, self.params)
         return state, _flat(obs), reward.astype(jnp.float32), terminated
+
+
+def _actions(space, bound: str) -> Space:
+    """Of gymnax's space; all of its boxes are vectors."""
+    if hasattr(space, "n"):
+        return Discrete(int(space.n))
+    return Box(*(tuple(np.broadcast_to(end, space.shape).tolist()) for end in (space.low, space.high)), bound)
 
 
 def _flat(obs):
@@ -59,13 +78,14 @@ def _flat(obs):
 def _load(id: str):
     """The environment, without the two seconds that `import gymnax` takes.
 
-    gymnax's package file imports all its environments and with them matplotlib, pandas and seaborn.
-    Empty stand-ins for the two packages let Python find the one module wanted; they are taken away
+    gymnax's package files import all its environments and with them matplotlib, pandas and seaborn.
+    Empty stand-ins for the three packages let Python find the one module wanted; they are taken away
     again, so a later `import gymnax` gets the real thing.
     """
     module, name = GYMNAX[id]
     root = importlib.util.find_spec("gymnax").submodule_search_locations[0]
-    stand_ins = [package for package in ("gymnax", "gymnax.environments") if package not in sys.modules]
+    packages = ("gymnax", "gymnax.environments", f"gymnax.environments.{module.partition('.')[0]}")
+    stand_ins = [package for package in packages if package not in sys.modules]
     try:
         for package in stand_ins:
             stand_in = types.ModuleType(package)

@@ -32,11 +32,13 @@ STATUSES = ("running", "completed", "interrupted", "failed", "diverged")
 class Table:
     """A CSV file that only grows, a chunk of rows at a time. Empty cells mean not applicable.
 
+    A file of an older version, which had fewer columns, goes on with those that it has.
+
     Of what is there, `keep` or `keep_until` chooses what stays; the file is not touched before `begin`.
     """
 
     def __init__(self, path: Path, columns: tuple[str, ...]):
-        self._path, self._columns = path, columns
+        self._path, self._columns = path, _columns_of(path, columns)
         self._header = (",".join(columns) + "\n").encode()
         self._sum = hashlib.sha256(self._header)
         self._kept: list[bytes] = []
@@ -102,10 +104,20 @@ class Table:
         self.__dict__.pop("_lines", None)
 
     def append(self, rows: list[dict[str, Any]]) -> None:
-        text = "".join(",".join(_cell(row[column]) for column in self._columns) + "\n" for row in rows)
+        text = "".join(",".join(_cell(row.get(column)) for column in self._columns) + "\n" for row in rows)
         self._sum.update(text.encode())
         with open(self._path, "a") as file:
             file.write(text)
+
+
+def _columns_of(path: Path, known: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the file that is there, if all of them are known; else `known`."""
+    try:
+        with open(path, encoding="ascii") as file:
+            there = tuple(file.readline().removesuffix("\n").split(","))
+    except (OSError, UnicodeDecodeError):
+        return known
+    return there if "update" in there and there == tuple(name for name in known if name in there) else known
 
 
 def _cell(x: Any) -> str:
@@ -186,13 +198,26 @@ class History:
 
     @property
     def warning(self) -> str | None:
-        """Says so if the policy looks dead: one action only in the last 100 episodes, for less than half of the best."""
+        """Says so if the policy looks dead: in the last 100 episodes there was one action only, or hardly any noise, or
+        nothing but the ends of the actions, for less than half of the best return."""
         rows = [row for row in self.rows if row["episodes"] > self.rows[-1]["episodes"] - 100]
         best = max((row["return_recent"] for row in self.rows if row["return_recent"] is not None), default=math.inf)
-        one_action = rows and sum(row.get("action_share") or 0.0 for row in rows) >= 0.99 * len(rows)
-        if not one_action or best == math.inf or self.recent >= best - abs(best) / 2:
+        if not rows or best == math.inf or self.recent >= best - abs(best) / 2:
             return None
-        return f"the policy looks dead: one action in the last 100 episodes, return {self.recent:.1f} after {best:.1f}"
+        mean = {name: _mean([row.get(name) for row in rows]) for name in ("action_share", "std_mean", "saturated_share")}
+        signs = {
+            "one action": mean["action_share"] >= 0.99,
+            f"a standard deviation of {mean['std_mean']:.2g}": mean["std_mean"] <= 0.02,
+            f"{mean['saturated_share']:.0%} of the actions at their ends": mean["saturated_share"] >= 0.99,
+        }
+        sign = next((sign for sign, shown in signs.items() if shown), None)
+        returns = f"return {self.recent:.1f} after {best:.1f}"
+        return sign and f"the policy looks dead: {sign} in the last 100 episodes, {returns}"
+
+
+def _mean(values: list[float | None]) -> float:
+    """NaN, which no comparison holds for, if one of them is missing."""
+    return math.nan if None in values else sum(values) / len(values)
 
 
 def last_returns(recent_returns: "np.ndarray") -> tuple[float, float] | tuple[None, None]:
