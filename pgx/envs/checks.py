@@ -37,7 +37,12 @@ class Known(NamedTuple):
     """Whether its actions are real numbers; None of an environment of one's own."""
 
 
-_PACKAGES = {"mujoco": "mujoco", "ALE": "ale-py", "Box2D": "gymnasium[box2d]", "box2d": "gymnasium[box2d]"}
+_PACKAGES = {
+    "mujoco": "gymnasium[mujoco]' 'mujoco==3.17.0",
+    "ALE": "ale-py",
+    "Box2D": "gymnasium[box2d]",
+    "box2d": "gymnasium[box2d]",
+}
 
 _DERIVED = {
     "CartPole-v1": {
@@ -208,7 +213,7 @@ def _ends_are_finite(id: str, actions: Any) -> bool | None:
     if isinstance(actions, gymnasium.spaces.Discrete):
         return None
     if not isinstance(actions, gymnasium.spaces.Box) or actions.dtype.kind != "f" or not math.prod(actions.shape):
-        raise ConfigError("env.id", f"{id} has the actions {one_line(actions)}", "Discrete, or a Box of real numbers")
+        raise ConfigError("env.id", f"{id} has the actions {str(actions).splitlines()[0]}", "Discrete, or a Box of real numbers")
     return bool(np.isfinite(actions.low).all() and np.isfinite(actions.high).all())
 
 
