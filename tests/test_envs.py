@@ -209,7 +209,7 @@ def test_what_no_policy_puts_out_is_refused_by_name():
         ("Switches-v0", gymnasium.spaces.MultiBinary(4)),
     ):
         gymnasium.register(name, type(name, (Pulled,), {"action_space": space}), max_episode_steps=6)
-        with pytest.raises(ConfigError, match=rf"env.id: {name} has the actions.*; Discrete, or a Box of real numbers"):
+        with pytest.raises(ConfigError, match=rf"env.id: {name} has the actions.*Discrete, or a Box of real numbers"):
             check(section(name))
 
 

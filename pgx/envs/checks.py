@@ -213,7 +213,9 @@ def _ends_are_finite(id: str, actions: Any) -> bool | None:
     if isinstance(actions, gymnasium.spaces.Discrete):
         return None
     if not isinstance(actions, gymnasium.spaces.Box) or actions.dtype.kind != "f" or not math.prod(actions.shape):
-        raise ConfigError("env.id", f"{id} has the actions {str(actions).splitlines()[0]}", "Discrete, or a Box of real numbers")
+        raise ConfigError(
+            "env.id", f"{id} has the actions {str(actions).splitlines()[0]}", "Discrete, or a Box of real numbers"
+        )
     return bool(np.isfinite(actions.low).all() and np.isfinite(actions.high).all())
 
 
