@@ -70,6 +70,7 @@ RULES: dict[str, Rule] = {
     **{f"optimiser.{key}": rule for key, rule in _OPTIMISER.items()},
     "critic.passes": whole(1),
     "critic.minibatch_steps": whole(1, or_null=True),
+    "critic.standardise_target": YES_OR_NO,
     **{f"critic.optimiser.{key}": rule for key, rule in _OPTIMISER.items()},
     "env.id": TEXT,
     "env.reward_threshold": number(or_null=True),

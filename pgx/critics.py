@@ -16,9 +16,10 @@ from pgx.blocks import Blocks, deal, fold, from_blocks, to_blocks
 from pgx.errors import ConfigError
 from pgx.lanes import largest
 from pgx.losses import value_loss
-from pgx.networks import MLP
+from pgx.networks import MLP, Linear
 from pgx.optimiser import OptimiserLike
 from pgx.rounding import explained_variance
+from pgx.scaling import Moments
 from pgx.types import Episodes
 
 
@@ -89,20 +90,47 @@ class ValueNetwork(Critic):
     width: int = eqx.field(static=True)
     depth: int = eqx.field(static=True)
     activation: str = eqx.field(static=True)
+    standardise_target: bool = eqx.field(static=True, default=False)
+    """The network learns (G − mean) / sd, by the running moments of G over all batches, which are a third part of the
+    state and no parameter; what V is asked for is in the returns' own unit.
+
+    The moments take a batch in between its baseline and its fit, so that no fit is in a unit that is not there yet: one
+    of raw returns would leave Adam with squares that it takes thousands of steps to forget. The last layer is rescaled
+    with them, so that V itself stays what it was and only a fit moves it (PopArt; van Hasselt et al. 2016); but for the
+    first batch, before which V has learned nothing worth keeping. The optimiser's own state stays in the old unit, as it
+    does there. All batches count alike (there: the later ones more), so that the unit settles."""
 
     def init(self, obs_size, key):
         network = MLP(obs_size, "scalar", width=self.width, depth=self.depth, activation=self.activation, key=key)
-        return network, self.optimiser.init(network)
+        learner = (network, self.optimiser.init(network))
+        return (*learner, Moments.fresh(1)) if self.standardise_target else learner
 
     def bootstrap(self, state, obs):
-        return state[0](obs.T)
+        return self._value(state, obs.T)
 
     def baseline(self, state, episodes, returns):
-        _, value = fold(lambda obs, _: ((), state[0](obs)), to_blocks(episodes.obs, episodes.mask))
+        _, value = fold(lambda obs, _: ((), self._value(state, obs)), to_blocks(episodes.obs, episodes.mask))
         return from_blocks(value, episodes.mask)
 
+    def _value(self, state: PyTree, obs: Float[Array, "O N"]) -> Float[Array, " N"]:
+        network, _, *target = state
+        value = network(obs)
+        return target[0].mean[0] + target[0].std[0] * value if target else value
+
     def fit(self, state, steps, key):
-        """Draws nothing: the steps are dealt to the minibatches. The loss is that of the last pass."""
+        """Draws nothing: the steps are dealt to the minibatches. The loss is that of the last pass, in the returns' unit."""
+        if not self.standardise_target:
+            return self._fit(state, steps)
+        network, opt_state, before = state
+        returns = steps.arrays.returns
+        target = before.after(returns[..., None], steps.taken)
+        standardised = (returns - target.mean[0]) / target.std[0]
+        learner = (_in_another_unit(network, before, target), opt_state)
+        learner, loss = self._fit(learner, steps._replace(arrays=steps.arrays._replace(returns=standardised)))
+        return (*learner, target), loss * target.std[0] ** 2
+
+    def _fit(self, learner: PyTree, steps: Blocks) -> tuple[PyTree, Float[Array, ""]]:
+        """(network and optimiser state, loss)."""
         taken, pairs = steps.steps, steps._replace(arrays=(steps.arrays.obs, steps.arrays.returns))
         size = min(self.minibatch_steps or steps.arrays.returns.size, steps.arrays.returns.size)
         minibatches = -(-taken // size)
@@ -119,7 +147,18 @@ class ValueNetwork(Critic):
         def one_pass(_, carry):
             return jax.lax.fori_loop(0, largest(minibatches), one_step, (carry[0], jnp.zeros(())))
 
-        return jax.lax.fori_loop(0, self.passes, one_pass, (state, jnp.zeros(())))
+        return jax.lax.fori_loop(0, self.passes, one_pass, (learner, jnp.zeros(())))
+
+
+def _in_another_unit(network: MLP, old: Moments, new: Moments) -> MLP:
+    """A network of standardised values, with its last layer such that it says the same by `new` as it said by `old`;
+    unchanged where `old` has seen nothing."""
+    learned = old.count > 0
+    factor = jnp.where(learned, old.std[0] / new.std[0], 1.0)
+    shift = jnp.where(learned, (old.mean[0] - new.mean[0]) / new.std[0], 0.0)
+    last = network.layers[-1]
+    rescaled = Linear(last.weight * factor, last.bias * factor + shift)
+    return eqx.tree_at(lambda network: network.layers[-1], network, rescaled)
 
 
 def _value_gradient(network: MLP, blocks: Blocks) -> tuple[Float[Array, ""], MLP]:

@@ -17,7 +17,8 @@ COLUMNS = {
     "return_recent": "mean return of the last 100 training episodes; empty until there are 100",
     "length_mean": "steps an episode, mean over the batch",
     "policy_loss": "−(1/B) ΣΣ log π · A − c · entropy; means nothing by itself",
-    "value_loss": "mean squared error of V in the last pass of its fit; empty without a value network",
+    "value_loss": "mean squared error of V in the last pass of its fit, in what the learner sees of returns (× reward_scale); "
+    "empty without a value network",
     "entropy": "H(π(·|s)) in nats, mean over the batch's steps",
     "action_share": "share of the most frequent action over the batch's steps; 1: the policy does one thing only",
     "std_mean": "standard deviation of u, mean over the batch's steps and numbers; empty of discrete actions",

@@ -19,56 +19,60 @@ CLIP = 10.0
 """Scaled observations end here: one outlier must not drive a network."""
 
 
-class Scaling(eqx.Module):
-    """Count, mean and sum of squared deviations of every observed number, over all steps that were taken (Welford's
-    sums, merged batch by batch as Chan et al. 1983 do).
+class Moments(eqx.Module):
+    """Count, mean and sum of squared deviations of D numbers, over all steps that were taken (Welford's sums, merged
+    batch by batch as Chan et al. 1983 do).
 
     In float32 throughout. The mean is kept in two parts, so that a late batch still moves it where it weighs less than
-    the mean's last place; so a mean that is large beside the standard deviation stays right as well. A count beyond 2^24
-    is rounded, and steps are then weighed by it within a rounding.
+    the mean's last place. A count beyond 2^24 is rounded, and so are the weights that follow from it.
     """
 
     count: Float[Array, ""]
-    mean: Float[Array, " O"]
-    rest: Float[Array, " O"]
+    mean: Float[Array, " D"]
+    rest: Float[Array, " D"]
     """What `mean` is too coarse to hold."""
-    m2: Float[Array, " O"]
+    m2: Float[Array, " D"]
     """Σ (x − mean)²."""
 
     @classmethod
-    def fresh(cls, obs_size: int) -> "Scaling":
-        """Before the first batch: observations are only clipped."""
-        zeros = jnp.zeros(obs_size)
+    def fresh(cls, size: int) -> "Moments":
+        """Before the first batch: mean 0, standard deviation 1."""
+        zeros = jnp.zeros(size)
         return cls(jnp.zeros(()), zeros, zeros, zeros)
 
     @property
-    def std(self) -> Float[Array, " O"]:
+    def std(self) -> Float[Array, " D"]:
         """Standard deviations; 1 where nothing but rounding was ever seen to change."""
         std = jnp.sqrt(self.m2 / jnp.maximum(self.count, 1.0))
         return jnp.where(std > ROUNDING * jnp.abs(self.mean), std, 1.0)
 
-    def __call__(self, obs: Float[Array, "..."], axis: int = 0) -> Float[Array, "..."]:
-        """(obs − mean) / std, clipped; the observed numbers are along `axis`."""
-        others = [i for i in range(obs.ndim) if i != axis % obs.ndim]
-        mean, std = jnp.expand_dims(self.mean, others), jnp.expand_dims(self.std, others)
-        return jnp.clip((obs - mean) / std, -CLIP, CLIP)
-
-    def after(self, obs: Float[Array, "T B O"], mask: Bool[Array, "T B"]) -> "Scaling":
-        """With a batch of the environment's own observations, where `mask` is True, taken in."""
-        taken, steps = mask[..., None], jnp.maximum(mask.sum(dtype=jnp.float32), 1.0)
+    def after(self, x: Float[Array, "T B D"], mask: Bool[Array, "T B"]) -> "Moments":
+        """With a batch taken in, where `mask` is True."""
+        taken, steps = mask[..., None], mask.sum(dtype=jnp.float32)
+        mean_of = lambda x: x.sum((0, 1)) / jnp.maximum(steps, 1.0)
         # from the running mean, and once more from the batch's own: sums of small numbers keep their last places
-        distance = jnp.where(taken, obs - self.mean[None, None], 0.0)
-        shift = distance.sum((0, 1)) / steps
+        distance = jnp.where(taken, x - self.mean[None, None], 0.0)
+        shift = mean_of(distance)
         deviation = jnp.where(taken, distance - shift[None, None], 0.0)
-        left = deviation.sum((0, 1)) / steps
+        left = mean_of(deviation)
         of_batch = (deviation**2).sum((0, 1)) - steps * left**2
         count = self.count + steps
-        share = steps / count
+        share = steps / jnp.maximum(count, 1.0)
         apart = shift + (left - self.rest)
         step = share * apart + self.rest
         mean = self.mean + step
         m2 = self.m2 + of_batch + self.count * share * apart**2
-        return Scaling(count, mean, step - (mean - self.mean), m2)
+        return type(self)(count, mean, step - (mean - self.mean), m2)
+
+
+class Scaling(Moments):
+    """Those of the environment's observations, as a map: a policy and a critic see (obs − mean) / std, clipped."""
+
+    def __call__(self, obs: Float[Array, "..."], axis: int = 0) -> Float[Array, "..."]:
+        """Scaled observations; the observed numbers are along `axis`."""
+        others = [i for i in range(obs.ndim) if i != axis % obs.ndim]
+        mean, std = jnp.expand_dims(self.mean, others), jnp.expand_dims(self.std, others)
+        return jnp.clip((obs - mean) / std, -CLIP, CLIP)
 
 
 class Scaled(eqx.Module):

@@ -161,3 +161,83 @@ def test_a_critic_that_learns_nothing_needs_only_a_baseline(nothing):
     assert state is None and np.isnan(loss)
     with pytest.raises(ConfigError, match="no V"):
         nothing.bootstrap(None, jnp.zeros((2, 3)))
+
+
+# A standardised target
+
+ADAMW = Optimiser("adamw", 0.02, weight_decay=0.3)
+PLAIN = ValueNetwork(ADAMW, 2, 40, width=6, depth=1, activation="tanh")
+STANDARDISED = dataclasses.replace(PLAIN, standardise_target=True)
+STILL = dataclasses.replace(STANDARDISED, optimiser=Optimiser("sgd", 0.0))
+
+
+def of_another_size(packed: Blocks, size: float, offset: float) -> Blocks:
+    """The same steps with other returns; what stands on padding is no 0."""
+    return packed._replace(arrays=packed.arrays._replace(returns=packed.arrays.returns * size + offset))
+
+
+@quickly_compiled
+def refitted(state, packed):
+    return STANDARDISED.fit(state, packed, KEY)
+
+
+def test_a_standardised_fit_is_that_of_standardised_returns():
+    """The first fit is in its own unit already: the network and its optimiser learn what they would from returns of mean
+    0 and sd 1, and the moments are nobody's parameters."""
+    packed, _, returns = batch(50, 7, 31, padded_to=64)
+    large = of_another_size(packed, 300.0, -1500.0)
+    *learner, target = STANDARDISED.init(3, KEY)
+    *found, moments = (new := refitted((*learner, target), large))[0]
+    assert float(moments.count) == len(returns)
+    assert float(moments.mean[0]) == pytest.approx(300 * returns.mean() - 1500, rel=1e-5)
+    assert float(moments.std[0]) == pytest.approx(300 * returns.std(), rel=1e-5)
+    by_hand = of_another_size(packed, float(1 / returns.std()), float(-returns.mean() / returns.std()))
+    expected, its_loss = quickly_compiled(lambda state: PLAIN.fit(state, by_hand, KEY))(tuple(learner))
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5)
+    assert float(new[1]) == pytest.approx(float(its_loss) * float(moments.std[0]) ** 2, rel=1e-3), "in the returns' unit"
+    assert jax.tree.structure(tuple(found)) == jax.tree.structure(PLAIN.init(3, KEY))
+
+
+def test_a_new_unit_changes_no_value():
+    """When the moments move, V does not: only a fit moves it. Before the first batch there is nothing to keep, and V is
+    then the mean of what was seen, not far off it."""
+    packed, obs, returns = batch(50, 7, 31, padded_to=64)
+    seen = jnp.asarray(obs)
+    move = quickly_compiled(lambda state, packed: STILL.fit(state, packed, KEY)[0])
+    start = STILL.init(3, KEY)
+    first = move(start, of_another_size(packed, 300.0, -1500.0))
+    value = STILL.bootstrap(first, seen)
+    mean, std = 300 * returns.mean() - 1500, 300 * returns.std()
+    np.testing.assert_allclose(value, mean + std * start[0](seen.T), rtol=1e-4)
+    later = move(first, of_another_size(packed, 2.0, 900.0))
+    assert abs(float(later[2].mean[0] - first[2].mean[0])) > 500 and float(later[2].std[0]) > 2 * float(first[2].std[0])
+    np.testing.assert_allclose(STILL.bootstrap(later, seen), value, rtol=1e-4)
+    # the same network in the new unit would say something else
+    assert np.abs(STILL.bootstrap((first[0], *later[1:]), seen) - value).min() > 100
+
+
+def test_a_large_return_is_learned_as_soon_as_a_small_one():
+    """Adam's steps are of one size: without the standardisation V(s) ≈ −1,500 is a thousand steps away."""
+    packed, obs, returns = batch(300, 100, 200, padded_to=300)
+    packed = of_another_size(packed, 300.0, -1500.0)
+    returns = 300 * returns - 1500
+
+    def left(critic):
+        state = critic.init(3, KEY)
+        fit = quickly_compiled(lambda state: critic.fit(state, packed, KEY)[0])
+        for _ in range(3):
+            state = fit(state)
+        return float(np.sqrt(np.mean((critic.bootstrap(state, jnp.asarray(obs)) - returns) ** 2)))
+
+    assert left(STANDARDISED) < 1.1 * returns.std() < 0.5 * left(PLAIN)
+
+
+def test_a_batch_of_no_steps_leaves_the_moments():
+    """A lane of a pack that has ended plays empty episodes."""
+    packed, _, _ = batch(5, 3, padded_to=8)
+    moments = refitted(STANDARDISED.init(3, KEY), packed)[0][2]
+    mask = jnp.zeros((8, 2), bool)
+    unmoved = moments.after(jnp.full((8, 2, 1), 7.0), mask)
+    for x, y in zip(jax.tree.leaves(unmoved), jax.tree.leaves(moments), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-9)

@@ -188,7 +188,14 @@ def test_an_environment_as_the_learner_sees_it_plays_the_same_episodes():
 
 # In a run
 
-TINY = ("+variant=baseline", "scale_observations=true", "reward_scale=0.1", "episodes_per_update=4", "checkpoint_every=2")
+TINY = (
+    "+variant=baseline",
+    "scale_observations=true",
+    "reward_scale=0.1",
+    "critic.standardise_target=true",
+    "episodes_per_update=4",
+    "checkpoint_every=2",
+)
 
 
 @pytest.fixture(scope="module")
