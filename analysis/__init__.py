@@ -19,9 +19,10 @@
 
     report/         `python -m analysis.report SWEEP_DIR …`
         command.py      → report.html, figures/, tables/
-        study.py        all tables of a report, each computed when asked for
+        study/          all tables of a report, each computed when asked for: runs, curves, scores, times, pairs …
         verdict.py      sentences made of the numbers
-        sections.py     the report's parts; plots.py, its ten plots: tables and an `ax` in, the `ax` out
+        sections/       the report's parts: origin, results, figures, checkpoints, methods
+        plots/          its ten plots, tables and an `ax` in, the `ax` out: curves, scores, times, stability, gradients
         stability.py    the report, a notebook (paired with stability.ipynb)
         notebook.py     runs such a script in this process, and writes it as HTML or .ipynb
 

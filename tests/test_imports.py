@@ -171,6 +171,31 @@ def test_no_part_is_known_by_its_name():
     assert asked <= FAMILIES, asked - FAMILIES
 
 
+# Length
+
+LONGEST_FILE, LONGEST_FUNCTION = 450, 60
+EXCEPTIONS: dict[str, int] = {}
+"""Files, and functions as `file:name`, that may be longer, with their length and a reason beside it."""
+
+
+def too_long(path: Path) -> dict[str, int]:
+    name, text = str(path.relative_to(ROOT)), path.read_text()
+    functions = [x for x in ast.walk(ast.parse(text)) if isinstance(x, ast.FunctionDef | ast.AsyncFunctionDef)]
+    lengths = {f"{name}:{x.name}": x.end_lineno - x.lineno + 1 for x in functions}
+    found = {key: length for key, length in lengths.items() if length > LONGEST_FUNCTION}
+    lines = len(text.splitlines())
+    return found | ({name: lines} if lines > LONGEST_FILE else {})
+
+
+def test_a_file_has_one_idea_and_a_function_fits_on_a_screen():
+    """Longer than this, it has two."""
+    files = [path for room in (*ROOMS, "experiments", "tests") for path in sorted(ROOT.glob(f"{room}/**/*.py"))]
+    assert len(files) > 150
+    found = {key: length for path in files for key, length in too_long(path).items()}
+    assert {key: length for key, length in found.items() if length > EXCEPTIONS.get(key, 0)} == {}
+    assert EXCEPTIONS.keys() <= found.keys(), "an exception that is no longer needed"
+
+
 # Laziness
 
 HEAVY = set("jax wandb gymnax gymnasium matplotlib pandas seaborn orbax equinox optax scipy".split())

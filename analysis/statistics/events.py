@@ -203,47 +203,51 @@ def outcomes(
     of_run = dict(list(events.groupby("run_id")))
     rows = []
     for run in runs.itertuples():
-        t, y = _Smoothed.of(curve_of.get(run.run_id, curves.iloc[:0]), spec)
+        smoothed = _Smoothed.of(curve_of.get(run.run_id, curves.iloc[:0]), spec)
         its = of_run.get(run.run_id, events.iloc[:0])
-        falls = its.loc[its["kind"].isin(["collapse", "catastrophic"]), "start"]
-        kinds = set(its["kind"])
-        x = ways[run.env](y)
-        above = np.flatnonzero(x >= spec.level - TINY)
-        reached_at = t[above[0]] if len(above) else np.nan
         no_curve = "no episodes were recorded" if run.run_id not in counted else f"fewer than {spec.smoothing} episodes"
-        known = {
-            "failed": run.status in LOST,
-            "diverged": run.status == "diverged",
-            "unfinished": run.status in ("running", "interrupted"),
-            "undetermined": ways[run.env].undetermined or ("" if len(y) else no_curve),
-            "catastrophic": "catastrophic" in kinds,
-            "falling": "falling" in kinds,
-        }
-        true_of_it = {
-            "failed": known["failed"],
-            "diverged": known["diverged"],
-            "unfinished": known["unfinished"],
-            "not determined": known["undetermined"] != "",
-            "collapsed": known["catastrophic"],
-            "falling at the end": known["falling"],
-            "dead": "dead" in kinds and len(x) > 0 and x[-1] < spec.level - TINY,
-            "never learned": not len(above),
-            "dipped": len(falls) > 0,
-            "learned": True,
-        }
-        rows.append(
-            {
-                "run_id": run.run_id, "variant": run.variant, "env": run.env, "seed": run.seed,
-                "outcome": next(outcome for outcome in OUTCOMES if true_of_it[outcome]),
-                "last": y[-1] if len(y) else np.nan, "reached_at": reached_at,
-                "watched": min([*falls, *t[-1:]]) - reached_at if len(above) else np.nan,
-                "collapses": len(falls), "stopped": run.stopped_when_solved is True, "folder": run.folder,
-            } | known
-        )  # fmt: skip
+        rows.append(_outcome(run, smoothed, its, ways[run.env], spec, no_curve))
     first = ["run_id", "variant", "env", "seed", "outcome", "last", "reached_at", "watched", "collapses"]
     flags = ["catastrophic", "falling", "diverged", "failed", "unfinished", "stopped"]
     frame = pd.DataFrame(rows, columns=[*first, *flags, "undetermined", "folder"])
     return frame.astype({"seed": runs["seed"].dtype, "undetermined": "str"} | dict.fromkeys(flags, "bool"))
+
+
+def _outcome(run: Any, smoothed: _Smoothed, events: pd.DataFrame, way: WayUp, spec: Collapse, no_curve: str) -> dict[str, Any]:
+    """The row of one run; `no_curve` is why its smoothed curve is empty, if it is."""
+    t, y = smoothed
+    falls = events.loc[events["kind"].isin(["collapse", "catastrophic"]), "start"]
+    kinds = set(events["kind"])
+    x = way(y)
+    above = np.flatnonzero(x >= spec.level - TINY)
+    reached_at = t[above[0]] if len(above) else np.nan
+    known = {
+        "failed": run.status in LOST,
+        "diverged": run.status == "diverged",
+        "unfinished": run.status in ("running", "interrupted"),
+        "undetermined": way.undetermined or ("" if len(y) else no_curve),
+        "catastrophic": "catastrophic" in kinds,
+        "falling": "falling" in kinds,
+    }
+    applies = {
+        "failed": known["failed"],
+        "diverged": known["diverged"],
+        "unfinished": known["unfinished"],
+        "not determined": known["undetermined"] != "",
+        "collapsed": known["catastrophic"],
+        "falling at the end": known["falling"],
+        "dead": "dead" in kinds and len(x) > 0 and x[-1] < spec.level - TINY,
+        "never learned": not len(above),
+        "dipped": len(falls) > 0,
+        "learned": True,
+    }
+    return {
+        "run_id": run.run_id, "variant": run.variant, "env": run.env, "seed": run.seed,
+        "outcome": next(outcome for outcome in OUTCOMES if applies[outcome]),
+        "last": y[-1] if len(y) else np.nan, "reached_at": reached_at,
+        "watched": min([*falls, *t[-1:]]) - reached_at if len(above) else np.nan,
+        "collapses": len(falls), "stopped": run.stopped_when_solved is True, "folder": run.folder,
+    } | known  # fmt: skip
 
 
 COUNTS = ("runs", "collapsed", "catastrophic", "falling", "diverged", "failed", "unfinished", "stopped", "undetermined")

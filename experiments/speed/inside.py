@@ -10,6 +10,7 @@ import sys
 import time
 from collections import defaultdict
 from pathlib import Path
+from types import ModuleType
 
 SECONDS: dict[str, float] = defaultdict(float)
 _last = 0.0
@@ -37,6 +38,35 @@ def since_last(phase: str) -> None:
 
 def wrap(owner, name: str, phase: str) -> None:
     setattr(owner, name, timed(phase, getattr(owner, name)))
+
+
+def wrap_tracker(build: ModuleType) -> None:
+    """Times the methods of the tracker that a run makes."""
+    make_tracker = build.tracker
+
+    def wrapped_tracker(config):
+        tracker = timed("tracker: start", make_tracker)(config)
+        for method in ("start", "log", "image", "finish"):
+            wrap(tracker, method, f"tracker: {method}")
+        return tracker
+
+    build.tracker = wrapped_tracker
+
+
+def mark_loop(runner_class: type, checkpoints_class: type) -> None:
+    """Times the loop: from the end of the compile to the end of the last checkpoint."""
+    compile_program, close = runner_class.compile, checkpoints_class.close
+
+    def compile_and_mark(runner):
+        compile_program(runner)
+        SECONDS["loop"] = -time.perf_counter()
+
+    def close_and_mark(checkpoints):
+        close(checkpoints)
+        if SECONDS["loop"] < 0:  # the first time
+            SECONDS["loop"] += time.perf_counter()
+
+    runner_class.compile, checkpoints_class.close = compile_and_mark, close_and_mark
 
 
 def main(report: Path, started: float) -> None:
@@ -67,30 +97,8 @@ def main(report: Path, started: float) -> None:
         wrap(record.Table, "append", "CSV")
         wrap(record.History, "extend", "rows")
         wrap(curve.Artist, "wait", "learning curve")
-        make_tracker = build.tracker
-
-        def wrapped_tracker(config):
-            tracker = timed("tracker: start", make_tracker)(config)
-            for method in ("start", "log", "image", "finish"):
-                wrap(tracker, method, f"tracker: {method}")
-            return tracker
-
-        build.tracker = wrapped_tracker
-        compile_program = runners.JittedRunner.compile
-
-        def compile_and_mark(runner):
-            compile_program(runner)
-            SECONDS["loop"] = -time.perf_counter()
-
-        runners.JittedRunner.compile = compile_and_mark
-        close = checkpoint.Checkpoints.close
-
-        def close_and_mark(checkpoints):
-            close(checkpoints)
-            if SECONDS["loop"] < 0:  # the first time
-                SECONDS["loop"] += time.perf_counter()
-
-        checkpoint.Checkpoints.close = close_and_mark
+        wrap_tracker(build)
+        mark_loop(runners.JittedRunner, checkpoint.Checkpoints)
 
     backend.prepare = prepare_and_wrap
     try:

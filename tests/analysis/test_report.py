@@ -24,6 +24,7 @@ from analysis import load
 from analysis.report import command as report
 from analysis.report import sections, verdict
 from analysis.report.notebook import Cell, Picture
+from analysis.report.sections import origin
 from analysis.report.study import Question, Study
 from analysis.results import COLUMNS
 from analysis.statistics.aggregates import Bootstrap
@@ -405,7 +406,7 @@ def test_a_report_names_its_sweep_and_the_command_that_made_it(tmp_path, capsys,
     ],
 )
 def test_runs_that_are_all_combinations_are_one_command(known, command):
-    assert sections._together(known) == command
+    assert origin.command_of(known) == command
 
 
 @pytest.mark.parametrize("words", [["--window", "0"], ["--window", "nan"], ["--window", "-5"], ["--window", "inf"],

@@ -1,0 +1,107 @@
+"""What was measured at frozen checkpoints, as people read it."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis import text
+from analysis.report.sections.origin import about
+from analysis.report.sections.results import number
+from analysis.report.study import Study
+
+
+def readable_estimators(study: Study) -> pd.DataFrame:
+    """A row an estimator, at the size of batch that is nearest to what the runs were trained with."""
+    rows, noise = study.estimators, study.noise.set_index(["variant", "env"])
+    size = _trained_batch(study, rows["batch_size"].unique())
+    at = rows[rows["batch_size"] == size].assign(metric=rows["metric"].str.removeprefix("iqm of "))
+    found = []
+    for (env, name), group in at.groupby(["env", "variant"]):
+        of = group.set_index("metric")
+        said = {
+            quantity: f"{text.number(of.loc[quantity, 'estimate'])} "
+            + text.between(of.loc[quantity, "lo"], of.loc[quantity, "hi"])
+            for quantity in of.index
+        }
+        ratio = noise.loc[(name, env)] if (name, env) in noise.index else None
+        found.append({
+            "estimator": name, "env": env,
+            "tr Σ / that of vanilla": "–" if ratio is None else
+            f"{text.number(ratio['estimate'])} {text.between(ratio['lo'], ratio['hi'])}",
+            "SNR": said.get("snr", "–"), "two batches": said.get("cosine", "–"),
+            "with the reference": said.get("cosine_reference", "–"), "n": int(of["n_runs"].max()),
+        })  # fmt: skip
+    frame = pd.DataFrame(found)
+    return frame if len(study.envs) > 1 or frame.empty else frame.drop(columns="env")
+
+
+def _trained_batch(study: Study, sizes: np.ndarray) -> float:
+    episodes = [(about(folder).get("config") or {}).get("episodes_per_update") for folder in study.runs["folder"][:1]]
+    wanted = episodes[0] if episodes and isinstance(episodes[0], int) else 10
+    return min(sizes, key=lambda x: (abs(np.log(x / wanted)), x))
+
+
+def frozen(study: Study) -> str:
+    """What was measured at frozen checkpoints, or how to."""
+    if study.estimators.empty:
+        where = " ".join(sorted({str(Path(folder).parent) for folder in study.runs["folder"]})[:3])
+        return (f"**Estimators at the same policy** were not measured: `python -m pgx.diagnose {where}` measures them "
+                "at the runs' checkpoints, and this section then shows them.")  # fmt: skip
+    rows = study.diagnosis
+    checkpoints, runs = len(rows[["run_id", "update"]].drop_duplicates()), rows["run_id"].nunique()
+    size = _trained_batch(study, study.estimators["batch_size"].unique())
+    return (
+        f"### Estimators at the same policy\nAt {checkpoints} frozen checkpoints of {runs} runs "
+        f"(`{rows['settings'].iloc[0]}`), every estimator on the same episodes; in the table batches of {size:g} "
+        "episodes. A run counts once, with the median over its checkpoints, whatever variant trained it. V of "
+        "`baseline` and `gae` is fitted to episodes of its own at that checkpoint; `baseline, own V` is what the run "
+        "itself learned from, in those runs that have a V. The reference is the mean gradient of `baseline` over as "
+        "many other episodes as were measured: it is noisy too, so a cosine with it is an underestimate. `gae` is "
+        "biased: a high signal to noise ratio says that its batches agree, not that they are right."
+    )
+
+
+def parts(study: Study) -> str:
+    """What the table of the variance's parts says."""
+    return (
+        "**Where the variance comes from.** One step's term ∇ log π(a|s) (G − φ(s)), its variance divided (Tucker et "
+        "al. 2018) into that of states, Σ_s; of the actions taken there, Σ_a, all that a baseline φ changes; and of what "
+        "happens afterwards, Σ_τ. From states that the policy visits, every action was taken and gone on with several "
+        "times. Shares of the sum without a baseline (`reward_to_go`) at the same checkpoint, luck taken off: they may "
+        "be negative. `exact V` is the mean of these continuations: what remains there is about what no baseline of "
+        "states removes. An episode's gradient is a sum of such terms, which are not independent."
+        if len(study.parts_of_variance)
+        else ""
+        if study.estimators.empty
+        else "The variance was not divided: an environment on the host cannot be put back into a state."
+    )
+
+
+def readable_parts(study: Study) -> pd.DataFrame:
+    """A row a baseline, a column a part of the variance."""
+    rows = study.parts_of_variance
+    if rows.empty:
+        return rows
+    short = lambda x: text.number(round(x, 4) + 0.0)  # and no −0
+    said = [f"{short(x)} {text.between(lo, hi, short)}"
+            for x, lo, hi in zip(rows["estimate"], rows["lo"], rows["hi"], strict=True)]  # fmt: skip
+    rows = rows.assign(said=said, part=rows["metric"].str.removesuffix(" / sum of reward_to_go"))
+    keys = ["env", "variant"] if len(study.envs) > 1 else ["variant"]
+    wide = rows.pivot(index=keys, columns="part", values="said")[list(rows["part"].unique())]
+    n = rows.groupby(keys)["n_runs"].max()
+    return wide.assign(n=n).reset_index().rename(columns={"variant": "baseline"}).rename_axis(columns=None)
+
+
+def readable_policies(study: Study) -> pd.DataFrame:
+    """A row a measure, a column a variant."""
+    rows = study.few(study.policies)
+    if rows.empty:
+        return rows
+    records = rows.to_dict("records")
+    said = [f"{number(row, 'estimate')} [{number(row, 'lo')}, {number(row, 'hi')}]" for row in records]
+    keys = ["env", "metric"] if len(study.envs) > 1 else ["metric"]
+    wide = rows.assign(said=said).pivot(index=keys, columns="variant", values="said").fillna("–")
+    lines = list(dict.fromkeys(zip(*(rows[key] for key in keys), strict=True)))
+    wide = wide.loc[lines if len(keys) > 1 else [line[0] for line in lines]]
+    return wide.reset_index().rename(columns={"metric": "of the policies"}).rename_axis(columns=None)
