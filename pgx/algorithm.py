@@ -3,6 +3,7 @@
 import equinox as eqx
 from jaxtyping import Array, Float
 
+from pgx.batch import BySteps
 from pgx.critics import Critic
 from pgx.types import Estimator
 
@@ -25,3 +26,5 @@ class Algorithm(eqx.Module):
     """Policy and critic see observations by their running mean and standard deviation (`pgx.scaling`)."""
     reward_scale: float | Float[Array, ""] = 1.0
     """The learner sees r · reward_scale; what is reported is r."""
+    batch: BySteps | None = None
+    """How many episodes the next batch has; None: always the same number, which whoever plays them knows."""

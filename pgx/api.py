@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pgx import backend, evaluation
-from pgx.config import Rule, check, check_plain, whole
+from pgx.config import Rule, check, check_plain, most_episodes, whole
 from pgx.declared import Declared
 from pgx.errors import ConfigError, one_line
 from pgx.gate import compose, quoted
@@ -83,7 +83,7 @@ def assemble(*words: Any, config_dir: Folders = (), **settings: Any) -> "Parts":
 
     parts = build.assemble(config)
     spec, on_host = parts.env.spec, isinstance(parts.env, HostEnv)
-    backend.check_memory(spec.max_steps, config["episodes_per_update"], spec.obs_size, on_host=on_host)
+    backend.check_memory(spec.max_steps, most_episodes(config), spec.obs_size, on_host=on_host)
     return parts
 
 

@@ -25,15 +25,17 @@ class Blocks(NamedTuple):
     """How many there are; after them come zeros."""
     length: Int[Array, " B"]
     """How many each episode has."""
+    count: Int[Array, ""] | None = None
+    """As in `Episodes`: how many episodes there are, if not B."""
 
     @property
-    def num_episodes(self) -> int:
-        return len(self.length)
+    def num_episodes(self) -> int | Int[Array, ""]:
+        return len(self.length) if self.count is None else self.count
 
     @property
     def mean_length(self) -> Float[Array, ""]:
         """Steps an episode."""
-        return self.length.mean()
+        return self.length.mean(where=None if self.count is None else jnp.arange(len(self.length)) < self.count)
 
     @property
     def segments(self) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
@@ -47,11 +49,11 @@ class Blocks(NamedTuple):
         return jnp.arange(blocks * N).reshape(blocks, N) < self.steps
 
 
-def to_blocks(tree: PyTree[Array], mask: Bool[Array, "T B"]) -> Blocks:
-    """[T, B, …] → [..., blocks, N]: one episode's steps after the other's, then zeros."""
+def to_blocks(tree: PyTree[Array], mask: Bool[Array, "T B"], count: Int[Array, ""] | None = None) -> Blocks:
+    """[T, B, …] → [..., blocks, N]: one episode's steps after the other's, then zeros. `count` is that of `Episodes`."""
     T, B = mask.shape
     size = min(BLOCK_STEPS if jax.default_backend() == "cpu" else STRETCH * B, T * B)
-    count = -(-T * B // size)
+    blocks = -(-T * B // size)
     start, _ = _segments(mask.sum(0))
 
     def one(x):
@@ -61,10 +63,11 @@ def to_blocks(tree: PyTree[Array], mask: Bool[Array, "T B"]) -> Blocks:
             # the padding after an episode is where the next one goes
             return jax.lax.dynamic_update_slice_in_dim(row, episode, start[b], axis=-1)
 
-        row = jax.lax.fori_loop(0, B, put, jnp.zeros((*x.shape[2:], count * size), x.dtype))
-        return row.reshape(*row.shape[:-1], count, size)
+        columns = B if count is None else largest(count)
+        row = jax.lax.fori_loop(0, columns, put, jnp.zeros((*x.shape[2:], blocks * size), x.dtype))
+        return row.reshape(*row.shape[:-1], blocks, size)
 
-    return Blocks(jax.tree.map(one, tree), mask.sum(0).sum(), mask.sum(0))
+    return Blocks(jax.tree.map(one, tree), mask.sum(0).sum(), mask.sum(0), count)
 
 
 def from_blocks(row: Float[Array, "blocks N"], mask: Bool[Array, "T B"]) -> Float[Array, "T B"]:
@@ -87,9 +90,9 @@ def deal(blocks: Blocks, hands: Int[Array, ""], i: Int[Array, ""], size: int) ->
         dealt = jnp.take(x.reshape(*x.shape[:-2], -1), index, axis=-1, mode="clip")
         return dealt.reshape(*x.shape[:-2], -1, width)
 
-    count = lambda first: jnp.maximum(0, -((i - first) // hands))  # of the hand's steps among the first so many
+    among = lambda first: jnp.maximum(0, -((i - first) // hands))  # the hand's steps among the first so many
     begin, end = blocks.segments
-    return Blocks(jax.tree.map(one, blocks.arrays), count(blocks.steps), count(end) - count(begin))
+    return Blocks(jax.tree.map(one, blocks.arrays), among(blocks.steps), among(end) - among(begin), blocks.count)
 
 
 def _segments(length: Int[Array, " B"]) -> tuple[Int[Array, " B"], Int[Array, " B"]]:

@@ -13,6 +13,8 @@ from hydra.utils import get_object
 from jaxtyping import PyTree
 
 from pgx.algorithm import Algorithm
+from pgx.batch import BySteps
+from pgx.config import most_episodes
 from pgx.envs.base import EnvSpec, HostEnv, JittedEnv
 from pgx.errors import ConfigError
 from pgx.loop import Keys, init
@@ -25,10 +27,10 @@ from pgx.types import TrainState
 def build(config: dict[str, Any]) -> tuple[JittedEnv | HostEnv, Algorithm]:
     """The environment and the algorithm. Their floats are arrays: inputs of the compiled program, so that
     runs that differ only in numbers share it. What is not a float (sizes, names, switches) is compiled in."""
-    env = environment(config["env"])
+    env, critic = environment(config["env"]), _part(config["critic"])
     algorithm = Algorithm(
         estimator=_part(config["estimator"]),
-        critic=_part(config["critic"]),
+        critic=critic,
         update=_part(config["update"] | {key: config[key] for key in ("optimiser", "entropy_coefficient")}),
         gamma=config["gamma"],
         whiten=config["whiten"],
@@ -36,10 +38,16 @@ def build(config: dict[str, Any]) -> tuple[JittedEnv | HostEnv, Algorithm]:
         discount_power=config["discount_power"],
         scale_observations=config["scale_observations"],
         reward_scale=config["reward_scale"],
+        batch=_batch(config, getattr(critic, "least_episodes", 1)),
     )
     for name in ("estimator", "critic", "update"):
         _require_pytree(name, getattr(algorithm, name))
     return env, traced(algorithm)
+
+
+def _batch(config: dict[str, Any], least: int) -> BySteps | None:
+    steps = config["steps_per_update"]
+    return None if steps is None else BySteps(steps, least, most_episodes(config))
 
 
 def environment(config: dict[str, Any]) -> JittedEnv | HostEnv:
@@ -85,7 +93,7 @@ def pack_runner(config: dict[str, Any], lanes: Sequence[Lane], *, width: int) ->
 
 
 def _sizes(config: dict[str, Any]) -> dict[str, int]:
-    return {"num_episodes": config["episodes_per_update"], "max_updates": config["updates_per_chunk"]}
+    return {"num_episodes": most_episodes(config), "max_updates": config["updates_per_chunk"]}
 
 
 def limits(config: dict[str, Any], env: JittedEnv | HostEnv) -> dict[str, float]:

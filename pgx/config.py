@@ -41,7 +41,9 @@ RULES: dict[str, Rule] = {
     "variant": TEXT,
     "seed": whole(0, 2**32 - 1),
     "gamma": number(0, 1),
-    "episodes_per_update": whole(1),
+    "episodes_per_update": whole(1, or_null=True),
+    "steps_per_update": whole(1, or_null=True),
+    "max_episodes_per_update": whole(1, or_null=True),
     "num_env_steps": whole(1, 2**53, or_null=True),
     "num_updates": whole(1, or_null=True),
     "stop_when_solved": YES_OR_NO,
@@ -77,7 +79,7 @@ RULES: dict[str, Rule] = {
     "env.params.max_steps_in_episode": whole(1),
     "env.params.*": number(),
     "env.bound": one_of("clip", "tanh", "none"),
-    "env.num_lanes": whole(1),
+    "env.num_lanes": whole(1, or_null=True),
     "env.max_steps": whole(1, or_null=True),
     "env.kwargs.*": ANYTHING,
     "tracker.mode": one_of("offline", "online", "disabled", or_null=True),
@@ -98,6 +100,13 @@ _FILLED_IN = {"estimator": (4, ()), "policy": (2, ("key",)), "update": (0, ("opt
 
 OPERATIONAL = ("tracker", "checkpoint_every", "checkpoints_kept", "updates_per_chunk")
 """Keys that do not change a run's results. They are not part of its identity."""
+
+BY_STEPS = ("steps_per_update", "max_episodes_per_update")
+"""Keys of batches by steps. The configuration of a run of an earlier version does not have them, nor does the identity of
+a run whose batches are made by episodes."""
+
+SHORT_EPISODE = 16
+"""Steps: on average no shorter, episodes make the batch they are to make, unless max_episodes_per_update is set."""
 
 BUDGET = ("num_env_steps", "num_updates", "stop_when_solved")
 """Keys that only say when a run ends: an interrupted run may be continued with a larger budget."""
@@ -134,6 +143,7 @@ def check_plain(plain: dict[str, Any], declared: Declared) -> dict[str, Any]:
         for key in keys:
             if key not in plain[group]:
                 raise ConfigError(f"{group}.{key}", f"the chosen {group} does not say it")
+    plain.update({key: plain.get(key) for key in BY_STEPS})
     for key in RULES:
         if key.isidentifier() and key not in plain:
             raise ConfigError(key, "it is missing", RULES[key].allowed)
@@ -245,7 +255,8 @@ def _check_settings(path: str, part: dict[str, Any]) -> parts.Signature | None:
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
     """Dotted key → value of everything that decides a run's results."""
-    return {path: node[key] for path, node, key in _leaves(config) if path.split(".")[0] not in OPERATIONAL}
+    found = {path: node[key] for path, node, key in _leaves(config) if path.split(".")[0] not in OPERATIONAL}
+    return {path: x for path, x in found.items() if not (path in BY_STEPS and x is None)}
 
 
 def options(group: str, declared: Declared = Declared()) -> list[str]:
@@ -262,12 +273,7 @@ def _check_together(config: dict[str, Any]) -> None:
         raise ConfigError("bootstrap_truncated", "there is no V(s) to bootstrap with", hint="critic=value_network has one")
     if config["discount_power"] and config["gamma"] < 1 and parts.declared(estimator, "discounted_from_start"):
         raise ConfigError("discount_power", "R(τ) has the factor γ^t already", hint="use it with estimator=reward_to_go")
-    episodes, least = config["episodes_per_update"], parts.declared(critic, "least_episodes", 1)
-    if episodes < least:
-        raise ConfigError("episodes_per_update", f"{critic} has no baseline for {episodes}", f"a whole number ≥ {least}")
-    lanes = config["env"].get("num_lanes", 1)
-    if lanes > episodes:
-        raise ConfigError("env.num_lanes", f"{lanes} lanes have only {episodes} episodes an update", "at most one an episode")
+    _check_batch(config, critic)
     for where, part in _parts(config):
         if part.get("schedule", "constant") == "constant" or part.get("decay_steps") is not None:
             continue
@@ -278,6 +284,8 @@ def _check_together(config: dict[str, Any]) -> None:
     env = checks.check(config["env"])
     if parts.derives(config["policy"]["_target_"], "pgx.policies.MLPPolicy"):
         _check_gaussian(config["policy"], config["env"], env.continuous)
+    if config["env"].get("num_lanes", 1) is None:
+        config["env"]["num_lanes"] = _fewest_episodes(config, checks.time_limit(config["env"]))
     if config["stop_when_solved"] and env.reward_threshold is None:
         raise ConfigError("stop_when_solved", f"{config['env']['id']} has no reward threshold", hint="set env.reward_threshold")
 
@@ -298,6 +306,41 @@ def _check_gaussian(policy: dict[str, Any], env: dict[str, Any], continuous: boo
     if "std" in policy and math.log(policy["std"]) <= policy.get("log_std_floor", -math.inf):
         floor = math.exp(policy["log_std_floor"])
         raise ConfigError("policy.std", f"{policy['std']:g} is below the floor, e^log_std_floor = {floor:.3g}")
+
+
+def _check_batch(config: dict[str, Any], critic: str) -> None:
+    """Raise ConfigError unless a batch is made by episodes or by steps, and has enough of them for the critic and the lanes.
+    The most episodes of a batch by steps are filled in."""
+    episodes, steps, most = (config[key] for key in ("episodes_per_update", *BY_STEPS))
+    least = parts.declared(critic, "least_episodes", 1)
+    if episodes is not None and steps is not None:
+        what, hint = f"{steps} beside episodes_per_update={episodes}", "the other one is null"
+        raise ConfigError("steps_per_update", what, "one of them", hint)
+    if episodes is None and steps is None:
+        raise ConfigError("episodes_per_update", "it is null, and so is steps_per_update", "a size of the batch in one of them")
+    if steps is None and most is not None:
+        raise ConfigError("max_episodes_per_update", f"{most} without steps_per_update", hint="episodes_per_update is exact")
+    if steps is not None and most is None:
+        most = config["max_episodes_per_update"] = max(least, math.ceil(steps / SHORT_EPISODE))
+    if most_episodes(config) < least:
+        key = "episodes_per_update" if steps is None else "max_episodes_per_update"
+        raise ConfigError(key, f"{critic} has no baseline for {most_episodes(config)}", f"a whole number ≥ {least}")
+    lanes = config["env"].get("num_lanes") or 1
+    if lanes > most_episodes(config):
+        what = f"{lanes} lanes have only {most_episodes(config)} episodes an update"
+        raise ConfigError("env.num_lanes", what, "at most one an episode")
+
+
+def most_episodes(config: dict[str, Any]) -> int:
+    """The most of a batch: there is room for so many."""
+    return config["episodes_per_update"] or config["max_episodes_per_update"]
+
+
+def _fewest_episodes(config: dict[str, Any], max_steps: int) -> int:
+    """The fewest of a batch: if each goes to the time limit."""
+    if config["steps_per_update"] is None:
+        return config["episodes_per_update"]
+    return min(max(1, config["steps_per_update"] // max_steps), config["max_episodes_per_update"])
 
 
 def _leaves(node: dict[str, Any], prefix: str = "", *, empty: bool = False) -> Iterator[tuple[str, dict, str]]:
@@ -380,6 +423,7 @@ def other_keys() -> str:
 
 
 OmegaConf.register_new_resolver("pgx.other_keys", other_keys, replace=True)
+OmegaConf.register_new_resolver("pgx.unless", lambda given, default: default if given is None else None, replace=True)
 
 _FREE = ("env.params", "env.kwargs")
 """Dictionaries that a `+` adds to."""

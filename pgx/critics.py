@@ -75,7 +75,7 @@ class LeaveOneOut(Critic):
 
     def baseline(self, state, episodes, returns):
         whole = returns[0]
-        others = (whole.sum() - whole) / (whole.shape[0] - 1)
+        others = (whole.sum(where=episodes.played) - whole) / jnp.asarray(episodes.num_episodes - 1, whole.dtype)
         return jnp.where(episodes.mask, others[None, :], 0.0)
 
 
@@ -109,7 +109,8 @@ class ValueNetwork(Critic):
         return self._value(state, obs.T)
 
     def baseline(self, state, episodes, returns):
-        _, value = fold(lambda obs, _: ((), self._value(state, obs)), to_blocks(episodes.obs, episodes.mask))
+        blocks = to_blocks(episodes.obs, episodes.mask, episodes.count)
+        _, value = fold(lambda obs, _: ((), self._value(state, obs)), blocks)
         return from_blocks(value, episodes.mask)
 
     def _value(self, state: PyTree, obs: Float[Array, "O N"]) -> Float[Array, " N"]:

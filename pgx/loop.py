@@ -88,6 +88,7 @@ def init(algorithm: Algorithm, make_policy: Callable, spec: EnvSpec, key: PRNGKe
         recent_returns=jnp.full(100, jnp.nan, jnp.float32),
         update=jnp.zeros((), jnp.int32),
         scaling=Scaling.fresh(spec.obs_size) if algorithm.scale_observations else None,
+        num_episodes=None if algorithm.batch is None else algorithm.batch.first(spec.max_steps),
     )
 
 
@@ -174,7 +175,7 @@ def chunk(
     @jax.jit  # traced once, for its shapes and for the loop
     def one(state, going):
         key = jax.random.fold_in(keys.train, state.update)
-        episodes = rollout(env, state.actor, key, num_episodes, going=going)
+        episodes = rollout(env, state.actor, key, num_episodes, going=going, count=state.num_episodes)
         return advance(state, episodes, algorithm, keys.update, diagnose_every)
 
     def running(carry):

@@ -1,7 +1,7 @@
 """What is measured at every update: the columns of metrics.csv."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from pgx.rounding import ROUNDING
 from pgx.types import Episodes, Metrics
@@ -37,19 +37,19 @@ NO_GRADIENT_QUALITY: Metrics = {"grad_variance": jnp.nan, "grad_snr": jnp.nan}
 
 def of_episodes(episodes: Episodes) -> Metrics:
     """Returns and lengths of the batch; `env_steps` and `episodes` are this update's own."""
-    returns = episodes.reward.sum(0)
+    returns, played = episodes.reward.sum(0), episodes.played
     return {
         "env_steps": episodes.length.sum(),
-        "episodes": jnp.array(returns.shape[0]),
-        "return_mean": returns.mean(),
-        "return_std": returns.std(),
-        "return_min": returns.min(),
-        "return_max": returns.max(),
-        "length_mean": episodes.length.mean(),
+        "episodes": jnp.array(episodes.num_episodes),
+        "return_mean": returns.mean(where=played),
+        "return_std": returns.std(where=played),
+        "return_min": returns.min(where=played, initial=jnp.inf),
+        "return_max": returns.max(where=played, initial=-jnp.inf),
+        "length_mean": episodes.length.mean(where=played),
     }
 
 
-def gradient_quality(norm: Float[Array, ""], spread: Float[Array, ""], num_episodes: int) -> Metrics:
+def gradient_quality(norm: Float[Array, ""], spread: Float[Array, ""], num_episodes: int | Int[Array, ""]) -> Metrics:
     """tr Σ = Σ_b ‖g_b − ḡ‖² / (B − 1), of which `spread` is the sum, and the signal-to-noise ratio of one episode's
     gradient. `norm` is that of the batch's gradient ḡ.
 
@@ -57,7 +57,8 @@ def gradient_quality(norm: Float[Array, ""], spread: Float[Array, ""], num_episo
     expectation is (1 + 1/(B − 1)²) ‖G‖², 1.2 % too much at B = 10. Those of whitened weights share mean and spread, and
     have no G of a single episode. The ratio of two estimates is biased in any case, and less the more episodes there are.
     """
-    variance = spread / (num_episodes - 1)
-    signal = norm**2 - variance / num_episodes
+    B = jnp.asarray(num_episodes, norm.dtype)
+    variance = spread / (B - 1)
+    signal = norm**2 - variance / B
     apart = jnp.sqrt(variance) > ROUNDING * norm  # equal gradients have no ratio: rounding would be divided by rounding
     return {"grad_variance": variance, "grad_snr": jnp.where(apart, signal / variance, jnp.nan)}

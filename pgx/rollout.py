@@ -6,12 +6,17 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from pgx.envs.base import HostEnv, JittedEnv
 from pgx.lanes import largest
 from pgx.networks import matmul_in_loop
 from pgx.types import Episodes
+
+LANES = 16
+"""Episodes side by side on a CPU, where not all that there is room for are played."""
+AXES = (1, 1, 1, 1, 0, 0)
+"""Where the episodes are in each array of Episodes."""
 
 
 def act(
@@ -29,12 +34,42 @@ def rollout(
     num_episodes: int,
     greedy: bool = False,
     going: bool | Bool[Array, ""] = True,
+    count: Int[Array, ""] | None = None,
 ) -> Episodes:
     """`num_episodes` whole episodes side by side, in a loop that ends with the longest of them.
 
     Under vmap that is the longest of all lanes. With `going=False` all episodes are empty. `greedy` takes the most
-    probable action everywhere.
+    probable action everywhere. With a `count`, so many of the `num_episodes` are played, and the others are empty: a few
+    side by side, then the next few, so that those that are not played cost little.
     """
+    if count is None:
+        return Episodes(*_side_by_side(env, policy, key, num_episodes, greedy, going))
+    size = _lanes_at_once(num_episodes)
+    groups = -(-num_episodes // size)
+
+    def group(g):
+        played = g * size + jnp.arange(size) < count
+        return _side_by_side(env, policy, jax.random.fold_in(key, g), size, greedy, going & played)
+
+    def put(g, columns):
+        at = lambda axis, xs, x: jax.lax.dynamic_update_slice_in_dim(xs, x, g * size, axis)
+        return jax.tree.map(at, AXES, columns, group(g))
+
+    widen = lambda axis, x: jnp.zeros((*x.shape[:axis], groups * size, *x.shape[axis + 1 :]), x.dtype)
+    empty = jax.tree.map(widen, AXES, jax.eval_shape(group, 0))
+    episodes = jax.lax.fori_loop(0, largest(-(-count // size)), put, empty)
+    return Episodes(*episodes, count=count)
+
+
+def _lanes_at_once(num_episodes: int) -> int:
+    """How many episodes are played side by side where not all may be wanted. On an accelerator one costs as much as all."""
+    return min(LANES, num_episodes) if jax.default_backend() == "cpu" else num_episodes
+
+
+def _side_by_side(
+    env: JittedEnv, policy: Callable, key: PRNGKeyArray, num_episodes: int, greedy: bool, going: bool | Bool[Array, "..."]
+) -> tuple[Array, ...]:
+    """The arrays of Episodes. Those that are not `going` are empty."""
     T, B = env.spec.max_steps, num_episodes
     keys = jax.random.split(key, 2 + B)
     step_key, action_key, reset_keys = keys[0], keys[1], keys[2:]
@@ -63,7 +98,7 @@ def rollout(
 
     start = (0, env_state, obs, jnp.full(B, going), jnp.zeros(B, bool), buffers)
     _, _, obs, _, terminated, buffers = jax.lax.while_loop(running, step, start)
-    return Episodes(*buffers, terminated=terminated, last_obs=obs.T)
+    return *buffers, terminated, obs.T
 
 
 @partial(jax.jit, static_argnames=("structure", "greedy"))
@@ -72,9 +107,11 @@ def _act(structure, greedy, leaves, obs, noise):
 
 
 @partial(jax.jit, static_argnames=("structure", "times"))
-def _random_numbers(structure, times, leaves, obs, key):
-    """The seed of the environment's resets, and the noise of `times` steps."""
+def _random_numbers(structure, times, leaves, obs, key, piece=None):
+    """The seed of the environment's resets, and the noise of `times` steps: of all, or a `piece` of it."""
     reset_key, action_key = jax.random.split(key)
+    if piece is not None:
+        action_key = jax.random.fold_in(action_key, piece)
     pi = jax.eval_shape(jax.tree.unflatten(structure, leaves), obs.T)
     return jax.random.bits(reset_key, dtype=jnp.uint32), pi.noise(action_key, times)
 
@@ -89,17 +126,21 @@ class HostRollout:
     def __init__(self, env: HostEnv, num_episodes: int, *, greedy: bool = False):
         self.env, self.num_episodes, self.greedy = env, num_episodes, greedy
 
-    def __call__(self, policy: Callable, key: PRNGKeyArray) -> Episodes:
-        """Padded to the time limit, so that no length of episode compiles anything.
+    def __call__(self, policy: Callable, key: PRNGKeyArray, count: int | None = None) -> Episodes:
+        """Padded to the time limit, and with a `count` by empty episodes to `num_episodes`, so that no length of episode
+        and no number of them compiles anything.
 
         Raises RuntimeError if an episode goes on beyond its limit where another has to begin.
         """
-        T, B, lanes = self.env.spec.max_steps, self.num_episodes, self.env.num_lanes
+        T, lanes = self.env.spec.max_steps, self.env.num_lanes
+        B = self.num_episodes if count is None else count
         to_env = self.env.spec.actions.to_env
         most = -(-B // lanes) * (T + 1) - 1  # to begin again takes a step
         leaves, structure = jax.tree.flatten(policy)  # once, and not at every step
         like = np.zeros((lanes, self.env.spec.obs_size), np.float32)
-        seed, noise = jax.device_get(_random_numbers(structure, most, leaves, like, key))
+        piece = most if count is None else T  # a size that does not follow B
+        random_numbers = partial(_random_numbers, structure, piece, leaves, like, key)
+        seed, noise = jax.device_get(random_numbers(None if count is None else 0))
         action = jax.eval_shape(partial(_act, structure, self.greedy), leaves, like, noise[0])
         obs = self.env.reset(int(seed))
         seen, actions = np.zeros((most, *obs.shape), np.float32), np.zeros((most, *action.shape), action.dtype)
@@ -108,8 +149,10 @@ class HostRollout:
         lane, start, length = np.zeros((3, B), int)  # of each episode
         episode, since = np.arange(lanes), np.zeros(lanes, int)  # what each lane plays
         for n in range(most):
+            if n > 0 and n % piece == 0:
+                _, noise = jax.device_get(random_numbers(n // piece))
             seen[n] = obs
-            actions[n] = action = np.asarray(_act(structure, self.greedy, leaves, obs, noise[n]))
+            actions[n] = action = np.asarray(_act(structure, self.greedy, leaves, obs, noise[n % piece]))
             obs, rewards[n], ended, cut = self.env.step(to_env(action))
             over = (ended | cut | (n + 1 - since == T)) & (episode < B)
             if over.any():
@@ -125,4 +168,12 @@ class HostRollout:
         mask = step < length
         played = np.where(mask, start + step, 0), lane
         arrays = seen[played], actions[played], np.where(mask, rewards[played], 0), mask, terminated, last_obs
+        if count is not None:
+            arrays = (*map(self._widened, arrays, AXES), np.int32(count))
         return Episodes(*jax.device_put(arrays))
+
+    def _widened(self, x: np.ndarray, axis: int) -> np.ndarray:
+        """With nothing in the episodes that are not played."""
+        wide = np.zeros((*x.shape[:axis], self.num_episodes, *x.shape[axis + 1 :]), x.dtype)
+        wide[(slice(None),) * axis + (slice(x.shape[axis]),)] = x
+        return wide

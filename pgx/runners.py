@@ -96,7 +96,8 @@ class HostRunner:
 
     def __call__(self, state: TrainState, limits: Limits = Limits()) -> Chunk:
         start = time.perf_counter()
-        episodes = self._rollout(state.actor, _fold_in(self._keys.train, state.update))
+        count = None if state.num_episodes is None else int(state.num_episodes)
+        episodes = self._rollout(state.actor, _fold_in(self._keys.train, state.update), count)
         after, row, finite = _advance(state, episodes, self._algorithm, self._keys.update, self._diagnose_every)
         row, finite = jax.device_get((row, finite))
         rows = {name: x[None] for name, x in row.items()}

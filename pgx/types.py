@@ -33,6 +33,18 @@ class Episodes(eqx.Module):
     """The environment ended the episode. False: a time limit cut it off (truncation)."""
     last_obs: Float[Array, "B O"]
     """s_L, what was seen after the last action; only bootstrapping looks at it."""
+    count: Int[Array, ""] | None = None
+    """How many of the B columns are episodes: the first so many, the others are empty. None: all of them."""
+
+    @property
+    def num_episodes(self) -> int | Int[Array, ""]:
+        """What a mean over episodes divides by; it is known when the program is compiled, unless there is a `count`."""
+        return self.mask.shape[1] if self.count is None else self.count
+
+    @property
+    def played(self) -> Bool[Array, " B"] | None:
+        """Which columns are episodes, for the `where` of a mean over them; None: all."""
+        return None if self.count is None else jnp.arange(self.mask.shape[1]) < self.count
 
     @property
     def length(self) -> Int[Array, " B"]:
@@ -78,6 +90,8 @@ class TrainState(eqx.Module):
     """Updates done."""
     scaling: Scaling | None = None
     """Of the environment's observations, by those of all batches before this one; None: they are seen as they are."""
+    num_episodes: Int[Array, ""] | None = None
+    """Of the next batch, where batches are made by steps (`pgx.batch`); None: it is always the same."""
 
     @property
     def actor(self) -> PyTree:

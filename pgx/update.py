@@ -4,6 +4,7 @@ episodes → what the learner sees of them → returns, b → Ψ → A = Ψ − 
 statistics of the observations → metrics
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PRNGKeyArray
 
@@ -19,9 +20,11 @@ def update(
     seen = episodes.seen(state.scaling, algorithm.reward_scale)
     learned = algorithm.update.learn(state, seen, algorithm, key, diagnose)
     moved = learned.moved
-    recent = jnp.concatenate([state.recent_returns, episodes.reward.sum(0)])[-len(state.recent_returns) :]
+    returns = jnp.concatenate([state.recent_returns, episodes.reward.sum(0)])
+    recent = jax.lax.dynamic_slice_in_dim(returns, episodes.num_episodes, len(state.recent_returns))
     scaling = None if state.scaling is None else state.scaling.after(episodes.obs, episodes.mask)
-    new = TrainState(learned.policy, learned.policy_opt_state, learned.critic, recent, state.update + 1, scaling)
+    following = None if algorithm.batch is None else algorithm.batch.after(episodes)
+    new = TrainState(learned.policy, learned.policy_opt_state, learned.critic, recent, state.update + 1, scaling, following)
     row = metrics.of_episodes(episodes) | moved.columns | {
         "return_recent": recent.mean(),
         "policy_loss": moved.loss,
@@ -31,5 +34,5 @@ def update(
         "explained_variance": learned.explained_variance,
         "kl": moved.kl,
     }  # fmt: skip
-    quality = metrics.gradient_quality(moved.grad_norm, moved.spread, episodes.mask.shape[1])
+    quality = metrics.gradient_quality(moved.grad_norm, moved.spread, episodes.num_episodes)
     return new, row | {name: jnp.where(diagnose, x, jnp.nan) for name, x in quality.items()}

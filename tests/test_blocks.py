@@ -30,7 +30,7 @@ def mask_of(lengths):
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 def test_one_episode_after_the_other(lengths):
     mask = mask_of(lengths)
-    (obs, number), steps, _ = quickly_compiled(to_blocks)((jnp.asarray(OBS), jnp.asarray(NUMBER)), jnp.asarray(mask))
+    (obs, number), steps, *_ = quickly_compiled(to_blocks)((jnp.asarray(OBS), jnp.asarray(NUMBER)), jnp.asarray(mask))
     assert obs.shape == (O, COUNT, BLOCK_STEPS) and number.shape == (COUNT, BLOCK_STEPS)
     wanted = np.zeros((COUNT * BLOCK_STEPS, O))
     wanted[: mask.sum()] = np.concatenate([OBS[:length, b] for b, length in enumerate(lengths)])
@@ -43,7 +43,7 @@ def test_one_episode_after_the_other(lengths):
 
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 def test_by_time_keeps_the_episodes_apart(lengths):
-    (obs, number), steps, _ = quickly_compiled(by_time)((jnp.asarray(OBS), jnp.asarray(NUMBER)), jnp.asarray(mask_of(lengths)))
+    (obs, number), steps, *_ = quickly_compiled(by_time)((jnp.asarray(OBS), jnp.asarray(NUMBER)), jnp.asarray(mask_of(lengths)))
     assert obs.shape == (O, 11, STRETCH * B) and number.shape == (11, STRETCH * B)
     np.testing.assert_array_equal(np.asarray(number).reshape(-1, B)[:T], NUMBER)
     np.testing.assert_array_equal(np.moveaxis(obs, 0, -1).reshape(-1, B, O)[:T], OBS)

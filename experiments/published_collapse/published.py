@@ -141,7 +141,7 @@ class Minibatches(Update):
         """The same gradients, added up."""
         held = eqx.tree_at(lambda e: e.mask, episodes, used)
         value, critic, value_loss = _value_and_fit(algorithm.critic, state.critic, held, target, key)
-        share = share / share.shape[1]
+        share = share / jnp.asarray(episodes.num_episodes, share.dtype)
         blocks = to_blocks((episodes.obs, episodes.action, share * (psi - value), share), episodes.mask)
 
         def of_block(block, _):

@@ -96,6 +96,13 @@ def _check_bound(env: dict[str, Any], finite: bool | None) -> None:
         raise ConfigError("env.bound", f"tanh needs finite ends, which the actions of {env['id']} do not have", "clip | none")
 
 
+def time_limit(env: dict[str, Any]) -> int:
+    """Of one of Gymnasium's environments that has passed `check`, in steps."""
+    import gymnasium
+
+    return env["max_steps"] or gymnasium.spec(env["id"].rpartition(":")[2]).max_episode_steps
+
+
 def parameters(id: str) -> list[str]:
     """What can be set of a gymnax environment, and makes a difference."""
     sources = {part for made_of, _ in _DERIVED.get(id, {}).values() for part in made_of}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgx import backend
+from pgx.config import most_episodes
 from pgx.envs.checks import on_host
 from pgx.errors import CheckpointError, Interrupted, one_line
 from pgx.runs import curve, provenance, record
@@ -107,7 +108,7 @@ class Recording:
 
         self.env, self.algorithm = build(config)
         spec = self.env.spec
-        backend.check_memory(spec.max_steps, config["episodes_per_update"], spec.obs_size, on_host=on_host(config["env"]))
+        backend.check_memory(spec.max_steps, most_episodes(config), spec.obs_size, on_host=on_host(config["env"]))
         self.skeleton = skeleton(config, self.env, self.algorithm)
         threshold = self.env.spec.reward_threshold
         self._metrics = record.Table(folder / "metrics.csv", tuple(COLUMNS))

@@ -70,7 +70,7 @@ class PolicyUpdate(Update):
 
     def learn(self, state, episodes, algorithm, key, diagnose):
         returns, baseline, weight = weigh(state.critic, episodes, algorithm)
-        steps = to_blocks(Steps(episodes.obs, episodes.action, weight, returns), episodes.mask)
+        steps = to_blocks(Steps(episodes.obs, episodes.action, weight, returns), episodes.mask, episodes.count)
         policy, opt_state, moved = self(state.policy, state.policy_opt_state, steps, key, diagnose)
         critic, value_loss = algorithm.critic.fit(state.critic, steps, key)
         explained = algorithm.critic.explained_variance(returns, baseline, episodes.mask)
