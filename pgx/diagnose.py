@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pgx.config import whole
+from pgx.config import most_episodes, whole
 from pgx.envs.checks import on_host
 from pgx.errors import ConfigError
 from pgx.runs.files import write_atomically
@@ -201,18 +201,23 @@ def _programs():
 
 
 def _player(config: dict[str, Any], env: Any) -> Callable:
-    """(policy, key, num_episodes) → Episodes."""
+    """(policy, key, num_episodes, count) → Episodes."""
     if not on_host(config["env"]):
         return partial(_programs()[0], env)
     from pgx.build import build
     from pgx.rollout import HostRollout
 
     @cache
-    def host(lanes: int) -> HostRollout:
+    def host(num_episodes: int, lanes: int) -> HostRollout:
         env, _ = build(config | {"env": config["env"] | {"num_lanes": lanes}})
-        return HostRollout(env, lanes)
+        return HostRollout(env, num_episodes)
 
-    return lambda policy, key, num_episodes: host(num_episodes)(policy, key)
+    def play(policy, key, num_episodes, count=None):
+        if count is None:
+            return host(num_episodes, num_episodes)(policy, key)
+        return host(num_episodes, config["env"]["num_lanes"])(policy, key, int(count))
+
+    return play
 
 
 def measure(job: Job, options: Options) -> Iterator[tuple[int, list[dict[str, str]] | Exception]]:
@@ -259,7 +264,7 @@ def measure(job: Job, options: Options) -> Iterator[tuple[int, list[dict[str, st
                 )  # fmt: skip
             later = quality.post_update_returns(
                 play, learn, state, algorithm, after,
-                num_episodes=config["episodes_per_update"], num_updates=options.updates, num_evaluations=EVALUATIONS,
+                num_episodes=most_episodes(config), num_updates=options.updates, num_evaluations=EVALUATIONS,
             )  # fmt: skip
             rows, returns, later = jax.device_get((rows, returns, later))
             found = [*rows.items(), *(((("", "return", 0, 1)), x) for x in returns)]

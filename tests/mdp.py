@@ -165,6 +165,23 @@ def choose(episodes: Episodes, index: Int[Array, " B"]) -> Episodes:
     return Episodes(*over_time, terminated=episodes.terminated[index], last_obs=episodes.last_obs[index])
 
 
+def with_room(episodes: Episodes, room: int) -> Episodes:
+    """The same episodes where there is room for so many: nothing that stands in the other columns is to be looked at."""
+    count = episodes.mask.shape[1]
+    beside = lambda x, axis, fill: jnp.concatenate(
+        [x, jnp.full((*x.shape[:axis], room - count, *x.shape[axis + 1 :]), fill, x.dtype)], axis
+    )
+    return Episodes(
+        obs=beside(episodes.obs, 1, 3.0),
+        action=beside(episodes.action, 1, 1),
+        reward=beside(episodes.reward, 1, 0.0),
+        mask=beside(episodes.mask, 1, False),
+        terminated=beside(episodes.terminated, 0, False),
+        last_obs=beside(episodes.last_obs, 0, 3.0),
+        count=jnp.array(count, jnp.int32),
+    )
+
+
 PAIRS = np.stack(np.meshgrid(*[np.arange(len(TRAJECTORIES))] * 2, indexing="ij"), -1).reshape(-1, 2)
 """Every batch of B = 2, as indices into TRAJECTORIES."""
 

@@ -27,7 +27,7 @@ from estimands import (
     true_gradient,
     usual,
 )
-from mdp import PAIRS, TRAJECTORIES, all_episodes, choose, distribution, gradient_step_by_step
+from mdp import PAIRS, TRAJECTORIES, all_episodes, choose, distribution, gradient_step_by_step, with_room
 from quick import quickly_compiled
 
 from pgx.advantages import weights
@@ -42,12 +42,12 @@ TOLERANCE = 1e-6
 """Of ‖g − exact‖ / ‖exact‖: in float32 the real thing keeps 1e-7, and the mutants miss by 3e-2 and more."""
 
 
-def expected_gradient(algorithm: Algorithm, episodes: Episodes) -> np.ndarray:
-    """E of the ascended gradient: every batch of two episodes, weighted by its probability."""
+def expected_gradient(algorithm: Algorithm, episodes: Episodes, arrange: Callable = lambda batch: batch) -> np.ndarray:
+    """E of the ascended gradient: every batch of two episodes, weighted by its probability, and perhaps arranged."""
     state = state_for(algorithm)
 
     def of_batch(pair):
-        new, _ = update(state, choose(episodes, pair), algorithm, KEY, jnp.array(False))
+        new, _ = update(state, arrange(choose(episodes, pair)), algorithm, KEY, jnp.array(False))
         change = jax.tree.map(jnp.subtract, new.policy, state.policy)
         return jnp.concatenate([x.ravel() for x in jax.tree.leaves(change)])
 
@@ -117,6 +117,24 @@ def test_expected_gradient_is_what_theory_says(name, episodes):
     """Unbiased where theory says so, and exactly the documented estimand where it does not."""
     case = CASES[name]
     assert miss(expected_gradient(case.algorithm, episodes), case.exact()) < TOLERANCE
+
+
+TWO_OF_FIVE = partial(with_room, room=5)
+"""A batch by steps: there is room for more episodes than are played."""
+
+
+@pytest.mark.parametrize("name", ["vanilla", "gae, bootstrap", "leave_one_out", "baseline, several steps of V", "entropy"])
+def test_room_for_more_episodes_changes_no_expectation(name, episodes):
+    """The gradient is a mean over the episodes that were played, whatever stands in the other columns."""
+    case = CASES[name]
+    assert miss(expected_gradient(case.algorithm, episodes, TWO_OF_FIVE), case.exact()) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["vanilla", "leave_one_out"])
+def test_a_mean_over_all_columns_is_rejected(name, episodes):
+    case = CASES[name]
+    all_five = lambda batch: dataclasses.replace(TWO_OF_FIVE(batch), count=None)
+    assert miss(expected_gradient(case.algorithm, episodes, all_five), case.exact()) > 10_000 * TOLERANCE
 
 
 # Mutants: published mistakes. Each must fail, by far, the check that the real thing passes.

@@ -95,6 +95,20 @@ def test_lanes_play_one_episode_after_another():
     assert env.steps == 11, "lane 0: 2, 1, 3 steps, lane 1: 5 and 5, and one more wherever an episode follows"
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_some_of_the_episodes_that_there_is_room_for(count):
+    """Whole, in the order in which they began, and no more than are wanted: with fewer episodes than lanes, one is idle."""
+    env = InTurn()
+    some = jax.tree.map(np.asarray, HostRollout(env, 7)(POLICY, jax.random.key(0), count))
+    length = np.array([*env.length[:count], *[0] * (7 - count)])
+    assert some.mask.shape == (5, 7) and int(some.count) == count
+    np.testing.assert_array_equal(some.mask, np.arange(5)[:, None] < length)
+    expected = 10.0 * np.arange(7) + np.arange(5)[:, None] + 1
+    np.testing.assert_array_equal(some.reward, np.where(some.mask, expected, 0))
+    np.testing.assert_array_equal(some.last_obs[:, :2], np.where(np.arange(7) < count, [np.arange(7), length], 0).T)
+    assert env.steps == {1: 2, 2: 5, 3: 5, 5: 11}[count]
+
+
 def test_an_episode_beyond_its_limit_is_not_taken_for_the_next_one():
     """Only the environment can begin again."""
     env = InTurn()
@@ -126,10 +140,11 @@ class TablesOnTheHost(HostEnv):
         return self._obs(), np.array(reward), self.state == END, self.t == STEPS
 
 
-def test_whichever_lane_is_free_episodes_have_the_right_probabilities():
+@pytest.mark.parametrize("room, count", [(5, None), (9, 5)], ids=["all", "five of nine"])
+def test_whichever_lane_is_free_episodes_have_the_right_probabilities(room, count):
     """Chi-square of whole trajectories, five at a time in two lanes: of all that began, whenever they ended."""
-    draw = HostRollout(TablesOnTheHost(), 5)
-    batches = [jax.device_get(draw(POLICY, jax.random.key(seed))) for seed in range(1000)]
+    draw = HostRollout(TablesOnTheHost(), room)
+    batches = [jax.device_get(draw(POLICY, jax.random.key(seed), count)) for seed in range(1000)]
 
     def p_value(chosen):
         along = {"obs": 1, "action": 1, "mask": 1, "last_obs": 0}
@@ -139,7 +154,7 @@ def test_whichever_lane_is_free_episodes_have_the_right_probabilities():
         return stats.chisquare(found, distribution(THETA) * sum(found)).pvalue
 
     assert p_value(lambda batch: np.arange(5)) > 1e-3
-    assert p_value(lambda batch: batch.mask.sum(0).argsort()[:4]) < 1e-6, "without the longest of five"
+    assert p_value(lambda batch: batch.mask[:, :5].sum(0).argsort()[:4]) < 1e-6, "without the longest of five"
 
 
 class OnTheHost(HostEnv):

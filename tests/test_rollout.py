@@ -12,6 +12,7 @@ from quick import quickly_compiled
 from scipy import stats
 
 from pgx.algorithm import Algorithm
+from pgx.batch import BySteps
 from pgx.build import traced
 from pgx.critics import ValueNetwork
 from pgx.envs.base import EnvSpec, JittedEnv
@@ -157,15 +158,17 @@ class ActsByKey(Gaussian):
         return noise
 
 
-def test_no_random_key_serves_twice():
+@pytest.mark.parametrize("B, count, draws", [(5, None, 1), (40, 35, 3)], ids=["together", "in groups"])
+def test_no_random_key_serves_twice(B, count, draws):
     """One for each reset, for each step of each lane, and for the actions: draws of one key are copies of each other."""
-    B, T = 5, ShowsKeys().spec.max_steps
+    T = ShowsKeys().spec.max_steps
     policy = lambda obs, matmul=jnp.matmul: ActsByKey(obs, obs, ShowsKeys().spec.actions)
-    drawn = rollout(ShowsKeys(), policy, jax.random.key(0), B)
-    resets_and_steps = np.concatenate([np.reshape(drawn.obs, (-1, 2)), drawn.last_obs])
-    actions = np.unique(np.reshape(drawn.action, (-1, 2)), axis=0)
-    assert len(actions) == 1 and bool(drawn.mask.all())
-    assert len(np.unique(np.concatenate([resets_and_steps, actions]), axis=0)) == (T + 1) * B + 1
+    drawn = rollout(ShowsKeys(), policy, jax.random.key(0), B, count=count and jnp.array(count))
+    played = slice(count or B)
+    resets_and_steps = np.concatenate([np.reshape(drawn.obs[:, played], (-1, 2)), drawn.last_obs[played]])
+    actions = np.unique(np.reshape(drawn.action[:, played], (-1, 2)), axis=0)
+    assert len(actions) == draws and bool(drawn.mask[:, played].all())
+    assert len(np.unique(np.concatenate([resets_and_steps, actions]), axis=0)) == (T + 1) * (count or B) + draws
 
 
 # Nothing compiles after the first update, whatever the episodes' lengths.
@@ -197,29 +200,33 @@ def compilations():
     jax.monitoring.unregister_event_duration_listener(listen)
 
 
+@pytest.mark.parametrize("batch", [None, BySteps(80, least=1, most=20)], ids=["by episodes", "by steps"])
 @pytest.mark.parametrize(
     "make_env", [Survival, partial(GymnasiumEnv, "CartPole-v1", 2, max_steps=100)], ids=["compiled", "host"]
 )
-def test_nothing_compiles_after_the_first_update(make_env, compilations):
-    """A program that compiled for every new length of episode would be right, and useless."""
+def test_nothing_compiles_after_the_first_update(make_env, batch, compilations):
+    """A program that compiled for every new length of episode, or number of them, would be right, and useless."""
     env = make_env()
     critic = ValueNetwork(optimiser=Optimiser("adam", 0.01), passes=2, minibatch_steps=7, width=4, depth=1, activation="tanh")
     estimator = jax.tree_util.Partial(reward_to_go, gamma=0.9)
     switches = {"whiten": False, "bootstrap_truncated": True, "discount_power": False}
-    algorithm = traced(Algorithm(estimator, critic, GradientStep(Optimiser("adam", 0.01), 0.01), 0.9, **switches))
+    algorithm = traced(Algorithm(estimator, critic, GradientStep(Optimiser("adam", 0.01), 0.01), 0.9, **switches, batch=batch))
     make_policy = partial(MLPPolicy, width=4, depth=1, activation="tanh")
+    size = {"num_episodes": 2 if batch is None else batch.most}
     state = jax.jit(partial(init, make_policy=make_policy, spec=env.spec))(algorithm, key=jax.random.key(0))
-    runner = make_runner(state, algorithm, env, Keys.of_seed(1), num_episodes=2, diagnose_every=3, max_updates=2)
+    runner = make_runner(state, algorithm, env, Keys.of_seed(1), **size, diagnose_every=3, max_updates=2)
     state = runner(state, Limits(2)).state
     warm = len(compilations)
     assert warm > 0
-    lengths = []
+    lengths, episodes = [], []
     for _ in range(40):
         chunk = runner(state, Limits(2))
         state = chunk.state
         lengths.extend(chunk.rows["length_mean"].tolist())
+        episodes.extend(chunk.rows["episodes"].tolist())
         assert len(compilations) == warm
     assert len(set(lengths)) > 5 and max(lengths) > 32 > min(lengths), "lengths must vary, across blocks too"
+    assert len(set(episodes)) == 1 if batch is None else max(episodes) > 3 > min(episodes)
     # the counter works: arrays cut to the longest episode, as one might write it, would each compile anew
     for length in lengths[:3]:
         jnp.zeros(int(2 * length)).sum()

@@ -11,7 +11,7 @@ import optax
 import pytest
 from estimands import BONUS, G_LAMBDA, GAMMA, KEY, POLICY, VALUE, G, V, algorithm, state_for
 from jax.flatten_util import ravel_pytree
-from mdp import TabularMDP, Theta, discounted
+from mdp import TabularMDP, Theta, discounted, with_room
 from quick import quickly_compiled
 
 from pgx.advantages import weights
@@ -31,6 +31,11 @@ LENGTHS = {
     "full blocks": ((320, 320, 160, 160, 320), 320),
 }
 """Lengths of a batch's episodes, and what they are padded to; on a CPU a block has 320 steps."""
+BATCHES = {name: (*batch, None) for name, batch in LENGTHS.items()} | {
+    "room for more": (*LENGTHS["a few of its steps"], 9),
+    "room for more, several blocks": ((300, 10, 640), 640, 4),
+}
+"""… and the columns that there are, where not all of them are episodes."""
 
 
 def random_episodes(lengths: tuple[int, ...], padded_to: int) -> Episodes:
@@ -86,10 +91,12 @@ class Naive(NamedTuple):
         return total
 
 
-@pytest.mark.parametrize("lengths, padded_to", LENGTHS.values(), ids=LENGTHS)
-def test_one_update_step_by_step(lengths, padded_to):
+@pytest.mark.parametrize("lengths, padded_to, columns", BATCHES.values(), ids=BATCHES)
+def test_one_update_step_by_step(lengths, padded_to, columns):
     """Every number of an update, recomputed naively; rewards and lengths differ, padding is random."""
     episodes = random_episodes(lengths, padded_to)
+    if columns is not None:
+        episodes = with_room(episodes, columns)
     algorithm_ = algorithm(G, VALUE, entropy_coefficient=BONUS)
     state = state_for(algorithm_)
     one = quickly_compiled(lambda state, diagnose: update(state, episodes, algorithm_, KEY, diagnose))
@@ -131,11 +138,14 @@ def test_one_update_step_by_step(lengths, padded_to):
     taken = np.concatenate([np.asarray(episodes.action)[:length, b] for b, length in enumerate(lengths)])
     assert float(row["action_share"]) == pytest.approx(np.bincount(taken).max() / len(taken))
 
-    undiscounted = np.asarray(episodes.reward, np.float64).sum(0)
+    undiscounted = np.asarray(episodes.reward, np.float64).sum(0)[: len(lengths)]
     assert float(row["return_mean"]) == pytest.approx(undiscounted.mean(), rel=1e-4, abs=1e-5)
     assert float(row["return_std"]) == pytest.approx(undiscounted.std(), rel=1e-4)
     assert float(row["return_max"]) == pytest.approx(undiscounted.max(), rel=1e-4)
     assert float(row["return_min"]) == pytest.approx(undiscounted.min(), rel=1e-4)
+    assert int(row["episodes"]) == len(lengths)
+    np.testing.assert_allclose(new.recent_returns[-len(lengths) :], undiscounted, rtol=1e-4, atol=1e-5)
+    assert np.isnan(new.recent_returns[: -len(lengths)]).all()
     assert int(row["env_steps"]) == sum(lengths) and float(row["length_mean"]) == pytest.approx(np.mean(lengths))
 
 
@@ -186,9 +196,12 @@ def test_leave_one_out_is_the_mean_of_the_others():
     episodes = random_episodes((2, 5, 3), 6)
     target = np.random.default_rng(1).normal(size=(6, 3))
     found = LeaveOneOut().baseline(None, episodes, jnp.asarray(target, jnp.float32))
+    beside = jnp.asarray(np.column_stack([target, np.full((6, 2), 7.0)]), jnp.float32)
+    with_two_more = LeaveOneOut().baseline(None, with_room(episodes, 5), beside)
     for b in range(3):
         expected = np.where(episodes.mask[:, b], np.delete(target[0], b).mean(), 0)
         np.testing.assert_allclose(found[:, b], expected, rtol=1e-5)
+        np.testing.assert_allclose(with_two_more[:, b], expected, rtol=1e-5)
 
 
 def test_both_kinds_of_environment_get_the_same_update():

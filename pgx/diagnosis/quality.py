@@ -394,11 +394,12 @@ def post_update_returns(
     """The mean return after each of `num_updates` single updates that all start here (Rahn et al. 2023); NaN where an
     update left parameters that are not finite.
 
-    `play` is (policy, key, num_episodes) → Episodes, `learn` is `updated`.
+    `play` is (policy, key, num_episodes, count) → Episodes, `learn` is `updated`; each learns from a batch of the size that
+    is the next one's here.
     """
-    found = []
+    found, batch = [], {"num_episodes": num_episodes, "count": state.num_episodes}
     for before, after, of_update in jax.vmap(partial(jax.random.split, num=3))(jax.random.split(key, num_updates)):
-        policy, finite = learn(state, algorithm, play(state.actor, before, num_episodes=num_episodes), of_update)
+        policy, finite = learn(state, algorithm, play(state.actor, before, **batch), of_update)
         returns = play(policy, after, num_episodes=num_evaluations).reward.sum(0)
         found.append(jnp.where(finite, returns.mean(), jnp.nan))
     return found
