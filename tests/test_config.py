@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra._internal.callbacks import Callbacks
 from omegaconf import OmegaConf
-from program import checked, composed, finish, gate, pgx, start
+from program import ROOT, checked, composed, finish, gate, pgx, start
 
 import pgx.gate as the_gate
 from pgx.config import CONF, check, identity, options
@@ -17,6 +17,7 @@ from pgx.errors import ConfigError
 from pgx.gate import _claim, of_words, one_line_errors
 
 UNWRITABLE = "/proc/x"  # also for root
+SWEEP = f"hydra.searchpath=[file://{ROOT}/experiments/variant_stability/conf]"
 
 # (overrides, what the one line must say): the key, and what helps
 MISTAKES = [
@@ -94,7 +95,7 @@ MISTAKES = [
     ("+variant=baseline env=gymnasium env.id=MountinCar-v0", "no Gymnasium", "did you mean 'MountainCar-v0'?"),
     ("+variant=baseline device=gpu", "device: unknown key", "JAX_PLATFORMS=cpu"),
     ("+variant=baseline hydra/launcher=joblib", "hydra/launcher: there is no 'joblib'", "basic, pgx, slurm"),
-    ("+experiment=variant_stability", "variant: none chosen", "add -m"),
+    (f"{SWEEP} +experiment=variant_stability", "variant: none chosen", "add -m"),
     ("+variant=baseline num_env_steps=0", "num_env_steps: 0 is not allowed", "or null"),
     ("+variant=baseline num_env_steps=null", "num_env_steps and num_updates are both null", ""),
     ("+variant=baseline whiten=2", "whiten: 2 is not allowed", "true or false"),

@@ -22,14 +22,14 @@ from experiments.published_collapse.interventions import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-STUDY = "hydra.searchpath=[file://experiments/published_collapse/conf]"
+STUDY = ("--config-dir", "experiments/published_collapse/conf")
 ALL = (*PARTS, "estimator", "torch", "report")
 
 
 def sweep(folder: Path, overrides: str, part: Part, seeds: int, more: list[str]) -> None:
     """The seeds of one intervention, through the project's multirun, which leaves finished ones alone."""
     command = [
-        sys.executable, "-m", "pgx.run", "-m", STUDY, *overrides.split(), *part.common.split(),
+        sys.executable, "-m", "pgx.run", "-m", *STUDY, *overrides.split(), *part.common.split(),
         f"seed=range(0,{seeds})", "tracker=none", f"hydra.sweep.dir={folder.resolve()}", *more,
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
