@@ -4,12 +4,12 @@ A value that breaks a rule gives one line: what is wrong, where, what is allowed
 """
 
 import math
+import re
 from ast import literal_eval
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -170,6 +170,8 @@ def _unreadable(config: DictConfig, prefix: str = "") -> ConfigError | None:
         path = f"{prefix}{key}"
         try:
             if OmegaConf.is_missing(config, key):
+                if path not in RULES and "." not in path:
+                    return unknown_key(path)
                 example = "env.id=CartPole-v1, for example" if path == "env.id" else f"{path}=…"
                 return ConfigError(path, "not chosen yet", hint=example)
             if isinstance(config[key], DictConfig) and (below := _unreadable(config[key], f"{path}.")):
@@ -364,8 +366,7 @@ def _keys_of_group(group: str, declared: Declared) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for option in options(group, declared) if group in REQUIRED else ():
         for key in sorted(_keys_of(group, option, declared)):
-            if not key.startswith("_") and key != "defaults":
-                found.setdefault(f"{group}.{key}", []).append(option)
+            found.setdefault(f"{group}.{key}", []).append(option)
     return found
 
 
@@ -391,20 +392,46 @@ def hint_for_option(name: str) -> str:
 
 
 def _keys_of(group: str, option: str, declared: Declared = Declared()) -> set[str]:
-    """The keys at the top of an option's file, and those that its defaults put there."""
+    """The keys at the top of what an option's file chooses, and those that its defaults put there."""
+    content = _content(group, option, declared)
+    keys = {*content.own}
+    for entry in content.defaults:
+        name, _, place = (next(iter(entry)) if isinstance(entry, dict) else str(entry)).partition("@")
+        if isinstance(entry, dict):
+            keys.add(place.removeprefix(f"{group}."))
+        elif name in declared.options(group):  # it builds on another option
+            keys |= _keys_of(group, name, declared)
+    return {key for key in keys if key and not key.startswith("_")}
+
+
+class _Content(NamedTuple):
+    """Of an option's YAML file, uninterpreted."""
+
+    own: dict[str, Any] = {}
+    """What it chooses for its group."""
+    beside: dict[str, Any] = {}
+    """… and what it sets for the whole configuration: a file that begins with `# @package _global_` may, and then has its
+    group's own keys below the group's name."""
+    defaults: list[Any] = []
+
+
+_GLOBAL = re.compile(r"\A(?:\s*#.*\n)*?\s*#\s*@package\s+_global_\s*$", re.MULTILINE)
+
+
+def _content(group: str, option: str, declared: Declared) -> _Content:
+    """Nothing where it cannot be read, which Hydra says if it is chosen."""
     files = (folder / group / f"{option}.yaml" for folder in declared.all_folders)
-    content = _content(next(file for file in files if file.is_file()))
-    defaults = [key for entry in content.get("defaults", []) if isinstance(entry, dict) for key in entry]
-    return {*content, *(key.partition("@")[2] for key in defaults)}
-
-
-def _content(file: Path) -> dict[str, Any]:
-    """Of a YAML file, uninterpreted; nothing where it cannot be read, which Hydra says if it is chosen."""
+    file = next(file for file in files if file.is_file())
     try:
         content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        is_global = _GLOBAL.match(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, YAMLError, OmegaConfBaseException):
-        return {}
-    return content if isinstance(content, dict) else {}
+        return _Content()
+    if not isinstance(content, dict):
+        return _Content()
+    defaults = content.pop("defaults", None) or []
+    own = content.pop(group, None) or {} if is_global else content
+    return _Content(own, content if is_global else {}, defaults)
 
 
 def other_keys() -> str:
@@ -414,9 +441,10 @@ def other_keys() -> str:
     lines = []
     for group in sorted(REQUIRED):
         for option in options(group):
-            keys = sorted(key for key in _keys_of(group, option) - {"defaults", ""} if not key.startswith("_"))
-            if keys:
-                lines.append(f"{group}={option}: {', '.join(keys)}")
+            keys = ", ".join(sorted(_keys_of(group, option)))
+            beside = _content(group, option, Declared()).beside
+            sets = f"; sets {' '.join(f'{key}={x}' for key, x in beside.items())}" if beside else ""
+            lines += [f"{group}={option}: {keys}{sets}"] if keys or sets else []
     lines.append("")
     lines += [f"+env.params.KEY=… of {id}: {', '.join(parameters(id))}" for id in GYMNAX]
     return "\n".join(lines)

@@ -125,6 +125,19 @@ defaults:
 variant: mine
 """
 
+ENV = """# @package _global_
+# It says what its observations and rewards need, beside what it is.
+env:
+  _target_: PACKAGE.parts.Corridor
+  id: Corridor
+  length: 6
+  pay: 1.0
+  reward_threshold: null
+
+scale_observations: true
+reward_scale: 0.25
+"""
+
 YAML = {
     "estimator/scaled": "_target_: PACKAGE.parts.scaled\n_partial_: true\ngamma: ${gamma}\nscale: 0.5\nkind: sum\n",
     "critic/linear": "_target_: PACKAGE.parts.Linear\nrate: 0.1\n",
@@ -132,7 +145,7 @@ YAML = {
     "update/clipped": "_target_: PACKAGE.parts.Clipped\nmost: 5.0\n",
     "optimiser/lion": "_target_: optax.lion\nlearning_rate: 0.001\n",
     "optimiser/plain": "_target_: PACKAGE.parts.Plain\nrate: 0.01\n",
-    "env/corridor": "_target_: PACKAGE.parts.Corridor\nid: Corridor\nlength: 6\npay: 1.0\nreward_threshold: null\n",
+    "env/corridor": ENV,
     "env/hallway": "_target_: PACKAGE.parts.Hallway\nid: Hallway\nnum_lanes: 2\nlength: 6\nreward_threshold: null\n",
     "variant/mine": VARIANT,
 }

@@ -13,9 +13,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from program import environment
 
-from pgx import diagnose, parts, play
-from pgx.config import CONF, check
-from pgx.declared import on_search_path
+from pgx import configuration, diagnose, parts, play
+from pgx.config import CONF, check, other_keys, unknown_key
+from pgx.declared import Declared, on_search_path
 from pgx.errors import ConfigError
 
 evaluate = importlib.import_module("pgx.evaluate")  # pgx.evaluate is the function
@@ -65,6 +65,43 @@ def test_a_run_of_nothing_but_own_parts_learns_and_says_what_it_was_made_of(run)
     assert said["status"] == "completed" and said["updates"] == 3
     assert said["config"]["estimator"]["scale"] == 0.5 and said["config"]["env"]["length"] == 6
     assert list(said["made_with"][0]["own_code"]) == ["mylab"]
+
+
+def test_an_environment_s_file_may_set_what_the_environment_needs(run, lab):
+    """With `# @package _global_`. What is typed comes last, another environment of the sweep sets what is its own, and
+    the keys are those that the file has for its group."""
+    assert {key: summary(run)["config"][key] for key in ("scale_observations", "reward_scale")} == {
+        "scale_observations": True,
+        "reward_scale": 0.25,
+    }
+    typed = checked(lab, *MINE, "reward_scale=2")
+    assert typed["reward_scale"] == 2.0 and typed["scale_observations"]
+    other = checked(lab, *MINE, "env=hallway")
+    assert (other["reward_scale"], other["scale_observations"]) == (1.0, False)
+    unknown = str(unknown_key("env.lenght", Declared((lab / "mylab/conf",))))
+    assert "did you mean 'env.length'?" in unknown and "env.pay" in unknown
+    assert "env.env" not in unknown and "env.reward_scale" not in unknown
+
+
+def test_help_says_what_an_environment_s_file_sets(lab, monkeypatch):
+    monkeypatch.setenv("PGX_CONFIG_DIR", str(lab / "mylab/conf"))
+    line = "env=corridor: id, length, pay, reward_threshold; sets scale_observations=True reward_scale=0.25\n"
+    assert line in other_keys()
+
+
+def test_an_environment_s_file_may_build_on_another(tmp_path):
+    """`gymnasium@env`: its keys are those of both files; without the @env they would be keys of no group."""
+    (tmp_path / "env").mkdir()
+    for name, place in {"right": "@env", "wrong": ""}.items():
+        text = (
+            f"# @package _global_\ndefaults:\n  - gymnasium{place}\n  - _self_\nenv: {{id: CartPole-v1}}\nreward_scale: 0.5\n"
+        )
+        (tmp_path / f"env/{name}.yaml").write_text(text)
+    config = configuration("vanilla", env="right", config_dir=tmp_path)
+    assert (config["env"]["id"], config["env"]["num_lanes"], config["reward_scale"]) == ("CartPole-v1", 10, 0.5)
+    assert "right" in str(unknown_key("env.max_steps", Declared((tmp_path,)))).partition(" has it")[0]
+    with pytest.raises(ConfigError, match="id: unknown key; did you mean 'env.id'?"):
+        configuration("vanilla", env="wrong", config_dir=tmp_path)
 
 
 @pytest.mark.parametrize(
