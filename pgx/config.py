@@ -284,6 +284,9 @@ def _check_together(config: dict[str, Any]) -> None:
     from pgx.envs import checks  # imports gymnasium where the environment needs it
 
     env = checks.check(config["env"])
+    if config["scale_observations"] and env.symbols is not None:
+        problem = f"{config['env']['id']} observes {env.symbols}: its numbers are names, and have no mean"
+        raise ConfigError("scale_observations", problem, hint="scale_observations=false")
     if parts.derives(config["policy"]["_target_"], "pgx.policies.MLPPolicy"):
         _check_gaussian(config["policy"], config["env"], env.continuous)
     if config["env"].get("num_lanes", 1) is None:

@@ -4,6 +4,7 @@ import dataclasses
 from functools import partial
 
 import equinox as eqx
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -249,3 +250,38 @@ def test_a_lane_of_a_pack_has_statistics_of_its_own():
         np.testing.assert_array_equal(x, y)
     assert float(beside.state.scaling.count) == beside.rows["env_steps"].sum()
     assert not eqx.tree_equal(beside.state.scaling, its_neighbour.state.scaling)
+
+
+class Mixed(gymnasium.Env):
+    """A number, and buttons that are pressed or not."""
+
+    observation_space = gymnasium.spaces.Dict(
+        {"number": gymnasium.spaces.Box(0, 1), "inside": gymnasium.spaces.Tuple([gymnasium.spaces.MultiBinary(3)])}
+    )
+    action_space = gymnasium.spaces.Discrete(2)
+
+
+def test_names_have_no_mean(monkeypatch):
+    """What is one-hot by nature is not scaled: refused in a line, at any depth of the observation."""
+    declared = gymnasium.envs.registration.EnvSpec("Mixed-v0", entry_point=Mixed, max_episode_steps=9)
+    monkeypatch.setitem(gymnasium.registry, "Mixed-v0", declared)
+    for id, says in {
+        "FrozenLake-v1": "Discrete(16)",
+        "Blackjack-v1 env.max_steps=9": "Discrete(32)",
+        "Mixed-v0": "MultiBinary(3)",
+    }.items():
+        words = ("+variant=baseline", "env=gymnasium", *f"env.id={id}".split())
+        with pytest.raises(pgx.ConfigError) as error:
+            checked(*words, "scale_observations=true")
+        assert str(error.value).startswith(f"scale_observations: {id.split()[0]} observes {says}: ")
+        assert not checked(*words)["scale_observations"]
+    assert checked("+variant=baseline", "env=gymnasium_cartpole", "scale_observations=true")["scale_observations"]
+
+
+@pytest.mark.parametrize(
+    ("override", "allowed"),
+    [("reward_scale=0", "a number > 0"), ("reward_scale=.inf", "a number > 0"), ("scale_observations=1", "true or false")],
+)
+def test_a_wrong_value_is_one_line(override, allowed):
+    with pytest.raises(pgx.ConfigError, match=f"is not allowed; allowed: {allowed}"):
+        checked("+variant=baseline", override)

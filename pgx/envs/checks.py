@@ -3,6 +3,7 @@
 import ast
 import logging
 import math
+from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import cache
 from importlib.util import find_spec
@@ -35,6 +36,8 @@ class Known(NamedTuple):
     reward_threshold: float | None
     continuous: bool | None = None
     """Whether its actions are real numbers; None of an environment of one's own."""
+    symbols: str | None = None
+    """The part of its observations that are no numbers but names of them, one-hot; None where there is none."""
 
 
 _PACKAGES = {
@@ -80,10 +83,10 @@ def check(env: dict[str, Any]) -> Known:
         _check_bound(env, finite=True if continuous else None)
         return Known(env["reward_threshold"], continuous)
     if parts.derives(target, "pgx.envs.gymnasium.GymnasiumEnv"):
-        declared, finite = _check_gymnasium(env["id"], env["max_steps"], env["kwargs"])
+        declared, finite, symbols = _check_gymnasium(env["id"], env["max_steps"], env["kwargs"])
         _check_bound(env, finite)
         threshold = declared.reward_threshold if env["reward_threshold"] is None else env["reward_threshold"]
-        return Known(threshold, finite is not None)
+        return Known(threshold, finite is not None, symbols)
     return Known(env["reward_threshold"])
 
 
@@ -160,8 +163,8 @@ def _default(field: ast.AnnAssign) -> float | None:
     return field.value.value if isinstance(field.value, ast.Constant) else math.nan
 
 
-def _check_gymnasium(id: str, max_steps: int | None, kwargs: dict[str, Any]) -> tuple[Any, bool | None]:
-    """(what Gymnasium declares of it; whether its actions have finite ends, None of discrete ones)."""
+def _check_gymnasium(id: str, max_steps: int | None, kwargs: dict[str, Any]) -> tuple[Any, bool | None, str | None]:
+    """(what Gymnasium declares of it; whether its actions have finite ends, None of discrete ones; see Known.symbols)."""
     import gymnasium
 
     try:
@@ -192,7 +195,18 @@ def _check_gymnasium(id: str, max_steps: int | None, kwargs: dict[str, Any]) -> 
         raise ConfigError("env.id", f"{id} has the observations {observations}", "what flattens to a vector of one size")
     if (max_steps or declared.max_episode_steps) is None:
         raise ConfigError("env.max_steps", f"{id} declares no time limit", "a whole number ≥ 1")
-    return declared, finite
+    symbols = [str(part).splitlines()[0] for part in _leaves(observations) if not isinstance(part, gymnasium.spaces.Box)]
+    return declared, finite, next(iter(symbols), None)
+
+
+def _leaves(space: Any) -> Iterator[Any]:
+    """Of a Tuple or a Dict, at any depth; of any other space itself."""
+    inside = getattr(space, "spaces", None)
+    if inside is None:
+        yield space
+        return
+    for part in inside.values() if hasattr(inside, "values") else inside:
+        yield from _leaves(part)
 
 
 def tell_mujoco_where(id: str) -> None:
