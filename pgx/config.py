@@ -101,9 +101,14 @@ _FILLED_IN = {"estimator": (4, ()), "policy": (2, ("key",)), "update": (0, ("opt
 OPERATIONAL = ("tracker", "checkpoint_every", "checkpoints_kept", "updates_per_chunk")
 """Keys that do not change a run's results. They are not part of its identity."""
 
+COUNTED_WHEN_NONE = (
+    "num_env_steps", "num_updates", "max_steps", "reward_threshold", "clip_norm", "decay_steps", "minibatch_steps",
+)  # fmt: skip
+"""Last words of keys that are part of a run's identity also where they are None. No key is to be added: one that is left
+out while it is None can be new, and runs of an earlier version keep their identity."""
+
 BY_STEPS = ("steps_per_update", "max_episodes_per_update")
-"""Keys of batches by steps. The configuration of a run of an earlier version does not have them, nor does the identity of
-a run whose batches are made by episodes."""
+"""Keys of batches by steps, which the configuration of a run of an earlier version does not have."""
 
 SHORT_EPISODE = 16
 """Steps: on average no shorter, episodes make the batch they are to make, unless max_episodes_per_update is set."""
@@ -258,7 +263,7 @@ def _check_settings(path: str, part: dict[str, Any]) -> parts.Signature | None:
 def identity(config: dict[str, Any]) -> dict[str, Any]:
     """Dotted key → value of everything that decides a run's results."""
     found = {path: node[key] for path, node, key in _leaves(config) if path.split(".")[0] not in OPERATIONAL}
-    return {path: x for path, x in found.items() if not (path in BY_STEPS and x is None)}
+    return {path: x for path, x in found.items() if x is not None or path.split(".")[-1] in COUNTED_WHEN_NONE}
 
 
 def options(group: str, declared: Declared = Declared()) -> list[str]:

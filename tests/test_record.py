@@ -210,6 +210,27 @@ def test_the_hash_is_of_what_decides_the_results(config):
     assert len({record.config_hash(x) for x in (config, *others)}) == 4
 
 
+def test_a_key_that_is_none_is_as_if_it_were_not_there(config, tmp_path):
+    """A later version may have a key more: it must not run every sweep of an earlier one again."""
+    later = config | {"newer": None, "policy": config["policy"] | {"newer": None}}
+    assert record.config_hash(later) == record.config_hash(config) != record.config_hash(later | {"newer": 0})
+    record.write_summary(tmp_path, record.new_summary(config, None))
+    assert record.earlier_run(tmp_path, later)["config_hash"] == record.config_hash(config)
+    with pytest.raises(ConfigError, match=r"newer: None → 0"):
+        record.earlier_run(tmp_path, later | {"newer": 0})
+
+
+def test_an_identity_does_not_change():
+    """Sweeps are kept for years: with another hash of the same things all their members would be called damaged."""
+    config = {
+        "variant": "a", "seed": 3, "num_env_steps": None, "num_updates": 7, "stop_when_solved": False,
+        "optimiser": {"method": "adam", "clip_norm": None, "decay_steps": None}, "critic": {"minibatch_steps": None},
+        "env": {"max_steps": None, "reward_threshold": None, "params": {}}, "tracker": {"mode": None},
+    }  # fmt: skip
+    assert record.config_hash(config) == "fdd18411f1ec9c2c"
+    assert record.config_hash(config | {"num_updates": None}) == "cbdc96ac7b339ed2"
+
+
 def test_nan_in_a_configuration_is_the_same_nan(config, tmp_path):
     """An environment may be given one; it would never go on."""
     odd = config | {"env": config["env"] | {"kwargs": {"x": math.nan}}}
