@@ -47,7 +47,7 @@ def build(config: dict[str, Any]) -> tuple[JittedEnv | HostEnv, Algorithm]:
 
 def _batch(config: dict[str, Any], least: int) -> BySteps | None:
     steps = config["steps_per_update"]
-    return None if steps is None else BySteps(steps, least, most_episodes(config))
+    return None if steps is None else BySteps(steps, least, most_episodes(config).episodes)
 
 
 def environment(config: dict[str, Any]) -> JittedEnv | HostEnv:
@@ -93,7 +93,7 @@ def pack_runner(config: dict[str, Any], lanes: Sequence[Lane], *, width: int) ->
 
 
 def _sizes(config: dict[str, Any]) -> dict[str, int]:
-    return {"num_episodes": most_episodes(config), "max_updates": config["updates_per_chunk"]}
+    return {"num_episodes": most_episodes(config).episodes, "max_updates": config["updates_per_chunk"]}
 
 
 def limits(config: dict[str, Any], env: JittedEnv | HostEnv) -> dict[str, float]:

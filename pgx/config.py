@@ -295,7 +295,7 @@ def _check_together(config: dict[str, Any]) -> None:
     if parts.derives(config["policy"]["_target_"], "pgx.policies.MLPPolicy"):
         _check_gaussian(config["policy"], config["env"], env.continuous)
     if config["env"].get("num_lanes", 1) is None:
-        config["env"]["num_lanes"] = _fewest_episodes(config, checks.time_limit(config["env"]))
+        config["env"]["num_lanes"] = _fewest_episodes(config, env.max_steps)
     if config["stop_when_solved"] and env.reward_threshold is None:
         raise ConfigError("stop_when_solved", f"{config['env']['id']} has no reward threshold", hint="set env.reward_threshold")
 
@@ -319,38 +319,47 @@ def _check_gaussian(policy: dict[str, Any], env: dict[str, Any], continuous: boo
 
 
 def _check_batch(config: dict[str, Any], critic: str) -> None:
-    """Raise ConfigError unless a batch is made by episodes or by steps, and has enough of them for the critic and the lanes.
+    """Raise ConfigError unless a batch is made either by episodes or by steps, and has enough for the critic and the lanes.
     The most episodes of a batch by steps are filled in."""
     episodes, steps, most = (config[key] for key in ("episodes_per_update", *BY_STEPS))
     least = parts.declared(critic, "least_episodes", 1)
     if episodes is not None and steps is not None:
-        what, hint = f"{steps} beside episodes_per_update={episodes}", "the other one is null"
-        raise ConfigError("steps_per_update", what, "one of them", hint)
+        hint = "leave one out, or write null for it where a file has it"
+        raise ConfigError("steps_per_update", f"{steps} beside episodes_per_update={episodes}", "one of the two", hint)
     if episodes is None and steps is None:
         raise ConfigError("episodes_per_update", "it is null, and so is steps_per_update", "a size of the batch in one of them")
     if steps is None and most is not None:
-        raise ConfigError("max_episodes_per_update", f"{most} without steps_per_update", hint="episodes_per_update is exact")
+        hint = "it limits batches that are made by steps"
+        raise ConfigError("max_episodes_per_update", f"{most} without steps_per_update", "null", hint)
     if steps is not None and most is None:
-        most = config["max_episodes_per_update"] = max(least, math.ceil(steps / SHORT_EPISODE))
-    if most_episodes(config) < least:
-        key = "episodes_per_update" if steps is None else "max_episodes_per_update"
-        raise ConfigError(key, f"{critic} has no baseline for {most_episodes(config)}", f"a whole number ≥ {least}")
+        config["max_episodes_per_update"] = max(least, math.ceil(steps / SHORT_EPISODE))
+    key, most = most_episodes(config)
+    if most < least:
+        raise ConfigError(key, f"{critic} has no baseline for {most}", f"a whole number ≥ {least}")
     lanes = config["env"].get("num_lanes") or 1
-    if lanes > most_episodes(config):
-        what = f"{lanes} lanes have only {most_episodes(config)} episodes an update"
-        raise ConfigError("env.num_lanes", what, "at most one an episode")
+    if lanes > most:
+        raise ConfigError("env.num_lanes", f"{lanes} lanes have only {most} episodes an update", "at most one an episode")
 
 
-def most_episodes(config: dict[str, Any]) -> int:
-    """The most of a batch: there is room for so many."""
-    return config["episodes_per_update"] or config["max_episodes_per_update"]
+class Most(NamedTuple):
+    """The most episodes of a batch, which there has to be room for, and the key that says it."""
+
+    key: str
+    episodes: int
 
 
-def _fewest_episodes(config: dict[str, Any], max_steps: int) -> int:
-    """The fewest of a batch: if each goes to the time limit."""
+def most_episodes(config: dict[str, Any]) -> Most:
+    key = "episodes_per_update" if config["steps_per_update"] is None else "max_episodes_per_update"
+    return Most(key, config[key])
+
+
+def _fewest_episodes(config: dict[str, Any], max_steps: int | None) -> int:
+    """The fewest of a batch, which are played side by side if nothing else is said: as if all went to the time limit."""
     if config["steps_per_update"] is None:
         return config["episodes_per_update"]
-    return min(max(1, config["steps_per_update"] // max_steps), config["max_episodes_per_update"])
+    if max_steps is None:
+        raise ConfigError("env.num_lanes", "null, and the environment declares no time limit", "a whole number ≥ 1")
+    return max(1, min(config["steps_per_update"] // max_steps, config["max_episodes_per_update"]))
 
 
 def _leaves(node: dict[str, Any], prefix: str = "", *, empty: bool = False) -> Iterator[tuple[str, dict, str]]:

@@ -264,7 +264,7 @@ def measure(job: Job, options: Options) -> Iterator[tuple[int, list[dict[str, st
                 )  # fmt: skip
             later = quality.post_update_returns(
                 play, learn, state, algorithm, after,
-                num_episodes=most_episodes(config), num_updates=options.updates, num_evaluations=EVALUATIONS,
+                num_episodes=most_episodes(config).episodes, num_updates=options.updates, num_evaluations=EVALUATIONS,
             )  # fmt: skip
             rows, returns, later = jax.device_get((rows, returns, later))
             found = [*rows.items(), *(((("", "return", 0, 1)), x) for x in returns)]

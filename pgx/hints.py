@@ -20,6 +20,8 @@ _PARTS = {
 _KEYS = {
     "learning_rate": "optimiser.learning_rate", "clip_norm": "optimiser.clip_norm", "lam": "estimator.lam",
     "batch_size": "episodes_per_update", "batch": "episodes_per_update", "num_episodes": "episodes_per_update",
+    "n_steps": "steps_per_update", "batch_steps": "steps_per_update", "steps_per_batch": "steps_per_update",
+    "steps_per_epoch": "steps_per_update", "rollout_length": "steps_per_update",
     "total_timesteps": "num_env_steps", "timesteps": "num_env_steps", "num_steps": "num_env_steps",
     "steps": "num_env_steps", "budget": "num_env_steps", "updates": "num_updates", "epochs": "num_updates",
     "num_iterations": "num_updates", "iterations": "num_updates",

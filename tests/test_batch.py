@@ -16,11 +16,15 @@ from program import checked, rows, train_here
 from quick import quickly_compiled
 from scipy import stats
 
-from pgx import build
+from pgx import build, configuration
 from pgx.batch import BySteps
+from pgx.config import check_plain
+from pgx.declared import Declared
+from pgx.errors import ConfigError
 from pgx.loop import Keys, Limits
 from pgx.rollout import LANES, rollout
 from pgx.runners import PackRunner, make_runner
+from pgx.runs.record import run_hash
 from pgx.update import update
 
 ROOM = LANES + 9
@@ -206,3 +210,59 @@ def test_a_critic_that_needs_two_episodes_always_has_them():
     config, env, chosen, state, keys = made("variant=leave_one_out", "steps_per_update=1", "max_episodes_per_update=2")
     chunk = build.runner(config, env, chosen, state, keys)(state, Limits(2))
     assert chunk.rows["episodes"].tolist() == [2, 2] and np.isfinite(chunk.rows["policy_loss"]).all()
+
+
+# What is written
+
+SIZES = ("episodes_per_update", "steps_per_update", "max_episodes_per_update")
+
+
+def test_a_batch_is_made_by_episodes_or_by_steps():
+    """Whichever is written, on the command line or in a file, is all there is to write."""
+    size = lambda *words: tuple(checked("+variant=baseline", *words)[key] for key in SIZES)
+    assert size() == (10, None, None)
+    assert size("episodes_per_update=20") == size("episodes_per_update=20", "steps_per_update=null") == (20, None, None)
+    assert size("steps_per_update=2048") == (None, 2048, 128)
+    assert size("steps_per_update=4k", "episodes_per_update=null") == (None, 4000, 250)
+    assert size("steps_per_update=2048", "max_episodes_per_update=50") == (None, 2048, 50)
+    assert size("steps_per_update=8", "variant=leave_one_out", "critic=leave_one_out") == (None, 8, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "lanes"),
+    [
+        ("episodes_per_update=6", 6),
+        ("episodes_per_update=6 env.num_lanes=null", 6),
+        ("episodes_per_update=6 env.num_lanes=4", 4),
+        ("steps_per_update=2048", 4),
+        ("steps_per_update=2048 env.max_steps=100", 20),
+        ("steps_per_update=100", 1),
+        ("steps_per_update=2048 env.num_lanes=9", 9),
+    ],
+)
+def test_lanes_on_the_host_are_the_fewest_episodes_of_a_batch_unless_told_otherwise(words, lanes):
+    """No lane then ever waits while the others play: a batch by steps has more episodes the shorter they are."""
+    assert checked("+variant=baseline", "env=gymnasium_cartpole", *words.split())["env"]["num_lanes"] == lanes
+
+
+def test_a_file_chooses_how_batches_are_made(tmp_path):
+    """Of a variant, which may be one of several in a sweep, or of an experiment."""
+    for group, keys in {"variant/long": "steps_per_update: 900", "experiment/few": "episodes_per_update: 3"}.items():
+        file = tmp_path / f"{group}.yaml"
+        file.parent.mkdir()
+        defaults = "defaults:\n  - baseline\n  - _self_\nvariant: long\n" if "variant" in group else ""
+        file.write_text(f"# @package _global_\n{defaults}{keys}\n")
+    size = lambda *words: tuple(configuration(*words, "tracker=none", config_dir=tmp_path)[key] for key in SIZES)
+    assert size("+variant=long") == (None, 900, 57)
+    assert size("+variant=baseline", "+experiment=few") == (3, None, None)
+    assert size("+variant=long", "steps_per_update=null", "episodes_per_update=4") == (4, None, None)
+    with pytest.raises(ConfigError, match="900 beside episodes_per_update=4"):
+        size("+variant=long", "episodes_per_update=4")
+
+
+def test_a_run_of_before_there_were_batches_by_steps_is_the_same_run():
+    """Its run.json does not say how: it is read all the same, and found again by a sweep."""
+    config = checked("+variant=baseline")
+    older = {key: x for key, x in config.items() if key not in SIZES[1:]}
+    assert run_hash(older) == run_hash(config) != run_hash(checked("+variant=baseline", "steps_per_update=2048"))
+    assert check_plain(older, Declared()) == config

@@ -38,6 +38,8 @@ class Known(NamedTuple):
     """Whether its actions are real numbers; None of an environment of one's own."""
     symbols: str | None = None
     """The part of its observations that are no numbers but names of them, one-hot; None where there is none."""
+    max_steps: int | None = None
+    """The time limit, of one of Gymnasium's."""
 
 
 _PACKAGES = {
@@ -86,7 +88,8 @@ def check(env: dict[str, Any]) -> Known:
         declared, finite, symbols = _check_gymnasium(env["id"], env["max_steps"], env["kwargs"])
         _check_bound(env, finite)
         threshold = declared.reward_threshold if env["reward_threshold"] is None else env["reward_threshold"]
-        return Known(threshold, finite is not None, symbols)
+        limit = env["max_steps"] or declared.max_episode_steps
+        return Known(threshold, finite is not None, symbols, limit)
     return Known(env["reward_threshold"])
 
 
@@ -97,13 +100,6 @@ def _check_bound(env: dict[str, Any], finite: bool | None) -> None:
         raise ConfigError("env.bound", f"{env['id']} has discrete actions: there is nothing to bound", hint="leave it out")
     if finite is False and bound == "tanh":
         raise ConfigError("env.bound", f"tanh needs finite ends, which the actions of {env['id']} do not have", "clip | none")
-
-
-def time_limit(env: dict[str, Any]) -> int:
-    """Of one of Gymnasium's environments that has passed `check`, in steps."""
-    import gymnasium
-
-    return env["max_steps"] or gymnasium.spec(env["id"].rpartition(":")[2]).max_episode_steps
 
 
 def parameters(id: str) -> list[str]:
