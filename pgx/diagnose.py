@@ -60,7 +60,7 @@ QUANTITIES = {
     "return": "of one episode of the policy; as many rows as episodes",
     "post_update_return": "mean over n episodes after one update from here; as many rows as updates",
 }
-VERSION = 3
+VERSION = 4
 """Of what is measured: another one, and all is measured again."""
 
 BATCHES = (2, 5, 10, 30, 100)
@@ -78,13 +78,14 @@ class Options(NamedTuple):
     updates: int = 32
     checkpoints: int = 4
     states: int = 100
+    actions: int = 8
     continuations: int = 8
 
     @property
     def settings(self) -> str:
         """All that decides the rows of a checkpoint."""
         sizes = "+".join(map(str, self.batches))
-        parts = f"updates {self.updates}x{EVALUATIONS} states {self.states}x{self.continuations}"
+        parts = f"updates {self.updates}x{EVALUATIONS} states {self.states}x{self.actions}x{self.continuations}"
         return f"episodes {self.episodes} in {sizes} {parts} v{VERSION}"
 
 
@@ -194,7 +195,7 @@ def _programs():
         rollout: ("num_episodes",),
         Episodes.seen: (),
         quality.measure: ("batch_sizes",),
-        quality.decompositions: ("num_episodes", "num_states", "num_continuations"),
+        quality.decompositions: ("num_episodes", "num_states", "num_actions", "num_continuations"),
         quality.updated: (),
     }
     return [jax.jit(f, static_argnames=names, compiler_options=compiler_options()) for f, names in statics.items()]
@@ -260,7 +261,7 @@ def measure(job: Job, options: Options) -> Iterator[tuple[int, list[dict[str, st
                 seen_env = SeenEnv(env, state.scaling, algorithm.reward_scale)
                 rows |= of_parts(
                     seen_env, state.policy, value, state.critic, algorithm, estimand, of_states, num_episodes=options.episodes,
-                    num_states=options.states, num_continuations=options.continuations,
+                    num_states=options.states, num_actions=options.actions, num_continuations=options.continuations,
                 )  # fmt: skip
             later = quality.post_update_returns(
                 play, learn, state, algorithm, after,
@@ -348,6 +349,8 @@ def read_options(arguments: Sequence[str] | None) -> tuple[list[Path], Options, 
         help=f"the most of a run, from the first to the newest that are kept (default: {default.checkpoints})")  # fmt: skip
     add("--states", metavar="N", type=read_as(whole(2)), default=default.states,
         help=f"from which to go on, to divide the variance (default: {default.states})")  # fmt: skip
+    add("--actions", metavar="N", type=read_as(whole(3)), default=default.actions,
+        help=f"in each of these states, where there are too many to take every one (default: {default.actions})")  # fmt: skip
     add("--continuations", metavar="N", type=read_as(whole(2)), default=default.continuations,
         help=f"of every action in each of these states (default: {default.continuations})")  # fmt: skip
     chosen, typed = parser.read(arguments)

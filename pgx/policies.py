@@ -51,6 +51,10 @@ class Distribution(eqx.Module):
         """Every action there is; None where there are too many to take each."""
         return None
 
+    def scores(self) -> dict[str, "Distribution"]:
+        """The same actions with every log density whose score is unbiased, by name; "" is the plain one."""
+        return {"": self}
+
     def columns(self, action: Shaped[Array, "..."], taken: Bool[Array, "*N"]) -> dict[str, Float[Array, ""]]:
         """What metrics.csv says of these distributions and the actions drawn from them, over the steps `taken`."""
         return {}
@@ -132,6 +136,13 @@ class Gaussian(Distribution):
         ratio = jnp.exp(2 * (self.log_std - new.log_std))
         distance = ((self.mean - new.mean) * jnp.exp(-new.log_std)) ** 2
         return (new.log_std - self.log_std + 0.5 * (ratio + distance - 1)).sum(0)
+
+    def scores(self):
+        """Where anything is cut off, it may be scored as such."""
+        found = {"": Gaussian(self.mean, self.log_std, self.actions)}
+        if self.actions.bound == "clip" and any(map(math.isfinite, self.actions.low + self.actions.high)):
+            found["clipped score"] = ClippedGaussian(self.mean, self.log_std, self.actions)
+        return found
 
     def columns(self, action, taken):
         """Mean and least standard deviation, and the share of numbers that the bound cuts off or squashes flat."""

@@ -88,9 +88,7 @@ def _side_by_side(
         now = jax.lax.dynamic_index_in_dim(noise, t, keepdims=False)
         action = act(policy, obs, now, matmul_in_loop, greedy=greedy)
         keys = jax.random.split(jax.random.fold_in(step_key, t), B)
-        env_state, next_obs, reward, ended = jax.vmap(env.step, out_axes=(0, -1, 0, 0))(
-            keys, env_state, env.spec.actions.to_env(action)
-        )
+        env_state, next_obs, reward, ended = jax.vmap(env.take, out_axes=(0, -1, 0, 0))(keys, env_state, action)
         taken = (obs.T, action, jnp.where(alive, reward, 0.0), alive)
         buffers = jax.tree.map(lambda xs, x: jax.lax.dynamic_update_index_in_dim(xs, x, t, 0), buffers, taken)
         next_obs = jnp.where(alive[None], next_obs, obs)

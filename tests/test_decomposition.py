@@ -10,11 +10,13 @@ from estimands import GAMMA, POLICY, VALUE, G, V, algorithm, bonus, return_from,
 from mdp import ONE_HOT, TRAJECTORIES, TabularMDP, Theta, discounted, distribution
 from quick import quickly_compiled
 
-from pgx.diagnosis.decomposition import continuations, decompose, scores, visited
+from pgx.diagnosis import decomposition
+from pgx.diagnosis.decomposition import Actions, actions, continuations, decompose, of_drawn_actions, scores, visited
 from pgx.diagnosis.quality import Estimand, decompositions
 
 THETA = np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(POLICY)])
 M, K, REPEATS, EPISODES = 4, 2, 5000, 20_000
+DRAWS = 3
 LARGE = 10.0
 """Times V(s_L): where the time limit matters, it must be seen."""
 
@@ -70,30 +72,50 @@ def exact_value(s: int, t: int) -> float:
 # Many small experiments of M states and K continuations: their mean must hit, within its standard error.
 
 
+def every_action(policy, obs, key) -> Actions:
+    return actions(policy, obs, key, 1)
+
+
+def some_actions(policy, obs, key) -> Actions:
+    """As of a policy whose actions cannot all be taken: DRAWS of them, one twice or not."""
+    pi = policy(obs.T)
+    return Actions(jax.vmap(pi.sample)(pi.noise(key, DRAWS)).T, None)
+
+
+@quickly_compiled
+def draw_all(key):
+    of_states, of_returns, of_actions = jax.random.split(key, 3)
+    states = visited(TabularMDP(), POLICY, of_states, REPEATS * M, EPISODES)
+    played = {}
+    for choose in (every_action, some_actions):
+        done = choose(POLICY, states.obs, of_actions)
+        played[choose] = done, continuations(TabularMDP(), POLICY, states, done.taken, GAMMA, of_returns, K)
+    return states, list(played.values())
+
+
 @pytest.fixture(scope="module")
-def drawn():
-    """(states, returns of every action) [REPEATS · M …]."""
-
-    @quickly_compiled
-    def draw(key):
-        of_states, of_actions = jax.random.split(key)
-        states = visited(TabularMDP(), POLICY, of_states, REPEATS * M, EPISODES)
-        return states, continuations(TabularMDP(), POLICY, states, GAMMA, of_actions, K)
-
-    return draw(jax.random.key(0))
+def both():
+    return draw_all(jax.random.key(0))
 
 
-def estimated(states, returns, value=None, factor=None, chance=None) -> dict[str, tuple[float, float]]:
+@pytest.fixture(scope="module", params=[0, 1], ids=["every action", "drawn actions"])
+def drawn(both, request):
+    """(states, actions, returns of every action) [REPEATS · M …]."""
+    states, played = both
+    return states, *played[request.param]
+
+
+def estimated(states, done, returns, value=None, factor=None) -> dict[str, tuple[float, float]]:
     """(mean, its standard error) over experiments."""
 
     @quickly_compiled
-    def parts(obs, returns, value):
-        score, pi = scores(POLICY, obs)
+    def parts(obs, done, returns, value):
+        score = scores(POLICY, obs, done.taken)
         score = score if factor is None else score * factor[:, None, None]
-        given = (score, pi if chance is None else chance, returns, value)
+        given = (score, done.chance, returns, value)
         return jax.vmap(decompose)(*jax.tree.map(lambda x: x.reshape(-1, M, *x.shape[1:]), given))
 
-    found = parts(states.obs, returns, value)
+    found = parts(states.obs, done, returns, value)
     return {name: (float(x.mean()), float(x.std() / np.sqrt(len(x)))) for name, x in found.items()}
 
 
@@ -104,19 +126,19 @@ def misses(found: dict[str, tuple[float, float]], wanted: dict[str, float]) -> d
 
 
 def test_without_a_baseline(drawn):
-    states, found = drawn
+    states, done, found = drawn
     wanted = exact()
     assert min(wanted.values()) > 0.05 * sum(wanted.values())  # none is there by name only
-    assert max(misses(estimated(states, found.total, jnp.zeros(len(states.obs))), wanted).values()) < 4
+    assert max(misses(estimated(states, done, found.total, jnp.zeros(len(states.obs))), wanted).values()) < 4
 
 
 def test_with_a_baseline(drawn):
     """Of the actions' part alone something is taken, by the exact value most."""
-    states, found = drawn
+    states, done, found = drawn
     wanted = exact(lambda s, t: value_of(s))
-    assert max(misses(estimated(states, found.total, jax.vmap(V)(states.obs)), wanted).values()) < 4
+    assert max(misses(estimated(states, done, found.total, jax.vmap(V)(states.obs)), wanted).values()) < 4
     of_exact_value = exact(exact_value)
-    assert max(misses(estimated(states, found.total, None), of_exact_value).values()) < 4
+    assert max(misses(estimated(states, done, found.total, None), of_exact_value).values()) < 4
     for name in ("variance_state", "variance_return"):
         assert exact()[name] == pytest.approx(wanted[name]) == pytest.approx(of_exact_value[name])
     assert of_exact_value["variance_action"] < wanted["variance_action"] < exact()["variance_action"]
@@ -124,30 +146,60 @@ def test_with_a_baseline(drawn):
 
 def test_time_limit_and_discount(drawn):
     """A return goes on with V where the limit cuts it off, wherever it was gone on from; γ^t is of the step's own t."""
-    states, found = drawn
+    states, done, found = drawn
     wanted = exact(lambda s, t: value_of(s), bootstrap=LARGE, power=True)
     factor, value = GAMMA ** states.time.astype(jnp.float32), jax.vmap(V)(states.obs)
     gone_on = found.bootstrapped(lambda obs: LARGE * V(obs))
-    assert max(misses(estimated(states, gone_on, value, factor), wanted).values()) < 4
+    assert max(misses(estimated(states, done, gone_on, value, factor), wanted).values()) < 4
     for returns, power in ((found.total, factor), (found.bootstrapped(V), factor), (gone_on, None)):
-        assert max(misses(estimated(states, returns, value, power), wanted).values()) > 8
+        assert max(misses(estimated(states, done, returns, value, power), wanted).values()) > 8
 
 
 def test_luck_taken_for_the_action_is_rejected(drawn):
-    """Without the correction by v/K, what luck adds to the squares counts as the actions' and the states'."""
-    states, found = drawn
+    """Without the correction by v/L, what luck adds to the squares counts as the actions', and where the continuations of
+    one action are multiplied with each other, as the states', too."""
+    states, done, found = drawn
     alike = jnp.broadcast_to(found.total.mean(2, keepdims=True), found.total.shape)
-    missed = misses(estimated(states, alike, jnp.zeros(len(states.obs))), exact())
-    assert missed["variance_action"] > 8 and missed["variance_state"] > 8
-    missed = misses(estimated(states, alike, None), exact(exact_value))
+    missed = misses(estimated(states, done, alike, jnp.zeros(len(states.obs))), exact())
+    assert missed["variance_action"] > 8 and (missed["variance_state"] > 8) == (done.chance is not None)
+    missed = misses(estimated(states, done, alike, None), exact(exact_value))
     assert missed["variance_action"] > 8
 
 
-def test_actions_that_count_alike_are_rejected(drawn):
+def multiplied_with_itself(score, q, luck):
+    """‖μ̂‖² for ‖μ‖²: what chance adds to the length of a mean."""
+    right = of_drawn_actions(score, q, luck)
+    return right._replace(square_of_mean=(right.mean**2).sum(1))
+
+
+def counted_from_all(score, q, luck):
+    """q minus a mean that q itself is part of."""
+    right = of_drawn_actions(score, q, luck)
+    return right._replace(mean=jnp.einsum("mk,mkp->mp", q - q.mean(1, keepdims=True), score) / DRAWS)
+
+
+def mean_of_draws_for_the_value(score, q, luck):
+    right = of_drawn_actions(score, q, luck)
+    return right._replace(doubt=luck)
+
+
+@pytest.mark.parametrize(
+    ("mutant", "quantity"),
+    [(multiplied_with_itself, "variance_state"), (multiplied_with_itself, "variance_action"),
+     (counted_from_all, "variance_state"), (mean_of_draws_for_the_value, "variance_action")],
+)  # fmt: skip
+def test_of_drawn_actions_a_mutant_is_rejected(mutant, quantity, both, monkeypatch):
+    states, (_, (done, found)) = both
+    monkeypatch.setattr(decomposition, "of_drawn_actions", mutant)
+    missed = misses(estimated(states, done, found.total, None), exact(exact_value))
+    assert missed[quantity] > 8
+
+
+def test_actions_that_count_alike_are_rejected(both):
     """As if π were uniform."""
-    states, found = drawn
-    half = jnp.full((len(states.obs), 2), 0.5)
-    missed = misses(estimated(states, found.total, jnp.zeros(len(states.obs)), chance=half), exact())
+    states, ((done, found), _) = both
+    half = done._replace(chance=jnp.full((len(states.obs), 2), 0.5))
+    missed = misses(estimated(states, half, found.total, jnp.zeros(len(states.obs))), exact())
     assert min(missed.values()) > 8
 
 
@@ -156,13 +208,14 @@ def test_episodes_that_count_alike_are_rejected():
 
     @quickly_compiled
     def draw(key):
-        of_states, of_actions = jax.random.split(key)
+        of_states, of_returns = jax.random.split(key)
         one = lambda key: visited(TabularMDP(), POLICY, key, 1, 1)
         states = jax.tree.map(lambda x: x[:, 0], jax.vmap(one)(jax.random.split(of_states, REPEATS * M)))
-        return states, continuations(TabularMDP(), POLICY, states, GAMMA, of_actions, K)
+        done = every_action(POLICY, states.obs, key)
+        return states, done, continuations(TabularMDP(), POLICY, states, done.taken, GAMMA, of_returns, K)
 
-    states, found = draw(jax.random.key(1))
-    assert max(misses(estimated(states, found.total, jnp.zeros(len(states.obs))), exact()).values()) > 8
+    states, done, found = draw(jax.random.key(1))
+    assert max(misses(estimated(states, done, found.total, jnp.zeros(len(states.obs))), exact()).values()) > 8
 
 
 def test_every_step_counts_alike(drawn):
@@ -172,7 +225,7 @@ def test_every_step_counts_alike(drawn):
         for t, s in enumerate(tau.states[: len(tau.actions)]):
             expected[t, s] += p
     steps, n = sum(expected.values()), REPEATS * M
-    states, _ = drawn
+    states, *_ = drawn
     found = np.stack([states.time, states.env_state], 1)
     np.testing.assert_array_equal(states.obs, ONE_HOT[states.env_state])
     for (t, s), p in expected.items():
@@ -198,6 +251,7 @@ def test_all_of_it_as_rows(switches):
             key,
             num_episodes=EPISODES,
             num_states=20_000,
+            num_actions=3,
             num_continuations=K,
         )
     )(jax.random.key(2))

@@ -17,8 +17,8 @@ from pgx.runs.checkpoint import CheckpointError, Checkpoints
 
 TINY = ("episodes_per_update=4", "checkpoint_every=2", "updates_per_chunk=1", "num_updates=4", "env=catch")
 TINY += ("policy.width=8",)
-SMALL = ("--episodes", "24", "--batches", "2,4", "--updates", "5", "--states", "6", "--continuations", "2")
-SETTINGS = "episodes 24 in 2+4 updates 5x8 states 6x2"
+SMALL = ("--episodes", "24", "--batches", "2,4", "--updates", "5", "--states", "6", "--actions", "3", "--continuations", "2")
+SETTINGS = "episodes 24 in 2+4 updates 5x8 states 6x3x2"
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_the_table_says_what_was_computed(made):
     own = (state.critic, algorithm)
     seen = [look(episodes, state.scaling, algorithm.reward_scale) for episodes in sets]
     found, value = measure(state.policy, *seen, *own, estimand, of_fit, batch_sizes=(2, 4))
-    sizes = {"num_episodes": 24, "num_states": 6, "num_continuations": 2}
+    sizes = {"num_episodes": 24, "num_states": 6, "num_actions": 3, "num_continuations": 2}
     seen_env = SeenEnv(env, state.scaling, algorithm.reward_scale)
     found |= decompose(seen_env, state.policy, value, *own, estimand, of_states, **sizes)
     written = [row for row in rows(made / "1") if row["update"] == "4"]
@@ -182,6 +182,28 @@ def test_what_is_broken_is_named_and_the_others_are_measured(sweep, made, capsys
         assert sum(str(sweep / name) in line and says in line for line in err) == 1
     assert tables(sweep)["1"] == tables(made)["1"]
     assert {row["update"] for row in rows(sweep / "0")} == {"4"}
+
+
+@pytest.mark.parametrize(
+    "how", ["env.bound=clip", pytest.param("env.bound=tanh", marks=pytest.mark.slow),
+            pytest.param("policy.clipped_score=true", marks=pytest.mark.slow)],
+)  # fmt: skip
+def test_a_run_with_continuous_actions_is_measured_too(how, tmp_path, capsys):
+    """By every estimator, with the variance divided, and, where actions are cut off, by the clipped score beside."""
+    tiny = (*TINY[:-2], "policy.width=4", "env=pendulum", "+env.params.max_steps_in_episode=12", "scale_observations=true")
+    train_here("+variant=baseline", *tiny, how, folder=tmp_path / "run")
+    out, err = said(capsys, tmp_path, *SMALL, "--checkpoints", "1")
+    assert out.startswith("1 checkpoints measured") and not err
+    found = rows(tmp_path / "run")
+    assert {row["quantity"] for row in found} == diagnose.QUANTITIES.keys()
+    value = {(row["quantity"], row["of"], row["batch_size"]): row["value"] for row in found}
+    assert all(value["variance", of, "4"] for of in ("vanilla", "gae", "baseline, own V", "own"))
+    assert all(value[f"variance_{part}", "baseline", ""] for part in ("state", "action", "return"))
+    beside = {of for quantity, of, _ in value if quantity in ("variance", "variance_action") and "score" in of}
+    assert beside == (set() if "tanh" in how else {"baseline, clipped score"})
+    if beside:
+        by_raw, by_clipped = (float(value["variance", of, "2"]) for of in ("baseline", "baseline, clipped score"))
+        assert by_clipped < by_raw
 
 
 def test_a_run_on_the_host_is_measured_too(tmp_path, capsys):

@@ -6,8 +6,9 @@ From the gradients g_k of K independent batches, with mean ḡ:
 
 All estimators see the same policy and the same episodes. They differ in the weight of each step and nowhere else, and
 a gradient is linear in the weights: so each episode's gradients are made once, and a batch of any size is a sum of
-them. The bonus for entropy, the same for all, is left out. `own` is the run's own way to weigh a batch, whatever it is:
-its estimator, its critic as it is now, and its switches.
+them. The bonus for entropy, the same for all, is left out. All have the plain score of an action; where actions may be scored otherwise (CAPG), that is
+measured beside it, with the weights of `baseline`. `own` is the run's own way to weigh and to score a batch,
+whatever it is: its estimator, its critic as it is now, its switches, its score.
 """
 
 from collections.abc import Callable
@@ -23,15 +24,32 @@ from pgx.advantages import weigh
 from pgx.algorithm import Algorithm
 from pgx.blocks import by_time, fold, from_blocks, to_blocks
 from pgx.critics import Critic
-from pgx.diagnosis.decomposition import continuations, decompose, scores, visited
+from pgx.diagnosis.decomposition import actions, continuations, decompose, scores, visited
 from pgx.envs.base import JittedEnv
 from pgx.estimators import lambda_return, reward_to_go, vanilla
+from pgx.policies import Distribution
 from pgx.rounding import differ, explained_variance
 from pgx.types import Episodes, TrainState
 from pgx.update import update
 
 Value = Callable[[Float[Array, "O N"]], Float[Array, " N"]]
 """V(s)."""
+
+
+class Scored(eqx.Module):
+    """A policy, with one of the scores that its actions may have (`Distribution.scores`)."""
+
+    policy: PyTree
+    score: str = eqx.field(static=True)
+
+    def __call__(self, obs: Float[Array, "O N"]) -> Distribution:
+        return self.policy(obs).scores()[self.score]
+
+    @classmethod
+    def others(cls, policy: Callable, obs: Float[Array, "O N"]) -> dict[str, "Scored"]:
+        """All that are not the plain one, by name."""
+        names = jax.eval_shape(lambda obs: policy(obs).scores(), obs)
+        return {name: cls(policy, name) for name in names if name}
 
 
 class Estimand(eqx.Module):
@@ -146,11 +164,15 @@ def own_gradients(
     policy: Callable, episodes: Episodes, critic_state: PyTree, algorithm: Algorithm, sizes: tuple[int, ...]
 ) -> list[Float[Array, "K P"]]:
     """The gradients of K = ⌊N / size⌋ batches of each size, weighed as the run weighs what it learns from."""
-    N = episodes.mask.shape[1]
     weights = jnp.stack([_own_weights(episodes, critic_state, algorithm, size) for size in sizes])
     gradients = gradient_of_each(policy, episodes, weights)
-    cut = [(gradient[: N // size * size], size) for gradient, size in zip(gradients, sizes, strict=True)]
-    return [gradient.reshape(-1, size, gradient.shape[1]).mean(1) for gradient, size in cut]
+    return [of_batches(gradient, size) for gradient, size in zip(gradients, sizes, strict=True)]
+
+
+def of_batches(gradients: Float[Array, "N P"], size: int) -> Float[Array, "K P"]:
+    """Means over K = ⌊N / size⌋ batches of episodes."""
+    N, P = gradients.shape
+    return gradients[: N // size * size].reshape(-1, size, P).mean(1)
 
 
 def _own_weights(episodes: Episodes, critic_state: PyTree, algorithm: Algorithm, size: int) -> Float[Array, "T N"]:
@@ -321,13 +343,19 @@ def measure(
     num_episodes = episodes.mask.shape[1]
     own = own_value(algorithm.critic, critic_state)
     value = fit_value(fitted, estimand.gamma, key)
-    of_baseline = advantages(far, *_values(value, far), estimand)["baseline"]
-    reference = gradient_of_each(policy, far, _on_steps(of_baseline[None], far.mask, estimand))[0]
-    found = estimates(policy, episodes, value, own, estimand)
+    plain, others = Scored(policy, ""), Scored.others(policy, episodes.obs[0].T)
+
+    def by_baseline(scored, episodes, advantage):
+        return gradient_of_each(scored, episodes, _on_steps(advantage[None], episodes.mask, estimand))[0]
+
+    reference = by_baseline(plain, far, advantages(far, *_values(value, far), estimand)["baseline"])
+    found = estimates(plain, episodes, value, own, estimand)
+    beside = {f"baseline, {name}": by_baseline(x, episodes, found.advantage["baseline"]) for name, x in others.items()}
     rows: dict[Row, Float[Array, ""]] = {}
     learned_from = own_gradients(policy, episodes, critic_state, algorithm, batch_sizes)
     for size, gradient in zip(batch_sizes, learned_from, strict=True):
-        gradients = batches(found, size) | {"own": gradient}  # one under the other: a tenth of the compiling
+        gradients = batches(found, size) | {name: of_batches(x, size) for name, x in beside.items()} | {"own": gradient}
+        # one under the other: a tenth of the compiling
         measured = jax.vmap(statistics, in_axes=(0, None))(jnp.stack(list(gradients.values())), reference.mean(0))
         for quantity, xs in measured.items():
             rows |= {Row(name, quantity, size, num_episodes // size): x for name, x in zip(gradients, xs, strict=True)}
@@ -356,20 +384,26 @@ def decompositions(
     *,
     num_episodes: int,
     num_states: int,
+    num_actions: int,
     num_continuations: int,
 ) -> dict[Row, Float[Array, ""]]:
-    """Σ_s, Σ_a and Σ_τ of one step's term: without a baseline, with V, with the run's own, with the exact one."""
-    of_states, of_actions = jax.random.split(key)
+    """Σ_s, Σ_a and Σ_τ of one step's term: without a baseline, with V, with the run's own, with the exact one; and with V
+    by every other score. `num_actions` are taken in a state where not all can be."""
+    of_states, of_returns, of_actions = jax.random.split(key, 3)
     states = visited(env, policy, of_states, num_states, num_episodes)
-    found = continuations(env, policy, states, estimand.gamma, of_actions, num_continuations)
-    score, chance = scores(policy, states.obs)
-    if estimand.discount_power:
-        score = score * (estimand.gamma ** states.time.astype(jnp.float32))[:, None, None]
+    taken, chance = actions(policy, states.obs, of_actions, num_actions)
+    found = continuations(env, policy, states, taken, estimand.gamma, of_returns, num_continuations)
+    factor = estimand.gamma ** states.time.astype(jnp.float32) if estimand.discount_power else jnp.ones(num_states)
+
+    score_of = lambda scored: scores(scored, states.obs, taken) * factor[:, None, None]
     returns_with = found.bootstrapped if estimand.bootstrap_truncated else lambda value: found.total
-    named = {"reward_to_go": jnp.zeros(num_states), "baseline": value(states.obs.T), "exact V": None}
-    rows = {name: decompose(score, chance, returns_with(value), baseline) for name, baseline in named.items()}
+    plain, by_value = score_of(Scored(policy, "")), value(states.obs.T)
+    named = {"reward_to_go": jnp.zeros(num_states), "baseline": by_value, "exact V": None}
+    rows = {name: decompose(plain, chance, returns_with(value), baseline) for name, baseline in named.items()}
+    for name, scored in Scored.others(policy, states.obs.T).items():
+        rows[f"baseline, {name}"] = decompose(score_of(scored), chance, returns_with(value), by_value)
     if (own := own_value(algorithm.critic, critic_state)) is not None:
-        rows["baseline, own V"] = decompose(score, chance, returns_with(own), own(states.obs.T))
+        rows["baseline, own V"] = decompose(plain, chance, returns_with(own), own(states.obs.T))
     return {Row(name, quantity, 0, num_states): x for name, parts in rows.items() for quantity, x in parts.items()}
 
 

@@ -1,7 +1,7 @@
 """The contract of an environment. Two kinds, because some compile and some do not."""
 
 import abc
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import numpy as np
@@ -27,6 +27,9 @@ class JittedEnv(eqx.Module):
     """An environment written in JAX, one lane of it; callers vmap. Truncation is the caller's affair."""
 
     spec: eqx.AbstractVar[EnvSpec]
+    differentiable: ClassVar[bool] = False
+    """Whether an expected return may be differentiated through `step`: new state and reward are continuous in state and
+    action, and have derivatives almost everywhere; whether the episode ends does not depend on them."""
 
     @abc.abstractmethod
     def reset(self, key: PRNGKeyArray) -> tuple[PyTree, Float[Array, " O"]]:
@@ -37,6 +40,12 @@ class JittedEnv(eqx.Module):
         self, key: PRNGKeyArray, state: PyTree, action: Shaped[Array, "*A"]
     ) -> tuple[PyTree, Float[Array, " O"], Float[Array, ""], Bool[Array, ""]]:
         """(state, observation, reward, terminated); after termination anything may follow."""
+
+    def take(
+        self, key: PRNGKeyArray, state: PyTree, action: Shaped[Array, "*A"]
+    ) -> tuple[PyTree, Float[Array, " O"], Float[Array, ""], Bool[Array, ""]]:
+        """`step`, for an action as a policy puts it out."""
+        return self.step(key, state, self.spec.actions.to_env(action))
 
 
 class HostEnv(abc.ABC):
