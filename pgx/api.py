@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pgx import backend, evaluation
-from pgx.config import Rule, check, check_plain, most_episodes, whole
+from pgx.config import Rule, check, check_plain, whole
 from pgx.declared import Declared
 from pgx.errors import ConfigError, one_line
 from pgx.gate import compose, quoted
 from pgx.progress import FORM, show
 from pgx.runs.record import History, Table
 from pgx.runs.restore import Typed, read_run, title, trained
+from pgx.sizes import most_episodes
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -40,7 +40,7 @@ PINNED = {
 
 
 def check_memory(max_steps: int, most: tuple[str, int], obs_size: int, *, on_host: bool) -> None:
-    """`most` episodes are in a batch, as that key says (`config.most_episodes`). Raise ConfigError if a batch of observations alone is more than this machine's memory: it would not refuse, but
+    """`most` episodes are in a batch, as that key says (`sizes.most_episodes`). Raise ConfigError if a batch of observations alone is more than this machine's memory: it would not refuse, but
     kill the process without a word. Wherever it is made, it is there twice: as it grows, and as it is learned from."""
     import jax
 

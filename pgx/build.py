@@ -14,13 +14,13 @@ from jaxtyping import PyTree
 
 from pgx.algorithm import Algorithm
 from pgx.batch import BySteps
-from pgx.config import most_episodes
 from pgx.envs.base import EnvSpec, HostEnv, JittedEnv
 from pgx.errors import ConfigError
 from pgx.loop import Keys, init
 from pgx.optimiser import Transformation, is_transformation
 from pgx.runners import HostRunner, JittedRunner, Lane, PackRunner, make_runner
 from pgx.runs.tracker import Tracker
+from pgx.sizes import most_episodes
 from pgx.types import TrainState
 
 

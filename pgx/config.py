@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from pgx import parts
+from pgx import parts, sizes
 from pgx.declared import CONF, Declared
 from pgx.errors import ConfigError, short
 from pgx.hints import hint_for
@@ -107,12 +107,6 @@ COUNTED_WHEN_NONE = (
 """Last words of keys that are part of a run's identity also where they are None. No key is to be added: one that is left
 out while it is None can be new, and runs of an earlier version keep their identity."""
 
-BY_STEPS = ("steps_per_update", "max_episodes_per_update")
-"""Keys of batches by steps, which the configuration of a run of an earlier version does not have."""
-
-SHORT_EPISODE = 16
-"""Steps: on average no shorter, episodes make the batch they are to make, unless max_episodes_per_update is set."""
-
 BUDGET = ("num_env_steps", "num_updates", "stop_when_solved")
 """Keys that only say when a run ends: an interrupted run may be continued with a larger budget."""
 
@@ -148,7 +142,7 @@ def check_plain(plain: dict[str, Any], declared: Declared) -> dict[str, Any]:
         for key in keys:
             if key not in plain[group]:
                 raise ConfigError(f"{group}.{key}", f"the chosen {group} does not say it")
-    plain.update({key: plain.get(key) for key in BY_STEPS})
+    plain.update({key: plain.get(key) for key in sizes.BY_STEPS})
     for key in RULES:
         if key.isidentifier() and key not in plain:
             raise ConfigError(key, "it is missing", RULES[key].allowed)
@@ -280,7 +274,7 @@ def _check_together(config: dict[str, Any]) -> None:
         raise ConfigError("bootstrap_truncated", "there is no V(s) to bootstrap with", hint="critic=value_network has one")
     if config["discount_power"] and config["gamma"] < 1 and parts.declared(estimator, "discounted_from_start"):
         raise ConfigError("discount_power", "R(τ) has the factor γ^t already", hint="use it with estimator=reward_to_go")
-    _check_batch(config, critic)
+    sizes.check(config, parts.declared(critic, "least_episodes", 1))
     for where, part in _parts(config):
         if part.get("schedule", "constant") == "constant" or part.get("decay_steps") is not None:
             continue
@@ -295,7 +289,7 @@ def _check_together(config: dict[str, Any]) -> None:
     if parts.derives(config["policy"]["_target_"], "pgx.policies.MLPPolicy"):
         _check_gaussian(config["policy"], config["env"], env.continuous)
     if config["env"].get("num_lanes", 1) is None:
-        config["env"]["num_lanes"] = _fewest_episodes(config, env.max_steps)
+        config["env"]["num_lanes"] = sizes.fewest_episodes(config, env.max_steps)
     if config["stop_when_solved"] and env.reward_threshold is None:
         raise ConfigError("stop_when_solved", f"{config['env']['id']} has no reward threshold", hint="set env.reward_threshold")
 
@@ -316,50 +310,6 @@ def _check_gaussian(policy: dict[str, Any], env: dict[str, Any], continuous: boo
     if "std" in policy and math.log(policy["std"]) <= policy.get("log_std_floor", -math.inf):
         floor = math.exp(policy["log_std_floor"])
         raise ConfigError("policy.std", f"{policy['std']:g} is below the floor, e^log_std_floor = {floor:.3g}")
-
-
-def _check_batch(config: dict[str, Any], critic: str) -> None:
-    """Raise ConfigError unless a batch is made either by episodes or by steps, and has enough for the critic and the lanes.
-    The most episodes of a batch by steps are filled in."""
-    episodes, steps, most = (config[key] for key in ("episodes_per_update", *BY_STEPS))
-    least = parts.declared(critic, "least_episodes", 1)
-    if episodes is not None and steps is not None:
-        hint = "leave one out, or write null for it where a file has it"
-        raise ConfigError("steps_per_update", f"{steps} beside episodes_per_update={episodes}", "one of the two", hint)
-    if episodes is None and steps is None:
-        raise ConfigError("episodes_per_update", "it is null, and so is steps_per_update", "a size of the batch in one of them")
-    if steps is None and most is not None:
-        hint = "it limits batches that are made by steps"
-        raise ConfigError("max_episodes_per_update", f"{most} without steps_per_update", "null", hint)
-    if steps is not None and most is None:
-        config["max_episodes_per_update"] = max(least, math.ceil(steps / SHORT_EPISODE))
-    key, most = most_episodes(config)
-    if most < least:
-        raise ConfigError(key, f"{critic} has no baseline for {most}", f"a whole number ≥ {least}")
-    lanes = config["env"].get("num_lanes") or 1
-    if lanes > most:
-        raise ConfigError("env.num_lanes", f"{lanes} lanes have only {most} episodes an update", "at most one an episode")
-
-
-class Most(NamedTuple):
-    """The most episodes of a batch, which there has to be room for, and the key that says it."""
-
-    key: str
-    episodes: int
-
-
-def most_episodes(config: dict[str, Any]) -> Most:
-    key = "episodes_per_update" if config["steps_per_update"] is None else "max_episodes_per_update"
-    return Most(key, config[key])
-
-
-def _fewest_episodes(config: dict[str, Any], max_steps: int | None) -> int:
-    """The fewest of a batch, which are played side by side if nothing else is said: as if all went to the time limit."""
-    if config["steps_per_update"] is None:
-        return config["episodes_per_update"]
-    if max_steps is None:
-        raise ConfigError("env.num_lanes", "null, and the environment declares no time limit", "a whole number ≥ 1")
-    return max(1, min(config["steps_per_update"] // max_steps, config["max_episodes_per_update"]))
 
 
 def _leaves(node: dict[str, Any], prefix: str = "", *, empty: bool = False) -> Iterator[tuple[str, dict, str]]:

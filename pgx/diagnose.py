@@ -25,12 +25,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pgx.config import most_episodes, whole
+from pgx.config import whole
 from pgx.envs.checks import on_host
 from pgx.errors import ConfigError
 from pgx.runs.files import write_atomically
 from pgx.runs.record import run_hash
 from pgx.runs.restore import Arguments, Typed, read_as, read_run, short_errors
+from pgx.sizes import most_episodes
 
 FILE = "diagnosis.csv"
 COLUMNS = {

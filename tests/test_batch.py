@@ -16,7 +16,7 @@ from program import checked, rows, train_here
 from quick import quickly_compiled
 from scipy import stats
 
-from pgx import build, configuration
+from pgx import assemble, build, configuration
 from pgx.batch import BySteps
 from pgx.config import check_plain
 from pgx.declared import Declared
@@ -226,6 +226,35 @@ def test_a_batch_is_made_by_episodes_or_by_steps():
     assert size("steps_per_update=4k", "episodes_per_update=null") == (None, 4000, 250)
     assert size("steps_per_update=2048", "max_episodes_per_update=50") == (None, 2048, 50)
     assert size("steps_per_update=8", "variant=leave_one_out", "critic=leave_one_out") == (None, 8, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("steps_per_update=2048 episodes_per_update=10", "steps_per_update: 2048 beside episodes_per_update=10.*leave one out"),
+        ("episodes_per_update=null", "episodes_per_update: it is null, and so is steps_per_update"),
+        ("max_episodes_per_update=9", "max_episodes_per_update: 9 without steps_per_update"),
+        ("steps_per_update=0", "steps_per_update: 0 is not allowed.*≥ 1"),
+        ("n_steps=2048", "n_steps: unknown key.*did you mean 'steps_per_update'"),
+        (
+            "variant=leave_one_out critic=leave_one_out episodes_per_update=1",
+            "episodes_per_update: .*LeaveOneOut has no .* for 1",
+        ),
+        (
+            "variant=leave_one_out critic=leave_one_out steps_per_update=99 max_episodes_per_update=1",
+            "max_episodes_per_update: .*LeaveOneOut has no baseline for 1.*≥ 2",
+        ),
+        ("steps_per_update=64 env=gymnasium_cartpole env.num_lanes=5", "env.num_lanes: 5 lanes have only 4 episodes an update"),
+    ],
+)
+def test_what_makes_no_batch_is_refused_in_a_line(words, says):
+    with pytest.raises(ConfigError, match=says):
+        checked("+variant=baseline", *words.split())
+
+
+def test_room_that_memory_does_not_have_is_refused_by_its_own_key():
+    with pytest.raises(ConfigError, match=r"max_episodes_per_update: 500 steps × 1,000,000,000 episodes"):
+        assemble("baseline", "tracker=none", steps_per_update=2048, max_episodes_per_update=10**9)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgx import backend
-from pgx.config import most_episodes
 from pgx.envs.checks import on_host
 from pgx.errors import CheckpointError, Interrupted, one_line
 from pgx.runs import curve, provenance, record
 from pgx.runs.tracker import of_run
+from pgx.sizes import most_episodes
 
 if TYPE_CHECKING:
     from pgx.loop import Chunk

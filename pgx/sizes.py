@@ -1,0 +1,57 @@
+"""The size of a batch, as a configuration gives it: by episodes, always the same number, or by steps (`pgx.batch`)."""
+
+import math
+from typing import Any, NamedTuple
+
+from pgx.errors import ConfigError
+
+BY_STEPS = ("steps_per_update", "max_episodes_per_update")
+"""Keys that the configuration of a run of an earlier version does not have."""
+
+SHORT_EPISODE = 16
+"""Steps. If they are no shorter on average, there is room for the episodes that make a batch."""
+
+
+class Most(NamedTuple):
+    """The most episodes of a batch, which there has to be room for, and the key that says it."""
+
+    key: str
+    episodes: int
+
+
+def check(config: dict[str, Any], least: int) -> None:
+    """Raise ConfigError unless a batch is made either by episodes or by steps, and may have the `least` episodes that the
+    critic needs, and one a lane. The most episodes of a batch by steps are filled in."""
+    episodes, steps, most = (config[key] for key in ("episodes_per_update", *BY_STEPS))
+    if episodes is not None and steps is not None:
+        hint = "leave one out, or write null for it where a file has it"
+        raise ConfigError("steps_per_update", f"{steps} beside episodes_per_update={episodes}", "one of the two", hint)
+    if episodes is None and steps is None:
+        raise ConfigError("episodes_per_update", "it is null, and so is steps_per_update", "a size of the batch in one of them")
+    if steps is None and most is not None:
+        hint = "it limits batches that are made by steps"
+        raise ConfigError("max_episodes_per_update", f"{most} without steps_per_update", "null", hint)
+    if steps is not None and most is None:
+        config["max_episodes_per_update"] = max(least, math.ceil(steps / SHORT_EPISODE))
+    key, most = most_episodes(config)
+    if most < least:
+        critic = config["critic"]["_target_"]
+        raise ConfigError(key, f"{critic} has no baseline for {most}", f"a whole number ≥ {least}")
+    lanes = config["env"].get("num_lanes") or 1
+    if lanes > most:
+        raise ConfigError("env.num_lanes", f"{lanes} lanes have only {most} episodes an update", "at most one an episode")
+
+
+def most_episodes(config: dict[str, Any]) -> Most:
+    key = "episodes_per_update" if config["steps_per_update"] is None else "max_episodes_per_update"
+    return Most(key, config[key])
+
+
+def fewest_episodes(config: dict[str, Any], max_steps: int | None) -> int:
+    """The fewest of a batch, if all go to the time limit: an environment on the host has so many lanes unless it says how
+    many, and none of them is ever idle. Raises ConfigError if there is no limit."""
+    if config["steps_per_update"] is None:
+        return config["episodes_per_update"]
+    if max_steps is None:
+        raise ConfigError("env.num_lanes", "null, and the environment declares no time limit", "a whole number ≥ 1")
+    return max(1, min(config["steps_per_update"] // max_steps, config["max_episodes_per_update"]))
