@@ -103,7 +103,7 @@ def second_stage(runs: pd.DataFrame, scores: pd.DataFrame, output: str, least: i
     start, n = int(runs["seed"].max()) + 1, max(least, runs["seed"].nunique())
     said = []
     for _, group in runs.groupby(["variant", "env"]):
-        settings = group[list(replicate_keys(group))].astype("str").agg("\0".join, axis=1)
+        settings = group[list(replicate_keys(group))].map(str).agg("\0".join, axis=1)
         best = group[settings == group.groupby(settings)["value"].mean().idxmax()].iloc[0]
         if asked := overrides(Path(best["folder"])):
             kept = [x for x in asked if not re.match(r"\+*(seed|hydra\b.*?)=", x)]

@@ -47,6 +47,8 @@ INCIDENTAL = (
     "num_updates", "stop_when_solved", "diagnose_every", "checkpoint_every", "checkpoints_kept", "updates_per_chunk",
 )  # fmt: skip
 """Configuration values that make no other learner of a run."""
+BATCH = ("episodes_per_update", "steps_per_update")
+"""The two ways to say how large a batch is; a run has one of them, and the other is null."""
 CURVES = ("run_id", "variant", "env", "seed", "env_steps", "value")
 
 
@@ -153,9 +155,8 @@ def grouped_by(tables: Tables, keys: Sequence[str]) -> Tables:
     if unknown := [key for key in keys if key not in tables.runs]:
         varied = ", ".join(["variant", *tables.runs.columns[len(RUNS) :]])
         raise InputError(f"the runs have no column '{unknown[0]}'; what varies: {varied}")
-    names = _short_names(keys)
     rows = tables.runs[list(keys)].itertuples(index=False, name=None)
-    labels = [", ".join(f"{name} {_said(x)}".lstrip() for name, x in zip(names, row, strict=True)) for row in rows]
+    labels = [_label(dict(zip(keys, row, strict=True)), _short_names(keys)) for row in rows]
     return Tables(tables.runs.assign(variant=pd.Series(labels, dtype="str")), tables.metrics)
 
 
@@ -165,10 +166,18 @@ def replicate_keys(runs: pd.DataFrame) -> tuple[str, ...]:
     writes down. A value that another one decides is not named beside it."""
     keys = ["variant"]
     varied = [key for key in runs.columns[len(RUNS) :] if key not in INCIDENTAL]
-    for key in sorted(varied, key=lambda key: (key.count("."), key)):
+    for key in sorted(varied, key=lambda key: (key.count("."), key not in BATCH, key)):
         if (runs.groupby([*keys, "env", "sweep"], dropna=False)[key].nunique(dropna=False) > 1).any():
             keys.append(key)
+    if not set(BATCH).isdisjoint(keys):  # where one of the two is null, the other says how large a batch is
+        keys += [key for key in BATCH if key in varied and key not in keys]
     return tuple(keys)
+
+
+def _label(values: dict[str, Any], names: list[str]) -> str:
+    """`baseline, steps_per_update 2048`: of the two sizes of a batch, the one that it has."""
+    said = zip(values.items(), names, strict=True)
+    return ", ".join(f"{name} {_said(x)}".lstrip() for (key, x), name in said if key not in BATCH or not pd.isna(x))
 
 
 def _short_names(keys: Sequence[str]) -> list[str]:

@@ -222,25 +222,35 @@ def policies(
 
 
 def _own_gradient(diagnosis: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """The rows of what each run itself learned from, at about its size of batch."""
-    sized = diagnosis.dropna(subset="batch_size")
-    sizes = {run_id: np.unique(x) for run_id, x in sized.groupby("run_id")["batch_size"]}
+    """The rows of what each run itself learned from, at about its size of batch there."""
+    sized = dict(list(diagnosis.dropna(subset="batch_size").groupby("run_id")))
     mine = []
     for run_id, folder in zip(runs["run_id"], runs["folder"], strict=True):
-        episodes = trained_batch(Path(folder))
-        if episodes > 0 and run_id in sizes:
-            mine.append((run_id, "own", min(sizes[run_id], key=lambda x: (abs(np.log(x / episodes)), x))))
-    wanted = pd.DataFrame(mine, columns=["run_id", "of", "batch_size"])
+        rows = sized.get(run_id, diagnosis.iloc[:0])
+        sizes = np.unique(rows["batch_size"])
+        batches = trained_batches(Path(folder), rows["update"].unique())
+        mine += [(run_id, "own", update, nearest(sizes, episodes)) for update, episodes in batches.items()]
+    wanted = pd.DataFrame(mine, columns=["run_id", "of", "update", "batch_size"])
     return diagnosis.merge(wanted, on=list(wanted)) if mine else diagnosis.iloc[:0]
 
 
-def trained_batch(folder: Path) -> int:
-    """Episodes an update; 0 if the run does not tell."""
+def nearest(sizes: Iterable[float], episodes: float) -> float:
+    """The size of batch that differs from `episodes` by the smallest factor."""
+    return min(sizes, key=lambda x: (abs(np.log(x / episodes)), x))
+
+
+def trained_batches(folder: Path, updates: Iterable[int]) -> dict[int, int]:
+    """Update → the episodes that it learned from. Nothing of a run that does not tell; where its batches are made by steps,
+    metrics.csv tells."""
     try:
         config: Any = json.loads((folder / "run.json").read_bytes())["config"]
-        return int(config["episodes_per_update"])
+        if config["episodes_per_update"] is not None:
+            return dict.fromkeys(updates, int(config["episodes_per_update"]))
+        so_far = pd.read_csv(folder / "metrics.csv", usecols=["update", "episodes"], index_col="update")["episodes"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return 0
+        return {}
+    each = so_far.diff().fillna(so_far)
+    return {update: int(each[update]) for update in updates if update in each.index}
 
 
 def shown(names: Iterable[str]) -> list[str]:

@@ -162,9 +162,26 @@ def test_policies(sweep: Path):
 
 def test_how_large_a_run_s_own_batches_were(tmp_path: Path):
     (tmp_path / "run.json").write_text(json.dumps({"config": {"episodes_per_update": 7}}))
-    assert diagnosis.trained_batch(tmp_path) == 7
+    assert diagnosis.trained_batches(tmp_path, [1, 3]) == {1: 7, 3: 7}
+    by_steps = json.dumps({"config": {"episodes_per_update": None, "steps_per_update": 300}})
+    (tmp_path / "run.json").write_text(by_steps)
+    assert diagnosis.trained_batches(tmp_path, [1]) == {}, "there is no metrics.csv"
+    (tmp_path / "metrics.csv").write_text("update,env_steps,episodes\n1,60,2\n2,360,12\n3,650,16\n")
+    assert diagnosis.trained_batches(tmp_path, [1, 3, 9]) == {1: 2, 3: 4}
     (tmp_path / "run.json").write_text("[]")
-    assert diagnosis.trained_batch(tmp_path) == 0
+    assert diagnosis.trained_batches(tmp_path, [1]) == {}
+
+
+def test_batches_by_steps_are_judged_at_the_size_that_they_had_at_each_checkpoint(sweep: Path):
+    """Of 10 episodes at the first checkpoint and of 2 at the other, and not at one size for both."""
+    for folder in sweep.glob("vanilla_*"):
+        summary = json.loads((folder / "run.json").read_text())
+        summary["config"] |= {"episodes_per_update": None, "steps_per_update": 300}
+        (folder / "run.json").write_text(json.dumps(summary))
+        (folder / "metrics.csv").write_text("update,env_steps,episodes\n99,300,8\n100,600,19\n199,900,30\n200,1200,32\n")
+    found, runs = loaded(sweep)
+    own = diagnosis._own_gradient(found, runs[runs["variant"] == "vanilla"])
+    assert own.groupby("update")["batch_size"].unique().map(list).to_dict() == {100: [10], 200: [2]}
 
 
 def test_mode_is_where_it_is_densest():

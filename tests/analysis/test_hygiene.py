@@ -63,6 +63,19 @@ def test_the_second_stage_is_a_command(tmp_path: Path):
     assert len(second_stage(runs, nothing, "out")) == 1 and second_stage(runs.iloc[:0], nothing, "out") == []
 
 
+def test_a_value_that_some_runs_have_not_is_a_setting_like_any_other(tmp_path: Path):
+    """`optimiser.clip_norm=null,1.0`: null is not a number, and no reason to end without a report."""
+    for clip, speed in ((None, 2.0), (1.0, 0.5)):
+        for seed in range(3):
+            run = tmp_path / "s" / f"{clip}_{seed}"
+            config = {"optimiser": {"clip_norm": clip}}
+            simulated.run(run, "baseline", seed, speed, 0.0, 15, 300_000, "x.BasicSweeper", config=config)
+            asked = "null" if clip is None else clip
+            (run / ".hydra" / "overrides.yaml").write_text(f"- +variant=baseline\n- optimiser.clip_norm={asked}\n")
+    [said] = [line for line in Study(load(tmp_path / "s")).warnings if "second stage" in line]
+    assert "optimiser.clip_norm=null 'seed=range(3,13)'" in said
+
+
 def test_a_confirmation_needs_fresh_seeds(tmp_path: Path, capsys: pytest.CaptureFixture):
     stage_one = grid(tmp_path / "grid", {0.001: 1.0, 0.01: 2.0})
     runs = load(simulated.sweep(tmp_path / "fresh", {"baseline": (2.0, 0)}, range(3, 6), points=15)).runs

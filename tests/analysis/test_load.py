@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from run_folders import HEADER, lines, write_run
 
-from analysis.load import METRICS, RUNS, InputError, curves, grouped_by, ledger, load, replicate_keys, warnings
+from analysis.load import METRICS, RUNS, InputError, Tables, curves, grouped_by, ledger, load, replicate_keys, warnings
 
 
 @pytest.fixture
@@ -269,6 +269,26 @@ def test_groups_are_made_of_what_varies_and_say_of_what(tmp_path: Path):
     both = grouped_by(load(tmp_path), ["variant", "critic.optimiser.learning_rate", "optimiser.learning_rate"]).runs
     assert both["variant"].iloc[0] == "a, critic.optimiser.learning_rate 0.001, optimiser.learning_rate 0.001"
     assert set(grouped_by(load(tmp_path), ["whiten"]).runs["variant"]) == {"whiten true", "whiten false"}
+
+
+def test_a_group_is_called_by_the_size_of_its_batches(tmp_path):
+    """By episodes or by steps, whichever a run has; how much room there was follows from that."""
+    sizes = {"episodes": (10, None, None), "few": (None, 300, 19), "many": (None, 900, 57)}
+    for name, size in sizes.items():
+        keys = ("episodes_per_update", "steps_per_update", "max_episodes_per_update")
+        for seed in range(2):
+            write_run(tmp_path / f"{name}_{seed}", [1.0] * 4, dict(zip(keys, size, strict=True)), seed=seed)
+
+    def called(*names: str) -> list[str]:
+        runs = load(tmp_path).runs
+        runs = runs[runs["folder"].str.contains("|".join(names))].reset_index(drop=True)
+        keys = replicate_keys(runs)
+        return sorted(set(grouped_by(Tables(runs, load(tmp_path).metrics), keys).runs["variant"]))
+
+    by_steps = ["baseline, steps_per_update 300", "baseline, steps_per_update 900"]
+    assert called("episodes", "few", "many") == ["baseline, episodes_per_update 10", *by_steps]
+    assert called("episodes", "few") == ["baseline, episodes_per_update 10", by_steps[0]]
+    assert called("few", "many") == by_steps
 
 
 def test_a_run_is_grouped_by_what_it_is_called(tmp_path):

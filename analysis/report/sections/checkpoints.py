@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from analysis import text
-from analysis.report.sections.origin import about
 from analysis.report.sections.results import number
 from analysis.report.study import Study
+from analysis.statistics.diagnosis import nearest, trained_batches
 
 
 def readable_estimators(study: Study) -> pd.DataFrame:
@@ -37,9 +37,11 @@ def readable_estimators(study: Study) -> pd.DataFrame:
 
 
 def _trained_batch(study: Study, sizes: np.ndarray) -> float:
-    episodes = [(about(folder).get("config") or {}).get("episodes_per_update") for folder in study.runs["folder"][:1]]
-    wanted = episodes[0] if episodes and isinstance(episodes[0], int) else 10
-    return min(sizes, key=lambda x: (abs(np.log(x / wanted)), x))
+    """Of these, what is nearest to the first run's size of batch, which may be another one at each of its checkpoints."""
+    run = study.runs.iloc[0]
+    updates = study.diagnosis.loc[study.diagnosis["run_id"] == run["run_id"], "update"].unique()
+    batches = trained_batches(Path(run["folder"]), updates)
+    return nearest(sizes, float(np.median(list(batches.values()))) if batches else 10)
 
 
 def frozen(study: Study) -> str:
