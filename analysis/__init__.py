@@ -26,10 +26,10 @@
         stability.py    the report, a notebook (paired with stability.ipynb)
         notebook.py     runs such a script in this process, and writes it as HTML or .ipynb
 
-Five shapes of table go round, all tidy, one row an observation:
+There are five shapes of table, all tidy, one row an observation:
 
     runs      one row a run (load.RUNS), and a column for every config value that varies
-    metrics   run_id, update, env_steps, phase, metric, value, n_samples
+    metrics   run_id, update, env_steps, metric, value, episodes
     curves    run_id, variant, env, seed, env_steps, value: one metric, one row a (run, step); events want episodes, too
     scores    run_id, variant, env, seed, value: one number a run
     results   results.COLUMNS, then what places a row (env_steps, tau, p …)

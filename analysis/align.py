@@ -1,8 +1,6 @@
 """Curves of different runs on one grid of env steps, and one number out of a curve. Nothing is ever extrapolated."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -10,14 +8,6 @@ import pandas as pd
 from analysis.load import CURVES, InputError
 
 SCORES = ("run_id", "variant", "env", "seed", "value")
-
-
-@dataclass(frozen=True)
-class Alignment:
-    """`policy` at a grid point t: `previous`, the last value at or before t; `linear`, between the two around it.
-    Outside of a run's own range of steps: NaN. A NaN in a run stays one."""
-
-    policy: Literal["previous", "linear"] = "previous"
 
 
 def grid(curves: pd.DataFrame, points: int = 100, stop: float | None = None) -> np.ndarray:
@@ -35,33 +25,25 @@ def grid(curves: pd.DataFrame, points: int = 100, stop: float | None = None) -> 
     return np.unique(np.round(np.linspace(first, last, points)).astype(np.int64))
 
 
-def align(curves: pd.DataFrame, steps: np.ndarray, spec: Alignment = Alignment()) -> pd.DataFrame:
+def align(curves: pd.DataFrame, steps: np.ndarray) -> pd.DataFrame:
     """Curves → curves with a row for every (run, step of the grid); NaN where a run has no value."""
     runs = runs_of(curves)
     if not runs:
         return curves[list(CURVES)]
-    values = [interpolate(steps, run["env_steps"].to_numpy(), run["value"].to_numpy(), spec.policy) for run in runs]
+    values = [interpolate(steps, run["env_steps"].to_numpy(), run["value"].to_numpy()) for run in runs]
     first = pd.concat([run.iloc[:1] for run in runs])
     frame = first.iloc[np.repeat(np.arange(len(runs)), len(steps))]
     frame = frame.assign(env_steps=np.tile(steps, len(runs)), value=np.concatenate(values))
     return frame[list(CURVES)].reset_index(drop=True)
 
 
-def interpolate(at: np.ndarray, t: np.ndarray, y: np.ndarray, policy: str = "previous") -> np.ndarray:
-    """y(t), t increasing, at other steps; NaN before t[0] and after t[−1]."""
+def interpolate(at: np.ndarray, t: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The last y at or before other steps, t increasing; NaN before t[0] and after t[−1]. A NaN of y stays one."""
     at = np.asarray(at, float)
     if not len(t):
         return np.full(len(at), np.nan)
     before = np.clip(np.searchsorted(t, at, side="right") - 1, 0, None)
-    if policy == "previous":
-        value = y[before]
-    elif policy == "linear":
-        value = np.interp(at, t, y)
-        exactly = t[before] == at  # np.interp makes NaN of a point whose next neighbour is NaN
-        value = np.where(exactly, y[before], value)
-    else:
-        raise InputError(f"there is no alignment policy '{policy}'; there are: previous, linear")
-    return np.where((at >= t[0]) & (at <= t[-1]), value, np.nan).astype(float)
+    return np.where((at >= t[0]) & (at <= t[-1]), y[before], np.nan).astype(float)
 
 
 def runs_of(curves: pd.DataFrame) -> list[pd.DataFrame]:
@@ -77,12 +59,6 @@ def matrix(aligned: pd.DataFrame) -> np.ndarray:
     """[runs, points] of curves that are on one grid, in the order of the runs."""
     wide = aligned.pivot(index="run_id", columns="env_steps", values="value")
     return wide.loc[aligned["run_id"].drop_duplicates()].to_numpy()
-
-
-def score_at(curves: pd.DataFrame, env_steps: float, policy: str = "previous") -> pd.DataFrame:
-    """Curves → scores: the value at one number of env steps; NaN where the run did not get there."""
-    aligned = align(curves, np.array([env_steps]).astype(np.int64), Alignment(policy))
-    return aligned[list(SCORES)]
 
 
 def score_when(curves: pd.DataFrame, env_steps: float) -> pd.DataFrame:
@@ -102,7 +78,7 @@ def area(curves: pd.DataFrame, until: float) -> pd.DataFrame:
     for run in runs_of(curves):
         known = run.dropna(subset="value")
         t, y = known["env_steps"].to_numpy(float), known["value"].to_numpy(float)
-        end = interpolate(np.array([until]), t, y, "linear")[0]
+        end = np.interp(until, t, y) if len(t) and t[0] <= until <= t[-1] else np.nan
         t, y = np.append(t[t < until], until), np.append(y[t < until], end)
         mean = np.trapezoid(y, t) / (t[-1] - t[0]) if len(t) > 1 else end
         rows.append([*run.iloc[0][["run_id", "variant", "env", "seed"]], mean])

@@ -40,9 +40,8 @@ RUNS = {
 }
 """Columns of `runs` and their meaning; after them one for every config value that varies, by its dotted name."""
 
-METRICS = ("run_id", "update", "env_steps", "phase", "metric", "value", "n_samples")
-"""`n_samples` are the episodes of the update; 0: not recorded."""
-PHASES = ("train", "eval", "diagnose")
+METRICS = ("run_id", "update", "env_steps", "metric", "value", "episodes")
+"""`episodes` are those of the update; 0: not recorded."""
 INCIDENTAL = (
     "num_updates", "stop_when_solved", "diagnose_every", "checkpoint_every", "checkpoints_kept", "updates_per_chunk",
 )  # fmt: skip
@@ -129,21 +128,20 @@ def warnings(runs: pd.DataFrame, by: Sequence[str] = ("variant",)) -> list[str]:
     return said
 
 
-def curves(tables: Tables, metric: str, phase: str = "train") -> pd.DataFrame:
-    """One metric of every run (CURVES, then `episodes`, which are n_samples): one row a (run, step), in the order of
+def curves(tables: Tables, metric: str) -> pd.DataFrame:
+    """One metric of every run (CURVES, then `episodes`): one row a (run, step), in the order of
     runs, then of env steps.
 
     Raises InputError if there is no such metric, naming those there are. A run without it has no rows here.
     """
-    of_phase = tables.metrics[tables.metrics["phase"] == phase]
-    rows = of_phase[of_phase["metric"] == metric]
+    rows = tables.metrics[tables.metrics["metric"] == metric]
     if rows.empty:
-        known = ", ".join(of_phase["metric"].cat.remove_unused_categories().cat.categories)
-        raise InputError(f"no run has a metric '{metric}' ({phase}); there are: {known or 'none at all'}")
+        known = ", ".join(tables.metrics["metric"].cat.remove_unused_categories().cat.categories)
+        raise InputError(f"no run has a metric '{metric}'; there are: {known or 'none at all'}")
     of_run = tables.runs.set_index("run_id").loc[rows["run_id"].cat.categories, ["variant", "env", "seed"]]
     described = of_run.iloc[rows["run_id"].cat.codes].reset_index(drop=True)
-    rows = rows[["run_id", "env_steps", "value", "n_samples"]].astype({"run_id": "str"}).reset_index(drop=True)
-    return pd.concat([rows, described], axis=1).rename(columns={"n_samples": "episodes"})[[*CURVES, "episodes"]]
+    rows = rows[["run_id", "env_steps", "value", "episodes"]].astype({"run_id": "str"}).reset_index(drop=True)
+    return pd.concat([rows, described], axis=1)[[*CURVES, "episodes"]]
 
 
 def grouped_by(tables: Tables, keys: Sequence[str]) -> Tables:
@@ -374,7 +372,7 @@ def _long(wide: pa.Table, run_ids: list[str]) -> pd.DataFrame:
         total = np.nan_to_num(wide["episodes"].to_numpy()).astype(np.int32)
         n = np.where(np.diff(run, prepend=-1) != 0, total, np.diff(total, prepend=0)).astype(np.int32)
     names = [name for name in wide.column_names if name not in ("run", *KEYS)]
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in METRICS if name != "phase"}
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in METRICS}
     for code, name in enumerate(names):
         column = wide[name]
         there = slice(None) if column.null_count == 0 else column.is_valid().to_numpy()
@@ -382,13 +380,12 @@ def _long(wide: pa.Table, run_ids: list[str]) -> pd.DataFrame:
         parts = (run[there], update[there], steps[there], np.full(len(value), code, np.int16), value, n[there])
         for column_name, part in zip(columns, parts, strict=True):
             columns[column_name].append(part)
-    types = {"run_id": np.int32, "update": np.int32, "env_steps": np.int64, "metric": np.int16, "n_samples": np.int32}
+    types = {"run_id": np.int32, "update": np.int32, "env_steps": np.int64, "metric": np.int16, "episodes": np.int32}
     joined = {
         name: np.concatenate(parts) if parts else np.array([], types.get(name, np.float64)) for name, parts in columns.items()
     }
     joined["run_id"] = pd.Categorical.from_codes(joined["run_id"], pd.Index(run_ids, dtype="str"))
     joined["metric"] = pd.Categorical.from_codes(joined["metric"], pd.Index(names, dtype="str"))
-    joined["phase"] = pd.Categorical.from_codes(np.zeros(len(joined["value"]), np.int8), list(PHASES))
     return pd.DataFrame(joined, columns=list(METRICS), copy=False)
 
 

@@ -39,7 +39,7 @@ from analysis.statistics.ranks import PERMUTATIONS, improvement_along, improveme
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Percentile bootstrap over runs, stratified by environment."""
+    """Percentile bootstrap over runs."""
 
     level: float = 0.95
     n_boot: int = 2000
@@ -57,11 +57,6 @@ def median(x: np.ndarray, axis: int = -1) -> np.ndarray:
 def iqm(x: np.ndarray, axis: int = -1) -> np.ndarray:
     """Interquartile mean: ⌊n/4⌋ of the scores are cut off at either end, so that with fewer than 4 none is."""
     return stats.trim_mean(x, 0.25, axis=axis)
-
-
-def optimality_gap(x: np.ndarray, target: float = 1.0, axis: int = -1) -> np.ndarray:
-    """Mean shortfall from the target, scores above it counting as the target: smaller is better."""
-    return np.mean(np.maximum(target - np.asarray(x), 0.0), axis=axis)
 
 
 STATISTICS: dict[str, Callable[..., np.ndarray]] = {"iqm": iqm, "mean": mean, "median": median}
@@ -138,59 +133,21 @@ def _finite(scores: pd.DataFrame) -> tuple[np.ndarray, str]:
     return x[~np.isnan(x)], f"{missing} of {len(x)} runs have no score and are left out" if missing else ""
 
 
-def aggregate(
-    scores: pd.DataFrame,
-    metric: str,
-    statistic: str = "iqm",
-    spec: Bootstrap = Bootstrap(),
-    *,
-    target: float | None = None,
-    pool_envs: bool = False,
-) -> pd.DataFrame:
-    """Scores → a results row a (variant, env), or a variant over all environments (scope `variant`).
-
-    `statistic`: iqm, mean, median or, with a `target`, optimality_gap. `pool_envs` pools the runs of all environments,
-    resampled within each: the scores must be on one scale then.
-    """
-    if statistic == "optimality_gap":
-        if target is None:
-            raise InputError("the optimality gap needs a target")
-        score = lambda x, axis: optimality_gap(x, target, axis)
-    else:
-        score = statistic_named(statistic)
-    pooled = lambda *samples, axis: score(np.concatenate(samples, axis=axis), axis=axis)
-    method = "percentile bootstrap over runs" + (", stratified by env" if pool_envs else "")
+def aggregate(scores: pd.DataFrame, metric: str, statistic: str = "iqm", spec: Bootstrap = Bootstrap()) -> pd.DataFrame:
+    """Scores → a results row a (variant, env) (scope `variant`). `statistic`: iqm, mean or median."""
+    score = statistic_named(statistic)
     rows = []
-    for key, group in scores.groupby(["variant"] if pool_envs else ["variant", "env"]):
-        strata = {env: _finite(part) for env, part in group.groupby("env")}
-        samples, doubts = [x for x, _ in strata.values() if len(x)], [warning for _, warning in strata.values()]
-        if pool_envs and (absent := sorted(set(scores["env"]) - set(strata))):
-            doubts.append(f"no runs on {', '.join(absent)}: not comparable with the others")
-        n = sum(map(len, samples))
-        estimate, (lo, hi) = np.nan, (np.nan, np.nan)
-        if n:
-            estimate, (lo, hi) = pooled(*samples, axis=0), interval(samples, pooled, spec)
-            doubts += doubts_about(min(map(len, samples)), statistic if len(samples) == 1 else "", spec.level)
+    for (variant, env), group in scores.groupby(["variant", "env"]):
+        x, missing = _finite(group)
+        estimate, (lo, hi), doubts = np.nan, (np.nan, np.nan), [missing]
+        if len(x):
+            estimate, (lo, hi) = score(x, axis=0), interval([x], score, spec)
+            doubts += doubts_about(len(x), statistic, spec.level)
         else:
             doubts.append("no scores")
-        rows.append(
-            row(
-                "variant",
-                key[0],
-                "all" if pool_envs else key[1],
-                f"{statistic} of {metric}",
-                estimate,
-                lo,
-                hi,
-                level=spec.level,
-                method=method,
-                n_runs=n,
-                n_boot=spec.n_boot,
-                rng_seed=spec.rng_seed,
-                warning=doubts,
-                params=[spec, {"statistic": statistic} | ({} if target is None else {"target": target})],
-            )
-        )
+        rows.append(row("variant", variant, env, f"{statistic} of {metric}", estimate, lo, hi, level=spec.level,
+                        method="percentile bootstrap over runs", n_runs=len(x), n_boot=spec.n_boot, rng_seed=spec.rng_seed,
+                        warning=doubts, params=[spec, {"statistic": statistic}]))  # fmt: skip
     return table(rows)
 
 

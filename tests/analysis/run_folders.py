@@ -85,7 +85,7 @@ def made_tables(runs: list[dict[str, Any]], threshold: float | None = 475.0) -> 
                  "solved_at_env_steps": np.nan}  # fmt: skip
         rows.append(same | about | {key: x for key, x in run.items() if key != "curve"})
         for metric in ("return_recent", "return_mean"):
-            metrics += [(run_id, i + 1, step, "train", metric, y, 10) for i, (step, y) in enumerate(curve.items())]
+            metrics += [(run_id, i + 1, step, metric, y, 10) for i, (step, y) in enumerate(curve.items())]
     frame = pd.DataFrame(rows, columns=list(RUNS)).astype({"seed": "Int64", "env_steps": "int64"})
     long = pd.DataFrame(metrics, columns=list(METRICS))
-    return Tables(frame, long.astype(dict.fromkeys(("run_id", "phase", "metric"), "category")))
+    return Tables(frame, long.astype(dict.fromkeys(("run_id", "metric"), "category")))

@@ -18,7 +18,6 @@ from analysis.statistics.aggregates import (
     interval,
     iqm,
     mean,
-    optimality_gap,
     profile,
     proportion,
     tolerance,
@@ -41,7 +40,6 @@ def test_point_estimates_agree_with_rliable(rng: np.random.Generator, n: int):
     x, y = rng.lognormal(size=(2, n, 1)).round(1)  # rounded: ties
     np.testing.assert_allclose(iqm(x[:, 0]), rliable.aggregate_iqm(x))
     np.testing.assert_allclose(np.median(x), rliable.aggregate_median(x.T))  # of tasks, each the mean of its runs
-    np.testing.assert_allclose(optimality_gap(x[:, 0], 1.5), rliable.aggregate_optimality_gap(x, gamma=1.5))
     np.testing.assert_allclose(
         probability_of_improvement(x[:, 0], y[:, 0]), rliable.probability_of_improvement(x, y), atol=1e-12
     )
@@ -50,7 +48,6 @@ def test_point_estimates_agree_with_rliable(rng: np.random.Generator, n: int):
 def test_by_hand():
     assert iqm(np.array([100.0, 1, 2, 3, 4, -50, 5, 6])) == 3.5  # without −50, 1 and 6, 100: 2 3 4 5
     assert iqm(np.array([1.0, 2, 30])) == 11  # nothing is trimmed
-    assert optimality_gap(np.array([0.5, 2.0])) == 0.25
     assert probability_of_improvement(np.array([1, 2]), np.array([1, 0, 3])) == (0.5 + 1 + 0 + 1 + 1 + 0) / 6
     u = stats.mannwhitneyu([1, 2], [1, 0, 3]).statistic
     assert probability_of_improvement(np.array([1, 2]), np.array([1, 0, 3])) == u / 6
@@ -108,21 +105,6 @@ def test_curve_bands_where_runs_have_ended():
     assert "4 of 12 runs got here" in bands["warning"].iloc[3] and bands["warning"].iloc[0] == ""
 
 
-def test_strata_keep_their_size(rng: np.random.Generator):
-    """Two environments pooled: each is resampled within itself, so that an interval does not see their distance."""
-    near, far = rng.normal(size=10), rng.normal(100, 1, size=10)
-    scores = pd.concat([made_scores({"a": list(near)}, "near"), made_scores({"a": list(far)}, "far")])
-    pooled = aggregate(scores, "return", "mean", QUICK, pool_envs=True)
-    assert len(pooled) == 1 and pooled["env"].item() == "all" and pooled["n_runs"].item() == 20
-    assert pooled["hi"].item() - pooled["lo"].item() < 2  # unstratified: about 40
-    assert len(aggregate(scores, "return", "mean", QUICK)) == 2
-    also = pd.concat([scores, made_scores({"b": [1.0] * 10}, "near")])
-    assert aggregate(also, "return", spec=QUICK, pool_envs=True)["warning"].tolist() == [
-        "",
-        "no runs on far: not comparable with the others",
-    ]
-
-
 def test_few_runs_are_said():
     def of(n: int) -> tuple[str, float]:
         result = aggregate(made_scores({"a": list(range(n))}), "return", spec=QUICK).iloc[0]
@@ -144,10 +126,6 @@ def test_runs_without_a_score_are_said():
 def test_unknown_statistic():
     with pytest.raises(InputError, match="no statistic 'mode'; there are: iqm, mean, median"):
         aggregate(made_scores({"a": [1.0]}), "return", "mode")
-    with pytest.raises(InputError, match="needs a target"):
-        aggregate(made_scores({"a": [1.0]}), "return", "optimality_gap")
-    gap = aggregate(made_scores({"a": [1.0, 3, 9]}), "return", "optimality_gap", QUICK, target=4.0)
-    assert gap["estimate"].item() == 4 / 3
 
 
 def test_profile_and_improvements():

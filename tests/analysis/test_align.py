@@ -4,34 +4,21 @@ import numpy as np
 import pytest
 from run_folders import made_curves
 
-from analysis.align import SCORES, align, area, grid, interpolate, matrix, relative_to, score_at, score_when, with_all
+from analysis.align import SCORES, align, area, grid, interpolate, matrix, relative_to, score_when, with_all
 from analysis.load import CURVES, InputError
 
 NAN = np.nan
 T, Y = np.array([10, 20, 40]), np.array([1.0, 3.0, 7.0])
 
 
-@pytest.mark.parametrize(
-    ("policy", "expected"),
-    [
-        ("previous", [NAN, 1, 1, 3, 3, 7, NAN]),
-        ("linear", [NAN, 1, 2, 3, 5, 7, NAN]),
-    ],
-)
-def test_policies(policy: str, expected: list[float]):
-    np.testing.assert_array_equal(interpolate(np.array([9, 10, 15, 20, 30, 40, 41]), T, Y, policy), expected)
+def test_between_two_points_the_earlier_one_holds():
+    np.testing.assert_array_equal(interpolate(np.array([9, 10, 15, 20, 30, 40, 41]), T, Y), [NAN, 1, 1, 3, 3, 7, NAN])
 
 
-@pytest.mark.parametrize("policy", ["previous", "linear"])
-def test_nan_stays_where_it_is(policy: str):
-    y = interpolate(T, T, np.array([1.0, NAN, 7.0]), policy)
-    np.testing.assert_array_equal(y, [1.0, NAN, 7.0])
-    assert np.isnan(interpolate(np.array([30]), T, np.array([1.0, NAN, 7.0]), policy)).all()
-
-
-def test_unknown_policy():
-    with pytest.raises(InputError, match="no alignment policy 'nearest'; there are: previous, linear"):
-        interpolate(T, T, Y, "nearest")
+def test_nan_stays_where_it_is():
+    y = np.array([1.0, NAN, 7.0])
+    np.testing.assert_array_equal(interpolate(T, T, y), y)
+    assert np.isnan(interpolate(np.array([30]), T, y)).all()
 
 
 def test_unequal_lengths_and_late_starts():
@@ -54,17 +41,16 @@ def test_align_keeps_rows_in_order_whatever_the_order_of_the_input():
     assert align(curves.iloc[:0], np.array([1])).empty
 
 
-def test_scores():
+def test_the_area_is_that_of_trapezia():
     curves = made_curves({"a/0": [1, 3, 5], "a/1": [2, 2]})
-    np.testing.assert_array_equal(score_at(curves, 2500)["value"], [3, NAN])
     # ½ (1 + 3) · 1000 + ½ (3 + 4) · 500 over 1500 steps
     np.testing.assert_allclose(area(curves, 2500)["value"], [(2000 + 1750) / 1500, NAN])
-    assert area(curves.iloc[:0], 1).empty and score_at(curves.iloc[:0], 1).empty
+    assert area(curves.iloc[:0], 1).empty
 
 
 def test_runs_without_a_score_are_counted():
     runs = made_curves({"a/0": [1], "a/1": [1]})
-    scores = score_at(made_curves({"a/1": [4]}), 1000)
+    scores = score_when(made_curves({"a/1": [4]}), 1000)
     np.testing.assert_array_equal(with_all(scores, runs)["value"], [NAN, 4])
     assert tuple(with_all(scores, runs)) == SCORES
 

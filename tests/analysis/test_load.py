@@ -28,23 +28,23 @@ def test_tables(sweep: Path):
     assert list(tables.runs["env_steps"]) == [400] * 3 + [300] * 3
     metrics = tables.metrics
     assert tuple(metrics.columns) == METRICS
-    assert not metrics.duplicated(["run_id", "phase", "metric", "env_steps"]).any()
+    assert not metrics.duplicated(["run_id", "metric", "env_steps"]).any()
     assert set(metrics["metric"]) == {"episodes", "return_mean", "return_recent"}  # value_loss applies to none
     mean = metrics[(metrics["run_id"] == "10") & (metrics["metric"] == "return_mean")]
-    assert mean[["update", "env_steps", "value", "n_samples"]].to_numpy().tolist() == [
+    assert mean[["update", "env_steps", "value", "episodes"]].to_numpy().tolist() == [
         [1, 100, 2, 10],
         [2, 200, 4, 10],
         [3, 300, 6, 10],
     ]
     recent = metrics[metrics["metric"] == "return_recent"]
-    assert recent["env_steps"].min() == 300 and (recent["n_samples"] == 10).all()  # empty until then: no rows
+    assert recent["env_steps"].min() == 300 and (recent["episodes"] == 10).all()  # empty until then: no rows
 
 
 def test_curves(sweep: Path):
     of_mean = curves(load(sweep), "return_mean")
     assert list(of_mean.columns) == ["run_id", "variant", "env", "seed", "env_steps", "value", "episodes"]
     assert of_mean.iloc[4].tolist() == ["1", "vanilla", "CartPole-v1", 1, 100, 1.0, 10]
-    with pytest.raises(InputError, match=r"no run has a metric 'retrun' \(train\); there are: .*return_mean"):
+    with pytest.raises(InputError, match=r"no run has a metric 'retrun'; there are: .*return_mean"):
         curves(load(sweep), "retrun")
     with pytest.raises(InputError, match=r"\(eval\); there are: none at all"):
         curves(load(sweep), "return_mean", "eval")
@@ -145,7 +145,7 @@ def test_files_with_other_columns_go_together(sweep: Path):
     (run / "metrics.csv").write_text("update,env_steps,novelty\n1,10,0.5\n")
     tables = load(sweep)
     assert curves(tables, "novelty")["value"].tolist() == [0.5]
-    assert (tables.metrics.loc[tables.metrics["metric"] == "novelty", "n_samples"] == 0).all()
+    assert (tables.metrics.loc[tables.metrics["metric"] == "novelty", "episodes"] == 0).all()
     assert len(curves(tables, "return_mean")) == 21
 
 

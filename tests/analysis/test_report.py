@@ -186,7 +186,7 @@ def test_unknown_metric_and_group(tmp_path: Path, capsys: pytest.CaptureFixture,
     code, page, err = made(capsys, tmp_path, "--score", "retrun", "--by", "lr")
     assert code == 2 and "3 runs of a on" in page and "could not be made" not in page
     lines = err.splitlines()
-    assert any(x.startswith("analysis: no run has a metric 'retrun' (train); there are: ") for x in lines)
+    assert any(x.startswith("analysis: no run has a metric 'retrun'; there are: ") for x in lines)
     assert any(x.startswith("analysis: the runs have no column 'lr'") for x in lines)
     with pytest.raises(SystemExit) as stop:
         report.main([str(tmp_path), "--adjust", "bonferroni"])

@@ -53,7 +53,7 @@ def everything(tables: Tables) -> dict[str, pd.DataFrame]:
     """Every table that this package makes of a sweep."""
     mean, recent = curves(tables, "return_mean"), curves(tables, "return_recent")
     aligned = align.align(mean, align.grid(mean, 5))
-    scores = align.with_all(align.score_at(recent, recent["env_steps"].min()), tables.runs)
+    scores = align.with_all(align.score_when(recent, recent["env_steps"].min()), tables.runs)
     ways = events.ways_up(mean, dict.fromkeys(tables.runs["env"], 475.0))
     falls = events.collapses(mean, ways)
     became = events.outcomes(tables.runs, mean, falls, ways)
@@ -68,7 +68,6 @@ def everything(tables: Tables) -> dict[str, pd.DataFrame]:
         ),
         "rollouts": reliability.across_rollouts(mean, "y"),
         "iqm": aggregates.aggregate(scores, "r", spec=BOOTSTRAP),
-        "pooled": aggregates.aggregate(scores, "r", spec=BOOTSTRAP, pool_envs=True),
         "bands": aggregates.curve_bands(aligned, "y", spec=BOOTSTRAP),
         "profile": aggregates.profile(scores, "r", [1, 2], BOOTSTRAP),
         "improvements": aggregates.improvements(scores, "r", BOOTSTRAP),
@@ -166,7 +165,7 @@ def test_same_bytes_twice(tmp_path: Path):
         environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": path}
         command = [sys.executable, "-c", code, str(tmp_path / "sweep")]
         said.append(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
-    assert said[0] == said[1] and len(said[0].splitlines()) == 25
+    assert said[0] == said[1] and len(said[0].splitlines()) == 24
 
 
 def test_imports_neither_jax_nor_pgx():
