@@ -12,9 +12,11 @@ from omegaconf import OmegaConf
 from program import ROOT, checked, composed, finish, gate, pgx, start
 
 import pgx.gate as the_gate
-from pgx.config import CONF, check, identity, options
+from pgx.config import CONF, RULES, check, identity, options
 from pgx.errors import ConfigError
 from pgx.gate import _claim, of_words, one_line_errors
+from pgx.networks import ACTIVATIONS
+from pgx.optimiser import METHODS
 
 UNWRITABLE = "/proc/x"  # also for root
 SWEEP = f"hydra.searchpath=[file://{ROOT}/experiments/variant_stability/conf]"
@@ -350,6 +352,11 @@ def test_what_does_not_change_results_is_no_part_of_the_identity():
     assert identity(checked("+variant=baseline", *same)) == base
     for other in ("seed=1", "gamma=0.5", "env=acrobot", "optimiser.b1=0.8", "whiten=true", "xla_threads=2"):
         assert identity(checked("+variant=baseline", other)) != base, other
+
+
+def test_the_names_that_are_allowed_before_jax_is_imported_are_those_that_there_are():
+    for key, names in (("policy.activation", ACTIVATIONS), ("optimiser.method", METHODS)):
+        assert RULES[key].allowed.split(" | ") == list(names)
 
 
 def test_the_whole_configuration_is_data():

@@ -46,8 +46,6 @@ def test_curves(sweep: Path):
     assert of_mean.iloc[4].tolist() == ["1", "vanilla", "CartPole-v1", 1, 100, 1.0, 10]
     with pytest.raises(InputError, match=r"no run has a metric 'retrun'; there are: .*return_mean"):
         curves(load(sweep), "retrun")
-    with pytest.raises(InputError, match=r"\(eval\); there are: none at all"):
-        curves(load(sweep), "return_mean", "eval")
 
 
 def test_config_values_that_vary_are_columns(sweep: Path):
