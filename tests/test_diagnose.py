@@ -15,7 +15,8 @@ from pgx import diagnose, evaluation
 from pgx.diagnosis import quality
 from pgx.runs.checkpoint import CheckpointError, Checkpoints
 
-TINY = ("episodes_per_update=4", "checkpoint_every=2", "updates_per_chunk=1", "num_updates=4", "env=catch")
+TINY = ("scale_observations=true", "reward_scale=0.3")  # so that what is measured is what the learner sees
+TINY += ("episodes_per_update=4", "checkpoint_every=2", "updates_per_chunk=1", "num_updates=4", "env=catch")
 TINY += ("policy.width=8",)
 SMALL = ("--episodes", "24", "--batches", "2,4", "--updates", "5", "--states", "6", "--actions", "3", "--continuations", "2")
 SETTINGS = "episodes 24 in 2+4 updates 5x8 states 6x3x2"

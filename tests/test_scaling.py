@@ -24,6 +24,7 @@ from pgx.optimiser import Optimiser
 from pgx.rollout import rollout
 from pgx.runners import PackRunner, signature
 from pgx.scaling import CLIP, Scaled, Scaling
+from pgx.sweep.members import program
 from pgx.types import TrainState
 from pgx.update import update
 from pgx.updates.gradient import GradientStep
@@ -232,6 +233,15 @@ def test_whoever_plays_a_checkpoint_plays_through_its_statistics(whole):
     )
 
 
+def test_an_environment_on_the_host_is_scaled_alike():
+    """By the steps that were taken there; the first batch by none."""
+    policy, table = pgx.train("baseline", "env=gymnasium_cartpole", *TINY[1:], "num_updates=2", "tracker=none", progress=False)
+    assert float(policy.scaling.count) == table["env_steps"].iloc[-1]
+    assert table["return_mean"].min() >= 8
+    quiet = policy.policy(policy.scaling(jnp.array([[0.0], [0.1], [0.02], [0.3]]))).logits
+    np.testing.assert_array_equal(policy(jnp.array([[0.0], [0.1], [0.02], [0.3]])).logits, quiet)
+
+
 def lane(*overrides):
     config = checked(*TINY, *overrides, "diagnose_every=4", "episodes_per_update=3")
     env, algorithm = build.build(config)
@@ -243,6 +253,7 @@ def test_a_lane_of_a_pack_has_statistics_of_its_own():
     """Shared, they would tell of the companions; and `reward_scale` is a number of the lane's, of one program."""
     one, other, third = lane("seed=3"), lane("seed=4", "reward_scale=1.0"), lane("seed=5")
     assert signature(one) == signature(other)
+    assert len({program(checked(*TINY, f"reward_scale={x}")) for x in (0.1, 1, 3)}) == 1
     pack = lambda *lanes: PackRunner(lanes, width=4, num_episodes=3, max_updates=6)
     alone = pack(one)([Limits(6)])[0]
     beside, its_neighbour, _ = pack(one, other, third)([Limits(6)] * 3)
