@@ -21,7 +21,7 @@ from pgx.diagnosis.seen import SeenEnv
 from pgx.estimators import lambda_return
 from pgx.loop import Limits
 from pgx.optimiser import Optimiser
-from pgx.rollout import rollout
+from pgx.rollout import HostRollout, rollout
 from pgx.runners import PackRunner, signature
 from pgx.scaling import CLIP, Scaled, Scaling
 from pgx.sweep.members import program
@@ -233,13 +233,19 @@ def test_whoever_plays_a_checkpoint_plays_through_its_statistics(whole):
     )
 
 
-def test_an_environment_on_the_host_is_scaled_alike():
-    """By the steps that were taken there; the first batch by none."""
-    policy, table = pgx.train("baseline", "env=gymnasium_cartpole", *TINY[1:], "num_updates=2", "tracker=none", progress=False)
-    assert float(policy.scaling.count) == table["env_steps"].iloc[-1]
-    assert table["return_mean"].min() >= 8
-    quiet = policy.policy(policy.scaling(jnp.array([[0.0], [0.1], [0.02], [0.3]]))).logits
-    np.testing.assert_array_equal(policy(jnp.array([[0.0], [0.1], [0.02], [0.3]])).logits, quiet)
+@pytest.mark.parametrize("env", ["cartpole", "gymnasium_cartpole"], ids=["compiled", "host"])
+def test_training_plays_through_the_statistics_of_its_state(env):
+    """Where they turn the policy round, the batch is another one; they then take in the steps of that batch."""
+    parts = pgx.assemble(*TINY, f"env={env}", "num_updates=6", "tracker=none")
+    turned = Scaling(jnp.float32(50.0), jnp.array([0.5, -0.5, 0.3, 0.2]), jnp.zeros(4), jnp.full(4, 1e-3))
+    state = dataclasses.replace(parts.state, policy=jax.tree.map(lambda x: 4 * x, parts.state.policy), scaling=turned)
+    key = jax.random.fold_in(parts.keys.train, 0)
+    play = HostRollout(parts.env, 4) if env != "cartpole" else partial(eqx.filter_jit(rollout), parts.env, num_episodes=4)
+    returns, others = (np.sort(play(policy, key).reward.sum(0)) for policy in (state.actor, state.policy))
+    assert not np.array_equal(returns, others), "the two policies play alike: this would show nothing"
+    chunk = parts.runner(state, Limits(1))
+    assert (chunk.rows["return_min"][0], chunk.rows["return_max"][0]) == (returns[0], returns[-1])
+    assert chunk.rows["env_steps"][0] == returns.sum() == float(chunk.state.scaling.count) - 50
 
 
 def lane(*overrides):
