@@ -40,11 +40,16 @@ def weigh(critic_state: PyTree, episodes: Episodes, algorithm: Algorithm) -> Wei
 def weights(advantage: Float[Array, "T B"], mask: Bool[Array, "T B"], algorithm: Algorithm) -> Float[Array, "T B"]:
     """The advantage, 0 on padding, changed by whichever switches are on."""
     if algorithm.whiten:
-        deviation = advantage - advantage.mean(where=mask)
-        advantage = jnp.where(differ(advantage, mask), deviation / advantage.std(where=mask), 0.0)
+        advantage = whitened(advantage, mask)
     if algorithm.discount_power:
         advantage = advantage * algorithm.gamma ** jnp.arange(mask.shape[0], dtype=advantage.dtype)[:, None]
     return jnp.where(mask, advantage, 0.0)
+
+
+def whitened(advantage: Float[Array, "*n"], mask: Bool[Array, "*n"]) -> Float[Array, "*n"]:
+    """To mean 0 and standard deviation 1 where `mask` is True; 0 if all are equal there."""
+    deviation = advantage - advantage.mean(where=mask)
+    return jnp.where(differ(advantage, mask), deviation / advantage.std(where=mask), 0.0)
 
 
 def each_episode(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from pgx.lanes import largest
 
@@ -93,6 +93,14 @@ def deal(blocks: Blocks, hands: Int[Array, ""], i: Int[Array, ""], size: int) ->
     among = lambda first: jnp.maximum(0, -((i - first) // hands))  # the hand's steps among the first so many
     begin, end = blocks.segments
     return Blocks(jax.tree.map(one, blocks.arrays), among(blocks.steps), among(end) - among(begin), blocks.count)
+
+
+def shuffle(blocks: Blocks, key: PRNGKeyArray) -> Blocks:
+    """All steps of `to_blocks` in a random order: each once, and what is no step after them, as before."""
+    random = jax.random.bits(key, blocks.taken.shape) >> 1
+    order = jnp.argsort(jnp.where(blocks.taken, random, jnp.uint32(2**32 - 1)).ravel())
+    one = lambda x: jnp.take(x.reshape(*x.shape[:-2], -1), order, axis=-1).reshape(x.shape)
+    return blocks._replace(arrays=jax.tree.map(one, blocks.arrays))
 
 
 def _segments(length: Int[Array, " B"]) -> tuple[Int[Array, " B"], Int[Array, " B"]]:

@@ -73,6 +73,13 @@ RULES: dict[str, Rule] = {
     "critic.passes": whole(1),
     "critic.minibatch_steps": whole(1, or_null=True),
     "critic.standardise_target": YES_OR_NO,
+    "critic.clip": number(0, above=True, or_null=True),
+    "update.epochs": whole(1),
+    "update.minibatch_steps": whole(1, or_null=True),
+    "update.clip": number(0, above=True),
+    "update.kl_coefficient": number(0),
+    "update.target_kl": number(0, above=True),
+    **dict.fromkeys(("update.stop_at_kl", "update.adapt_to_kl"), number(0, above=True, or_null=True)),
     **{f"critic.optimiser.{key}": rule for key, rule in _OPTIMISER.items()},
     "env.id": TEXT,
     "env.reward_threshold": number(or_null=True),
@@ -275,6 +282,10 @@ def _check_together(config: dict[str, Any]) -> None:
     if config["discount_power"] and config["gamma"] < 1 and parts.declared(estimator, "discounted_from_start"):
         raise ConfigError("discount_power", "R(τ) has the factor γ^t already", hint="use it with estimator=reward_to_go")
     sizes.check(config, parts.declared(critic, "least_episodes", 1))
+    if config["update"].get("recompute_advantages") and not parts.defines(critic, "fit", beside="pgx.critics.Critic"):
+        raise ConfigError("update.recompute_advantages", f"{critic} learns nothing: there is nothing to recompute")
+    if config["update"].get("whiten_minibatches") and config["discount_power"]:
+        raise ConfigError("update.whiten_minibatches", "would whiten the factors γ^t, too", hint="use whiten")
     for where, part in _parts(config):
         if part.get("schedule", "constant") == "constant" or part.get("decay_steps") is not None:
             continue

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 from pgx.blocks import Blocks, deal, fold, from_blocks, to_blocks
 from pgx.errors import ConfigError
 from pgx.lanes import largest
-from pgx.losses import value_loss
+from pgx.losses import clipped_value_loss, value_loss
 from pgx.networks import MLP, Linear
 from pgx.optimiser import OptimiserLike
 from pgx.rounding import explained_variance
@@ -99,6 +99,9 @@ class ValueNetwork(Critic):
     with them, so that V itself stays what it was and only a fit moves it (PopArt; van Hasselt et al. 2016); but for the
     first batch, before which V has learned nothing worth keeping. The optimiser's own state stays in the old unit, as it
     does there. All batches count alike (there: the later ones more), so that the unit settles."""
+    clip: float | Float[Array, ""] | None = None
+    """ε, in the unit that the network learns: no error counts for less than if V had moved by ε at most since before the
+    fit. None: each counts for what it is."""
 
     def init(self, obs_size, key):
         network = MLP(obs_size, "scalar", width=self.width, depth=self.depth, activation=self.activation, key=key)
@@ -125,21 +128,23 @@ class ValueNetwork(Critic):
         network, opt_state, before = state
         returns = steps.arrays.returns
         target = before.after(returns[..., None], steps.taken)
-        standardised = (returns - target.mean[0]) / target.std[0]
+        standardised = lambda x: (x - target.mean[0]) / target.std[0]
         learner = (_in_another_unit(network, before, target), opt_state)
-        learner, loss = self._fit(learner, steps._replace(arrays=steps.arrays._replace(returns=standardised)))
+        arrays = steps.arrays._replace(returns=standardised(returns), baseline=standardised(steps.arrays.baseline))
+        learner, loss = self._fit(learner, steps._replace(arrays=arrays))
         return (*learner, target), loss * target.std[0] ** 2
 
     def _fit(self, learner: PyTree, steps: Blocks) -> tuple[PyTree, Float[Array, ""]]:
         """(network and optimiser state, loss)."""
-        taken, pairs = steps.steps, steps._replace(arrays=(steps.arrays.obs, steps.arrays.returns))
-        size = min(self.minibatch_steps or steps.arrays.returns.size, steps.arrays.returns.size)
+        taken, arrays = steps.steps, steps.arrays
+        pairs = steps._replace(arrays=(arrays.obs, arrays.returns, None if self.clip is None else arrays.baseline))
+        size = min(self.minibatch_steps or arrays.returns.size, arrays.returns.size)
         minibatches = -(-taken // size)
 
         def one_step(i, carry):
             before, loss = carry
             minibatch = deal(pairs, minibatches, i, size)
-            error, gradient = _value_gradient(before[0], minibatch)
+            error, gradient = _value_gradient(before[0], minibatch, self.clip)
             after = self.optimiser.step(before[0], gradient, before[1])
             going = i < minibatches  # in a pack the others may have more
             after = jax.tree.map(lambda new, old: jnp.where(going, new, old), after, before)
@@ -162,12 +167,15 @@ def _in_another_unit(network: MLP, old: Moments, new: Moments) -> MLP:
     return eqx.tree_at(lambda network: network.layers[-1], network, rescaled)
 
 
-def _value_gradient(network: MLP, blocks: Blocks) -> tuple[Float[Array, ""], MLP]:
-    """(mean squared error, its gradient) over the steps of blocks of (obs, G)."""
+def _value_gradient(network: MLP, blocks: Blocks, clip: float | Float[Array, ""] | None) -> tuple[Float[Array, ""], MLP]:
+    """(mean squared error, its gradient) over the steps of blocks of (obs, G, V before the fit; None without `clip`)."""
 
     def loss(network, block, position):
-        obs, returns = block
-        return value_loss(network(obs), returns, jnp.where(position < blocks.steps, 1 / blocks.steps, 0.0))
+        obs, returns, before = block
+        share = jnp.where(position < blocks.steps, 1 / blocks.steps, 0.0)
+        if clip is None:
+            return value_loss(network(obs), returns, share)
+        return clipped_value_loss(network(obs), before, returns, share, clip)
 
     found, _ = fold(lambda *block: (eqx.filter_value_and_grad(loss)(network, *block), ()), blocks)
     return found

@@ -24,9 +24,12 @@ COLUMNS = {
     "std_mean": "standard deviation of u, mean over the batch's steps and numbers; empty of discrete actions",
     "std_min": "… the least of them",
     "saturated_share": "share of the batch's action numbers at an end: cut off, or squashed to within a hundredth of it",
-    "grad_norm": "Euclidean norm of the policy gradient, before clipping",
+    "grad_norm": "Euclidean norm of the policy gradient, before clipping; of several gradient steps the first",
     "explained_variance": "1 − Var(G − b) / Var(G); empty without a critic or where Var(G) = 0",
     "kl": "KL(old ‖ new policy) in nats, mean over the batch's steps",
+    "epochs": "passes through the batch that an update of several made, until `stop_at_kl`; empty of others",
+    "clip_share": "share of the steps visited in them whose ratio π / π_old was clipped",
+    "ratio_max": "the largest of these ratios",
     "grad_variance": "trace of the covariance of the per-episode gradients, every diagnose_every updates",
     "grad_snr": "(‖mean gradient‖² − grad_variance / B) / grad_variance: may be negative; empty where all gradients are equal",
 }

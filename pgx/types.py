@@ -70,6 +70,8 @@ class Steps(NamedTuple):
     """What multiplies ∇ log π."""
     returns: Float[Array, " *N"]
     """The reward-to-go, to which V is fitted."""
+    baseline: Float[Array, " *N"]
+    """b, of the critic before it is fitted to these steps."""
 
 
 Estimator = Callable[[Float[Array, " T"], Float[Array, " T"], Bool[Array, " T"], Float[Array, ""]], Float[Array, " T"]]

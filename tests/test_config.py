@@ -38,7 +38,7 @@ MISTAKES = [
     ("+variant=baseline ~env", "env: cannot be removed", ""),
     ("+variant=vanilla critic.width=3", "critic.width: the chosen critic has no such key", ""),
     ("+variant=baseline estimator.lam=1", "estimator.lam: the chosen estimator has no such key", ""),
-    ("", "variant: none chosen", "+variant=baseline|gae|leave_one_out|reward_to_go|vanilla"),
+    ("", "variant: none chosen", "+variant=baseline|gae|leave_one_out|ppo|reward_to_go|vanilla"),
     ("variant=baseline", "variant: not chosen yet", "put a + before it"),
     ("+variant=baseline seed=abc", "seed: 'abc' is not allowed", "a whole number from 0 to 4294967295"),
     ("+variant=baseline seed=4294967296", "seed: 4294967296 is not allowed", "4294967295"),

@@ -12,6 +12,7 @@ from pgx import critics
 from pgx.blocks import Blocks, deal, to_blocks
 from pgx.critics import LeaveOneOut, NoCritic, ValueNetwork
 from pgx.errors import ConfigError
+from pgx.losses import clipped_value_loss
 from pgx.networks import MLP
 from pgx.optimiser import Optimiser
 from pgx.types import Steps
@@ -31,7 +32,7 @@ def batch(*lengths: int, padded_to: int) -> tuple[Blocks, np.ndarray, np.ndarray
     mask = np.arange(padded_to)[:, None] < np.array(lengths)
     obs = np.where(mask[..., None], rng.normal(size=(*mask.shape, 3)), 9.0).astype(np.float32)
     returns = np.where(mask, rng.normal(2.0, 1.0, size=mask.shape), 9.0).astype(np.float32)
-    arrays = (obs, np.zeros(mask.shape, np.int32), returns, returns)
+    arrays = (obs, np.zeros(mask.shape, np.int32), returns, returns, returns)
     packed = to_blocks(Steps(*map(jnp.asarray, arrays)), jnp.asarray(mask))
     return packed, *(np.concatenate([x[: lengths[b], b] for b in range(len(lengths))]) for x in (obs, returns))
 
@@ -99,9 +100,9 @@ def padded(blocks, hands, i, size):
     return deal(blocks, hands, i, size)._replace(steps=jnp.array(size))
 
 
-def divided_by_the_batch(network, blocks):
+def divided_by_the_batch(network, blocks, clip):
     """Σ over the minibatch, divided by another number than its own."""
-    error, gradient = critics_value_gradient(network, blocks)
+    error, gradient = critics_value_gradient(network, blocks, clip)
     return error, jax.tree.map(lambda g: g * (blocks.steps / 88), gradient)
 
 
@@ -241,3 +242,38 @@ def test_a_batch_of_no_steps_leaves_the_moments():
     unmoved = moments.after(jnp.full((8, 2, 1), 7.0), mask)
     for x, y in zip(jax.tree.leaves(unmoved), jax.tree.leaves(moments), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-9)
+def clipped_by_hand(value, before, target, clip, of_two=np.maximum):
+    """Of the published form, in float64: half of it is the mistake of taking the smaller."""
+    error, held_back = value - target, before + np.clip(value - before, -clip, clip) - target
+    return of_two(error**2, held_back**2)
+
+
+def test_a_clipped_value_loss_is_the_larger_of_two_errors():
+    """On both sides of both edges, from above and from below; the smaller one, a published mistake, is another number."""
+    before, value = (np.repeat(x, 3) for x in (np.zeros(5), np.array([-0.5, -0.1, 0.0, 0.1, 0.5])))
+    target, weight = np.tile([-1.0, 0.05, 1.0], 5), np.linspace(0.1, 1.0, 15)
+    loss = lambda x: clipped_value_loss(x, *(jnp.asarray(y, jnp.float32) for y in (before, target, weight)), 0.2)
+    found, slope = jax.value_and_grad(loss)(jnp.asarray(value, jnp.float32))
+    expected = lambda x: (weight * clipped_by_hand(x, before, target, 0.2)).sum()
+    assert float(found) == pytest.approx(expected(value), rel=1e-5)
+    differences = [(expected(value + h) - expected(value - h)) / 2e-6 for h in 1e-6 * np.eye(15)]
+    np.testing.assert_allclose(slope, differences, atol=1e-4)
+    wrong = (weight * clipped_by_hand(value, before, target, 0.2, np.minimum)).sum()
+    assert abs(float(found) - wrong) > 0.05
+    # beyond the edge on the side of the target nothing is gained
+    assert not np.asarray(slope)[[0, 14]].any()
+
+
+def test_a_clipped_v_stays_near_what_it_was_before_the_fit():
+    """Over all passes, and not from one to the next; a wide edge changes nothing."""
+    packed, obs, _ = batch(50, 7, 31, padded_to=64)
+    before = np.asarray(V(jnp.asarray(obs.T)))
+    row = jnp.pad(jnp.asarray(before), (0, packed.arrays.returns.size - len(before))).reshape(packed.arrays.returns.shape)
+    packed = packed._replace(arrays=packed.arrays._replace(baseline=row, returns=row + 1.0))
+    moved = []
+    for clip in (0.05, 100.0, None):
+        chosen = dataclasses.replace(critic(40, 10), clip=clip)
+        (network, _), _ = quickly_compiled(lambda v, c=chosen: c.fit((v, c.optimiser.init(v)), packed, KEY))(V)
+        moved.append(np.asarray(network(jnp.asarray(obs.T))) - before)
+    assert np.abs(moved[0]).mean() < 0.2 < 0.8 < moved[2].mean()
+    np.testing.assert_allclose(moved[1], moved[2], rtol=1e-5, atol=1e-6)

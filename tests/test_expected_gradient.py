@@ -199,7 +199,7 @@ class AfterItsFit(ValueNetwork):
     """A critic whose baseline is V as it is after being fitted to these very episodes."""
 
     def baseline(self, state, episodes, returns):
-        steps = to_blocks(Steps(episodes.obs, episodes.action, returns, returns), episodes.mask)
+        steps = to_blocks(Steps(episodes.obs, episodes.action, returns, returns, returns), episodes.mask)
         return super().baseline(self.fit(state, steps, KEY)[0], episodes, returns)
 
 

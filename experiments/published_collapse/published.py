@@ -57,7 +57,8 @@ class Minibatches(Update):
             state, episodes, algorithm, key, used, share, psi, target
         )
         mean_entropy, mean_kl, of_actions = _moved(state.policy, policy, episodes)
-        moved = Moved(loss, mean_entropy, grad_norm, jnp.array(jnp.nan), mean_kl, of_actions)
+        nan = jnp.array(jnp.nan)
+        moved = Moved(loss, mean_entropy, grad_norm, nan, nan, mean_kl, of_actions)
         explained = algorithm.critic.explained_variance(target, value, used)
         return Learned(policy, policy_opt_state, critic, moved, value_loss, explained)
 
@@ -160,7 +161,7 @@ def _along_time(estimator, series):
 def _value_and_fit(critic, state, episodes, target, key):
     """(V of every step before the fit, what the critic is after it, its loss)."""
     value = critic.baseline(state, episodes, target)
-    steps = to_blocks(Steps(episodes.obs, episodes.action, target - value, target), episodes.mask)
+    steps = to_blocks(Steps(episodes.obs, episodes.action, target - value, target, value), episodes.mask)
     return value, *critic.fit(state, steps, key)
 
 

@@ -77,7 +77,7 @@ togo = partial(reward_to_go, gamma=1.0)
 @eqx.filter_jit
 def fit(state):
     returns = of_each(togo, others)
-    steps = to_blocks(Steps(others.obs, others.action, returns, returns), others.mask)
+    steps = to_blocks(Steps(others.obs, others.action, returns, returns, returns), others.mask)
 
     def step(state, _):
         return critic.fit(state, steps, fit_key)

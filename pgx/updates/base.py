@@ -22,12 +22,14 @@ class Moved(NamedTuple):
     """H(π(·|s)) before the update, mean over steps."""
     grad_norm: Float[Array, ""]
     """Of the (first) gradient, before clipping."""
+    batch_norm: Float[Array, ""]
+    """‖ḡ‖ of the whole batch's gradient, whether or not it was followed; only where `diagnose` is True."""
     spread: Float[Array, ""]
-    """Σ_b ‖g_b − ḡ‖² of that gradient over episodes; only where `diagnose` is True."""
+    """Σ_b ‖g_b − ḡ‖² of that one over episodes; only where `diagnose` is True."""
     kl: Float[Array, ""]
     """KL(old ‖ new policy), mean over steps."""
     columns: Metrics
-    """What the distributions of the actions say of themselves."""
+    """What the distributions of the actions say of themselves, and what else metrics.csv has of this update."""
 
 
 class Learned(NamedTuple):
@@ -70,7 +72,7 @@ class PolicyUpdate(Update):
 
     def learn(self, state, episodes, algorithm, key, diagnose):
         returns, baseline, weight = weigh(state.critic, episodes, algorithm)
-        steps = to_blocks(Steps(episodes.obs, episodes.action, weight, returns), episodes.mask, episodes.count)
+        steps = to_blocks(Steps(episodes.obs, episodes.action, weight, returns, baseline), episodes.mask, episodes.count)
         policy, opt_state, moved = self(state.policy, state.policy_opt_state, steps, key, diagnose)
         critic, value_loss = algorithm.critic.fit(state.critic, steps, key)
         explained = algorithm.critic.explained_variance(returns, baseline, episodes.mask)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from pgx.blocks import Blocks, fold
 from pgx.losses import policy_loss
@@ -28,11 +28,13 @@ class GradientStep(PolicyUpdate):
         loss_and_gradient = of_policy(policy, self.entropy_coefficient)
         found = gradient(loss_and_gradient, steps)
         spread = spread_over_episodes(loss_and_gradient, steps, found.gradient, diagnose)
+        norm = optax.global_norm(found.gradient)
         new, state = self.optimiser.step(policy, found.gradient, state)
         moved = Moved(
             loss=found.loss,
             entropy=found.entropy / steps.mean_length,
-            grad_norm=optax.global_norm(found.gradient),
+            grad_norm=norm,
+            batch_norm=norm,
             spread=spread,
             kl=mean_kl(found.pi, new, steps),
             columns=found.pi.columns(steps.arrays.action, steps.taken),
@@ -64,15 +66,17 @@ def of_policy(policy: PyTree, entropy_coefficient: float | Float[Array, ""]) -> 
     return jax.jit(lambda block, share: loss_and_gradient(policy, block, share, entropy_coefficient))
 
 
-def gradient(loss_and_gradient: Callable, steps: Blocks) -> Gradient:
-    """The gradient of the batch's loss."""
+def gradient(
+    loss_and_gradient: Callable, steps: Blocks, segment: tuple[Int[Array, ""], Int[Array, ""]] | None = None
+) -> Gradient:
+    """The gradient of the batch's loss, or what a segment of its steps has in it."""
 
     def of_block(block, position):
         share = jnp.where(position < steps.steps, 1 / steps.num_episodes, 0.0)
         (loss, (entropy, pi)), gradient = loss_and_gradient(block, share)
         return (loss, entropy, gradient), pi
 
-    sums, pi = fold(of_block, steps)
+    sums, pi = fold(of_block, steps, segment)
     return Gradient(*sums, pi)
 
 
@@ -93,6 +97,13 @@ def spread_over_episodes(
         return spread + ((ravel_pytree(of_episode)[0] - mean) ** 2).sum()
 
     return jax.lax.fori_loop(0, jnp.where(diagnose, steps.num_episodes, 0), one_more, jnp.zeros(()))
+
+
+def quality(loss_and_gradient: Callable, steps: Blocks, diagnose: Bool[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """(‖ḡ‖, `spread_over_episodes`) for an update that does not make the batch's gradient anyway; 0 without `diagnose`."""
+    none_or_all = jnp.array(0), jnp.where(diagnose, steps.steps, 0)
+    mean = gradient(loss_and_gradient, steps, none_or_all).gradient
+    return optax.global_norm(mean), spread_over_episodes(loss_and_gradient, steps, mean, diagnose)
 
 
 def mean_kl(old: Distribution, policy: PyTree, steps: Blocks) -> Float[Array, ""]:
