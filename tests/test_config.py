@@ -212,7 +212,7 @@ def test_help_has_the_keys_of_every_choice(capsys):
     """The default choices hide most keys: `critic.width` and the cart's mass were nowhere to be found."""
     with composed() as config:
         text = config.hydra.help.template
-    for line in ("critic=value_network: activation, depth, ", "estimator=lambda_return: gamma, lam"):
+    for line in ("critic=value_network: activation, clip, depth, ", "estimator=lambda_return: gamma, lam"):
         assert line in text
     assert "of CartPole-v1: gravity, masscart, masspole" in text and "optimiser=sgd: clip_norm" in text
 
@@ -263,24 +263,28 @@ def test_numbers_are_read_as_their_rule_says():
     assert type(config["env"]["params"]["gravity"]) is float
 
 
-def test_a_variant_is_an_estimator_and_a_critic():
-    """The table of DESIGN §2: two independent choices, and nothing else differs between variants."""
+def test_a_variant_is_an_estimator_a_critic_and_an_update():
+    """Independent choices, and nothing else differs between variants: but `ppo` whitens, as its file says."""
     pairs = {name: checked(f"+variant={name}") for name in options("variant")}
+    updates = {name: c["update"]["_target_"].rpartition(".")[2] for name, c in pairs.items()}
+    assert {name: x for name, x in updates.items() if x != "GradientStep"} == {"ppo": "PPO"}
     seen = {name: (c["estimator"]["_target_"], c["critic"]["_target_"]) for name, c in pairs.items()}
     assert seen["vanilla"] == ("pgx.estimators.vanilla", "pgx.critics.NoCritic")
     assert seen["reward_to_go"] == ("pgx.estimators.reward_to_go", "pgx.critics.NoCritic")
     assert seen["baseline"] == ("pgx.estimators.reward_to_go", "pgx.critics.ValueNetwork")
     assert seen["gae"] == ("pgx.estimators.lambda_return", "pgx.critics.ValueNetwork")
     assert seen["leave_one_out"] == ("pgx.estimators.vanilla", "pgx.critics.LeaveOneOut")
-    assert len(set(seen.values())) == len(seen)
-    own = ("variant", "estimator", "critic")
-    rest = [{key: x for key, x in config.items() if key not in own} for config in pairs.values()]
-    assert all(other == rest[0] for other in rest)
+    assert seen["ppo"] == seen["gae"]
+    assert len({(seen[name], updates[name]) for name in seen}) == len(seen)
+    own = ("variant", "estimator", "critic", "update")
+    rest = {name: {key: x for key, x in config.items() if key not in own} for name, config in pairs.items()}
+    assert rest["ppo"].pop("whiten") and not rest["gae"]["whiten"]
+    assert all(other | {"whiten": False} == rest["gae"] for other in rest.values())
 
 
 def test_every_file_of_every_group_passes_the_check():
     """A typo in a YAML that nobody has tried yet."""
-    for group in ("env", "estimator", "policy", "optimiser"):
+    for group in ("env", "estimator", "policy", "optimiser", "update"):
         for option in options(group):
             more = ["env.id=CartPole-v1"] if (group, option) == ("env", "gymnasium") else []
             checked("+variant=baseline", f"{group}={option}", *more)

@@ -242,6 +242,8 @@ def test_a_batch_of_no_steps_leaves_the_moments():
     unmoved = moments.after(jnp.full((8, 2, 1), 7.0), mask)
     for x, y in zip(jax.tree.leaves(unmoved), jax.tree.leaves(moments), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-9)
+
+
 def clipped_by_hand(value, before, target, clip, of_two=np.maximum):
     """Of the published form, in float64: half of it is the mistake of taking the smaller."""
     error, held_back = value - target, before + np.clip(value - before, -clip, clip) - target
