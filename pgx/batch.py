@@ -15,8 +15,8 @@ from pgx.types import Episodes
 class BySteps(eqx.Module):
     """B = steps / mean length of the last batch's episodes, rounded, within limits.
 
-    Of the last batch alone: with B fixed beforehand, the steps of a batch vary by the lengths of its own episodes anyway,
-    and those of one batch before it add no more to that than as much again.
+    Of the last batch alone: the steps of a batch vary with the lengths of its own episodes anyway, and those of the one
+    before it add no more to that than as much again.
     """
 
     steps: int = eqx.field(static=True)
