@@ -9,7 +9,7 @@ BY_STEPS = ("steps_per_update", "max_episodes_per_update")
 """Keys that the configuration of a run of an earlier version does not have."""
 
 SHORT_EPISODE = 16
-"""Steps. If they are no shorter on average, there is room for the episodes that make a batch."""
+"""Steps. If nothing else is said, there is room for the episodes of a batch if they are no shorter on average."""
 
 
 class Most(NamedTuple):
@@ -21,7 +21,7 @@ class Most(NamedTuple):
 
 def check(config: dict[str, Any], least: int) -> None:
     """Raise ConfigError unless a batch is made either by episodes or by steps, and may have the `least` episodes that the
-    critic needs, and one a lane. The most episodes of a batch by steps are filled in."""
+    critic needs, and one a lane."""
     episodes, steps, most = (config[key] for key in ("episodes_per_update", *BY_STEPS))
     if episodes is not None and steps is not None:
         hint = "leave one out, or write null for it where a file has it"
@@ -31,8 +31,6 @@ def check(config: dict[str, Any], least: int) -> None:
     if steps is None and most is not None:
         hint = "it limits batches that are made by steps"
         raise ConfigError("max_episodes_per_update", f"{most} without steps_per_update", "null", hint)
-    if steps is not None and most is None:
-        config["max_episodes_per_update"] = max(least, math.ceil(steps / SHORT_EPISODE))
     key, most = most_episodes(config)
     if most < least:
         critic = config["critic"]["_target_"]
@@ -43,8 +41,10 @@ def check(config: dict[str, Any], least: int) -> None:
 
 
 def most_episodes(config: dict[str, Any]) -> Most:
-    key = "episodes_per_update" if config["steps_per_update"] is None else "max_episodes_per_update"
-    return Most(key, config[key])
+    steps = config["steps_per_update"]
+    if steps is None:
+        return Most("episodes_per_update", config["episodes_per_update"])
+    return Most("max_episodes_per_update", config["max_episodes_per_update"] or max(2, math.ceil(steps / SHORT_EPISODE)))
 
 
 def fewest_episodes(config: dict[str, Any], max_steps: int | None) -> int:
@@ -54,4 +54,4 @@ def fewest_episodes(config: dict[str, Any], max_steps: int | None) -> int:
         return config["episodes_per_update"]
     if max_steps is None:
         raise ConfigError("env.num_lanes", "null, and the environment declares no time limit", "a whole number ≥ 1")
-    return max(1, min(config["steps_per_update"] // max_steps, config["max_episodes_per_update"]))
+    return max(1, min(config["steps_per_update"] // max_steps, most_episodes(config).episodes))

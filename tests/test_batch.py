@@ -25,6 +25,7 @@ from pgx.loop import Keys, Limits
 from pgx.rollout import LANES, rollout
 from pgx.runners import PackRunner, make_runner
 from pgx.runs.record import run_hash
+from pgx.sizes import most_episodes
 from pgx.update import update
 
 ROOM = LANES + 9
@@ -177,6 +178,8 @@ def test_a_run_that_goes_on_makes_the_batches_of_one_that_was_never_interrupted(
     )
     run("num_updates=7", folder=tmp_path / "whole")
     run("num_updates=3", folder=tmp_path / "stopped")
+    with pytest.raises(ConfigError, match="steps_per_update: 120 → 150"):
+        run("num_updates=5", "steps_per_update=150", folder=tmp_path / "stopped")
     run("num_updates=5", folder=tmp_path / "stopped")
     shutil.rmtree(tmp_path / "stopped/checkpoints/5")
     run("num_updates=7", folder=tmp_path / "stopped")
@@ -222,10 +225,11 @@ def test_a_batch_is_made_by_episodes_or_by_steps():
     size = lambda *words: tuple(checked("+variant=baseline", *words)[key] for key in SIZES)
     assert size() == (10, None, None)
     assert size("episodes_per_update=20") == size("episodes_per_update=20", "steps_per_update=null") == (20, None, None)
-    assert size("steps_per_update=2048") == (None, 2048, 128)
-    assert size("steps_per_update=4k", "episodes_per_update=null") == (None, 4000, 250)
+    assert size("steps_per_update=2048") == (None, 2048, None)
+    assert size("steps_per_update=4k", "episodes_per_update=null") == (None, 4000, None)
     assert size("steps_per_update=2048", "max_episodes_per_update=50") == (None, 2048, 50)
-    assert size("steps_per_update=8", "variant=leave_one_out", "critic=leave_one_out") == (None, 8, 2)
+    most = lambda *words: most_episodes(checked("+variant=leave_one_out", *words)).episodes
+    assert most("steps_per_update=2048") == 128 and most("steps_per_update=8") == 2
 
 
 @pytest.mark.parametrize(
@@ -282,7 +286,7 @@ def test_a_file_chooses_how_batches_are_made(tmp_path):
         defaults = "defaults:\n  - baseline\n  - _self_\nvariant: long\n" if "variant" in group else ""
         file.write_text(f"# @package _global_\n{defaults}{keys}\n")
     size = lambda *words: tuple(configuration(*words, "tracker=none", config_dir=tmp_path)[key] for key in SIZES)
-    assert size("+variant=long") == (None, 900, 57)
+    assert size("+variant=long") == (None, 900, None)
     assert size("+variant=baseline", "+experiment=few") == (3, None, None)
     assert size("+variant=long", "steps_per_update=null", "episodes_per_update=4") == (4, None, None)
     with pytest.raises(ConfigError, match="900 beside episodes_per_update=4"):
