@@ -10,9 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from pgx.lanes import largest
 from pgx.rounding import ROUNDING
 
 CLIP = 10.0
@@ -46,8 +48,13 @@ class Moments(eqx.Module):
         std = jnp.sqrt(self.m2 / jnp.maximum(self.count, 1.0))
         return jnp.where(std > ROUNDING * jnp.abs(self.mean), std, 1.0)
 
-    def after(self, x: Float[Array, "T B D"], mask: Bool[Array, "T B"]) -> "Moments":
-        """With a batch taken in, where `mask` is True."""
+    def after(self, x: Float[Array, "T B D"], mask: Bool[Array, "T B"], count: Int[Array, ""] | None = None) -> "Moments":
+        """With a batch taken in, where `mask` is True. With the `count` of `Episodes`, one episode after the other: the
+        columns that are empty cost nothing."""
+        if count is not None:
+            one = lambda x, b: jax.lax.dynamic_slice_in_dim(x, b, 1, axis=1)
+            take_in = lambda b, moments: moments.after(one(x, b), one(mask, b))
+            return jax.lax.fori_loop(0, largest(count), take_in, self)
         taken, steps = mask[..., None], mask.sum(dtype=jnp.float32)
         mean_of = lambda x: x.sum((0, 1)) / jnp.maximum(steps, 1.0)
         # from the running mean, and once more from the batch's own: sums of small numbers keep their last places

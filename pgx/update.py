@@ -22,7 +22,7 @@ def update(
     moved = learned.moved
     returns = jnp.concatenate([state.recent_returns, episodes.reward.sum(0)])
     recent = jax.lax.dynamic_slice_in_dim(returns, episodes.num_episodes, len(state.recent_returns))
-    scaling = None if state.scaling is None else state.scaling.after(episodes.obs, episodes.mask)
+    scaling = None if state.scaling is None else state.scaling.after(episodes.obs, episodes.mask, episodes.count)
     following = None if algorithm.batch is None else algorithm.batch.after(episodes)
     new = TrainState(learned.policy, learned.policy_opt_state, learned.critic, recent, state.update + 1, scaling, following)
     row = metrics.of_episodes(episodes) | moved.columns | {

@@ -89,6 +89,18 @@ def test_a_late_batch_still_moves_a_large_mean():
     assert expected / 10_000 < np.spacing(np.float32(1e4)) / 2, "the sum alone would not have moved"
 
 
+def test_episode_by_episode_they_are_the_same():
+    """As batches by steps take them in, whose last columns are no episodes, and as lanes do that have fewer than others."""
+    obs, mask = batches(1, mean=100.0)
+    obs, mask = jnp.asarray(obs[0]), jnp.asarray(mask[0])
+    start = Scaling(jnp.float32(20.0), jnp.full(4, 50.0), jnp.zeros(4), jnp.full(4, 3e3))
+    few = jax.jit(jax.vmap(lambda count: start.after(obs, mask & (jnp.arange(5)[None] < count), count)))(jnp.array([5, 2]))
+    for i, count in enumerate((5, 2)):
+        whole = start.after(obs[:, :count], mask[:, :count])
+        for name in ("count", "mean", "m2"):
+            np.testing.assert_allclose(getattr(few, name)[i], getattr(whole, name), rtol=2e-5, err_msg=name)
+
+
 def test_scaled_observations_are_standard_and_end_at_ten():
     z = SEEN_BEFORE(jnp.array([[0.4, 1e6], [-0.2 + 1.5, -1e6], [0.1, 0.1]]))
     np.testing.assert_allclose(z, [[0.0, CLIP], [1.0, -CLIP], [0.0, 0.0]], atol=1e-6)
