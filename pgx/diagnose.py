@@ -5,10 +5,10 @@ estimator on the same episodes (tr Σ, unbiased ‖G‖², signal to noise, cosi
 returns of the policy as it is, and after each of many single updates by the run's own algorithm; dead units and
 effective rank. V of `baseline` and `gae` is a ridge regression fitted to episodes of its own, at every checkpoint of
 every run alike; where the run has a V, `baseline, own V` is measured, too. `own` is what the run itself learned from,
-whatever its estimator and its critic are. What of the variance comes from states,
-actions and what happens afterwards is told by going on from visited states, where the environment is compiled: one on
-the host cannot be put back into a state. Gradients and their variance are those of the run's own problem, with its scaled
-observations and its `reward_scale`; returns are the environment's.
+whatever its estimator and its critic are. What of the variance comes from states, actions and what happens afterwards
+is told by going on from visited states, where the environment is compiled: one on the host cannot be put back into a
+state. `pathwise` is the gradient through the dynamics, where they are differentiable. Gradients and their variance are
+those of the run's own problem, with its scaled observations and its `reward_scale`; returns are the environment's.
 
 Every run gets a table diagnosis.csv, which `python -m analysis.report` shows; nothing else is written. Checkpoints that
 are in it already are not measured again, and the same command gives the same bytes.
@@ -50,8 +50,11 @@ QUANTITIES = {
     "snr": "signal / variance",
     "cosine": "mean over all pairs of batches",
     "cosine_reference": "mean over batches of that with the reference: `baseline` on as many other episodes as there are",
+    "cosine_pathwise": "as cosine_reference, with the gradient through the dynamics (pgx/diagnosis/pathwise.py)",
     "no_gradient": "share of batches whose gradient is exactly 0; they have no part in the cosines",
-    "cosine_halves": "between the means of the two halves of the reference: how far it can be trusted",
+    "cosine_halves": "between the means of the two halves of a reference: how far it can be trusted",
+    "snr_reference": "signal / variance of a reference, the mean over all its episodes: below 1 it is mostly noise",
+    "agreement": "cosine of the two references with the noise taken off: 1 if they estimate the same; may be above 1",
     "variance_state": "Σ_s of one step's term (pgx/diagnosis/decomposition.py); unbiased, as the next two: may be negative",
     "variance_action": "Σ_a, all that a baseline can change; `exact V`: the mean of the continuations",
     "variance_return": "Σ_τ",
@@ -196,7 +199,7 @@ def _programs():
         rollout: ("num_episodes",),
         Episodes.seen: (),
         quality.measure: ("batch_sizes",),
-        quality.decompositions: ("num_episodes", "num_states", "num_actions", "num_continuations"),
+        quality.decompositions: ("num_episodes", "num_states", "num_draws", "num_continuations"),
         quality.updated: (),
     }
     return [jax.jit(f, static_argnames=names, compiler_options=compiler_options()) for f, names in statics.items()]
@@ -251,18 +254,19 @@ def measure(job: Job, options: Options) -> Iterator[tuple[int, list[dict[str, st
             except CheckpointError as error:
                 yield update, error
                 continue
-            key, after, of_fit, of_states = jax.random.split(jax.random.fold_in(stream, update), 4)
+            key, after, of_fit, of_states, of_paths = jax.random.split(jax.random.fold_in(stream, update), 5)
             sets = [play(state.actor, key, num_episodes=options.episodes) for key in jax.random.split(key, 3)]
             seen = [look(episodes, state.scaling, algorithm.reward_scale) for episodes in sets]
+            seen_env = SeenEnv(env, state.scaling, algorithm.reward_scale) if isinstance(env, JittedEnv) else None
             rows, value = of_gradients(
-                state.policy, *seen, state.critic, algorithm, estimand, of_fit, batch_sizes=options.batches
-            )
+                state.policy, *seen, state.critic, algorithm, estimand, of_fit, seen_env and (seen_env, of_paths),
+                batch_sizes=options.batches,
+            )  # fmt: skip
             returns = sets[-1].reward.sum(0)
-            if isinstance(env, JittedEnv):
-                seen_env = SeenEnv(env, state.scaling, algorithm.reward_scale)
+            if seen_env is not None:
                 rows |= of_parts(
                     seen_env, state.policy, value, state.critic, algorithm, estimand, of_states, num_episodes=options.episodes,
-                    num_states=options.states, num_actions=options.actions, num_continuations=options.continuations,
+                    num_states=options.states, num_draws=options.actions, num_continuations=options.continuations,
                 )  # fmt: skip
             later = quality.post_update_returns(
                 play, learn, state, algorithm, after,

@@ -9,6 +9,7 @@ import abc
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -21,6 +22,9 @@ from pgx.spaces import Box, Discrete, Space
 
 class Distribution(eqx.Module):
     """The distributions of N actions, side by side; an action is [*A], and N of them are [*A, N]."""
+
+    reparameterised: ClassVar[bool] = False
+    """Whether `sample` is a differentiable function of the parameters, the noise held."""
 
     @abc.abstractmethod
     def noise(self, key: PRNGKeyArray, times: int) -> Float[Array, "times *A N"]:
@@ -110,6 +114,7 @@ class Gaussian(Distribution):
     (brax stores actions before tanh for the same reason); the entropy is that of u, not of the action.
     """
 
+    reparameterised = True
     mean: Float[Array, "A *N"]
     log_std: Float[Array, "A *N"]
     actions: Box = eqx.field(static=True)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pgx.envs.base import EnvSpec, JittedEnv
-from pgx.spaces import Discrete
+from pgx.spaces import Box, Discrete
 
 
 class Tables(NamedTuple):
@@ -63,3 +63,12 @@ class Probe(JittedEnv):
     def _at(self, t, key):
         which = jax.random.bernoulli(key).astype(jnp.int32)
         return (t, which), self.observation[t, which][None]
+
+
+class ContinuousProbe(Probe):
+    """The same, where a real number is the action: above 0 it is action 1, and else action 0."""
+
+    spec: EnvSpec = EnvSpec("ContinuousProbe-v0", 1, Box((-1.0,), (1.0,)), 2, None)
+
+    def step(self, key, state, action):
+        return super().step(key, state, (action[0] > 0).astype(jnp.int32))

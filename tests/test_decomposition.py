@@ -251,7 +251,7 @@ def test_all_of_it_as_rows(switches):
             key,
             num_episodes=EPISODES,
             num_states=20_000,
-            num_actions=3,
+            num_draws=3,
             num_continuations=K,
         )
     )(jax.random.key(2))

@@ -19,6 +19,8 @@ TINY = ("scale_observations=true", "reward_scale=0.3")  # so that what is measur
 TINY += ("episodes_per_update=4", "checkpoint_every=2", "updates_per_chunk=1", "num_updates=4", "env=catch")
 TINY += ("policy.width=8",)
 SMALL = ("--episodes", "24", "--batches", "2,4", "--updates", "5", "--states", "6", "--actions", "3", "--continuations", "2")
+PATHWISE = {"cosine_pathwise", "agreement"}
+"""Measured only where dynamics and rewards can be differentiated."""
 SETTINGS = "episodes 24 in 2+4 updates 5x8 states 6x3x2"
 
 
@@ -68,7 +70,7 @@ def test_every_quantity_of_every_checkpoint_is_there(made):
     for run in "01":
         found = rows(made / run)
         assert tuple(found[0]) == tuple(diagnose.COLUMNS) and {row["update"] for row in found} == {"2", "4"}
-        assert {row["quantity"] for row in found} == diagnose.QUANTITIES.keys()
+        assert {row["quantity"] for row in found} == diagnose.QUANTITIES.keys() - PATHWISE
         counted = Counter((row["quantity"], row["of"], row["batch_size"]) for row in found)
         assert counted["return", "", ""] == 2 * 24 and counted["post_update_return", "", ""] == 2 * 5
         estimators = ("vanilla", "reward_to_go", "baseline", "gae", "leave_one_out", "vanilla, whitened")
@@ -97,15 +99,15 @@ def test_the_table_says_what_was_computed(made):
     with Checkpoints(made / "1" / "checkpoints") as checkpoints:
         state = checkpoints.at(4, skeleton(config, env, algorithm))
     stream = jax.random.fold_in(Keys.of_seed(config["seed"]).evaluate, 0xD1A6)
-    key, _, of_fit, of_states = jax.random.split(jax.random.fold_in(stream, 4), 4)
+    key, _, of_fit, of_states, of_paths = jax.random.split(jax.random.fold_in(stream, 4), 5)
     estimand = quality.Estimand(algorithm.gamma, jnp.array(0.95, jnp.float32), False, False)
     rollout, look, measure, decompose, _ = diagnose._programs()  # compiled already
     sets = [rollout(env, state.actor, key, num_episodes=24) for key in jax.random.split(key, 3)]
     own = (state.critic, algorithm)
     seen = [look(episodes, state.scaling, algorithm.reward_scale) for episodes in sets]
-    found, value = measure(state.policy, *seen, *own, estimand, of_fit, batch_sizes=(2, 4))
-    sizes = {"num_episodes": 24, "num_states": 6, "num_actions": 3, "num_continuations": 2}
     seen_env = SeenEnv(env, state.scaling, algorithm.reward_scale)
+    found, value = measure(state.policy, *seen, *own, estimand, of_fit, (seen_env, of_paths), batch_sizes=(2, 4))
+    sizes = {"num_episodes": 24, "num_states": 6, "num_draws": 3, "num_continuations": 2}
     found |= decompose(seen_env, state.policy, value, *own, estimand, of_states, **sizes)
     written = [row for row in rows(made / "1") if row["update"] == "4"]
     np.testing.assert_array_equal([float(x["value"]) for x in written if x["quantity"] == "return"], sets[-1].reward.sum(0))
@@ -202,6 +204,8 @@ def test_a_run_with_continuous_actions_is_measured_too(how, tmp_path, capsys):
     assert all(value[f"variance_{part}", "baseline", ""] for part in ("state", "action", "return"))
     beside = {of for quantity, of, _ in value if quantity in ("variance", "variance_action") and "score" in of}
     assert beside == (set() if "tanh" in how else {"baseline, clipped score"})
+    assert {value["cosine_pathwise", of, "2"] == "" for of in ("vanilla", "own", "baseline, own V")} == {False}
+    assert ("cosine_pathwise", "pathwise", "2") not in value and value["snr_reference", "pathwise", ""]
     if beside:
         by_raw, by_clipped = (float(value["variance", of, "2"]) for of in ("baseline", "baseline, clipped score"))
         assert by_clipped < by_raw
@@ -216,7 +220,7 @@ def test_a_run_on_the_host_is_measured_too(tmp_path, capsys):
     assert out.startswith("1 checkpoints measured") and not err
     found = rows(tmp_path / "run")
     parts = {"variance_state", "variance_action", "variance_return"}
-    assert {row["quantity"] for row in found} == diagnose.QUANTITIES.keys() - parts
+    assert {row["quantity"] for row in found} == diagnose.QUANTITIES.keys() - parts - PATHWISE
     counted = Counter(row["quantity"] for row in found)
     assert counted["return"] == 24 and counted["post_update_return"] == 5
     returns = {float(row["value"]) for row in found if row["quantity"] == "return"}

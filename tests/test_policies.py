@@ -85,6 +85,19 @@ def one_step(family, mean, log_std, f, space):
     return first, second - first**2
 
 
+def through_the_bound(mean, log_std, f, space, bounded=None):
+    """E of the derivative of f(action) with the noise held, for μ and log σ."""
+    bounded = bounded or (lambda u: space.to_env(u))
+
+    def value(p, noise):
+        return f(bounded(Gaussian(p[:1], p[1:], space).sample(jnp.full((1, 1), noise))[:, 0])[0])
+
+    noise = np.linspace(-9, 9, 8_001)
+    slope = jax.jit(jax.vmap(jax.grad(value), in_axes=(None, 0)))
+    terms = np.asarray(slope(jnp.array([[mean], [log_std]]), jnp.asarray(noise, jnp.float32)), np.float64)[:, :, 0]
+    return integrate.trapezoid(terms * stats.norm.pdf(noise)[:, None], noise, axis=0)
+
+
 def reward(action):
     return (action - 0.3) ** 2 + action
 
@@ -92,8 +105,8 @@ def reward(action):
 @pytest.mark.parametrize("bound", ["clip", "tanh", "none"])
 @pytest.mark.parametrize(("mean", "log_std"), [(0.9, -0.7), (-1.6, 0.0)])
 def test_every_bound_gives_the_gradient_of_the_expected_reward(bound, mean, log_std):
-    """∇ E f(bounded u) by finite differences of the expectation, by the raw score, and under clip by CAPG's: all equal;
-    CAPG's variance is not greater."""
+    """∇ E f(bounded u) by finite differences of the expectation, by the raw score, through the bound, and under clip by
+    CAPG's score: all equal; CAPG's variance is not greater."""
     space = Box((-1.0,), (1.0,), bound)
 
     def expectation(mean, log_std):
@@ -108,6 +121,12 @@ def test_every_bound_gives_the_gradient_of_the_expected_reward(bound, mean, log_
     ])  # fmt: skip
     raw, raw_variance = one_step(Gaussian, mean, log_std, reward, space)
     np.testing.assert_allclose(raw, exact, rtol=2e-3, atol=2e-4)
+    np.testing.assert_allclose(through_the_bound(mean, log_std, reward, space), exact, rtol=2e-3, atol=2e-4)
+    if bound == "tanh":
+        # squashed by the policy and by the environment; and a density of the squashed action that looks at it as at u
+        twice = through_the_bound(mean, log_std, reward, space, lambda u: space.to_env(jnp.tanh(u)))
+        assert abs(twice - exact).max() > 0.02
+        assert abs(one_step(_Squashed, mean, log_std, reward, space)[0] - exact).max() > 0.02
     if bound == "clip":
         capg, capg_variance = one_step(ClippedGaussian, mean, log_std, reward, space)
         np.testing.assert_allclose(capg, exact, rtol=2e-3, atol=2e-4)
@@ -115,6 +134,13 @@ def test_every_bound_gives_the_gradient_of_the_expected_reward(bound, mean, log_
         # to store the clipped action and score it as a density: what several published programs do
         stored, _ = one_step(_Stored, mean, log_std, reward, space)
         assert abs(stored - exact).max() > 0.02
+
+
+class _Squashed(Gaussian):
+    """A mutant: the action is squashed before it is stored."""
+
+    def log_prob(self, action):
+        return super().log_prob(jnp.tanh(action))
 
 
 class _Stored(Gaussian):

@@ -24,6 +24,7 @@ from pgx.advantages import weigh
 from pgx.algorithm import Algorithm
 from pgx.blocks import by_time, fold, from_blocks, to_blocks
 from pgx.critics import Critic
+from pgx.diagnosis import pathwise
 from pgx.diagnosis.decomposition import actions, continuations, decompose, scores, visited
 from pgx.envs.base import JittedEnv
 from pgx.estimators import lambda_return, reward_to_go, vanilla
@@ -68,22 +69,36 @@ class Estimand(eqx.Module):
 def statistics(gradients: Float[Array, "K P"], reference: Float[Array, " P"]) -> dict[str, Float[Array, ""]]:
     """tr Σ, ‖G‖², SNR, the mean cosine between two batches and between a batch and the reference, which must be of other
     episodes, and the share of batches whose gradient is 0: these have no direction and no part in the cosines."""
-    K = gradients.shape[0]
-    mean = gradients.mean(0)
-    variance = ((gradients - mean[None]) ** 2).sum() / (K - 1)
-    signal = (mean**2).sum() - variance / K
-    norm = jnp.linalg.norm(gradients, axis=1, keepdims=True)
-    directed = (norm > 0).sum(dtype=norm.dtype)
-    together = jnp.where(norm > 0, gradients / norm, 0.0).sum(0)
+    variance, signal = noise_and_signal(gradients)
+    together, directed = _directions(gradients)
     return {
         "variance": variance,
         "signal": signal,
         "snr": signal / variance,
         # ‖Σ u‖² sums over all pairs: as many as there are batches are of a batch with itself
         "cosine": ((together**2).sum() - directed) / (directed * (directed - 1)),
-        "cosine_reference": together @ reference / (directed * jnp.linalg.norm(reference)),
-        "no_gradient": (norm == 0).mean(),
+        "cosine_reference": mean_cosine(gradients, reference),
+        "no_gradient": (len(gradients) - directed) / len(gradients),
     }
+
+
+def noise_and_signal(gradients: Float[Array, "K P"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """tr Σ and ‖G‖²."""
+    K, mean = len(gradients), gradients.mean(0)
+    variance = ((gradients - mean[None]) ** 2).sum() / (K - 1)
+    return variance, (mean**2).sum() - variance / K
+
+
+def mean_cosine(gradients: Float[Array, "K P"], reference: Float[Array, " P"]) -> Float[Array, ""]:
+    """Between a batch and the reference; batches whose gradient is 0 have no part in it."""
+    together, directed = _directions(gradients)
+    return together @ reference / (directed * jnp.linalg.norm(reference))
+
+
+def _directions(gradients: Float[Array, "K P"]) -> tuple[Float[Array, " P"], Float[Array, ""]]:
+    """The sum of all gradients made 1 long, and how many there are that have a direction."""
+    norm = jnp.linalg.norm(gradients, axis=1, keepdims=True)
+    return jnp.where(norm > 0, gradients / norm, 0.0).sum(0), (norm > 0).sum(dtype=norm.dtype)
 
 
 def cosine(x: Float[Array, " P"], y: Float[Array, " P"]) -> Float[Array, ""]:
@@ -332,13 +347,15 @@ def measure(
     algorithm: Algorithm,
     estimand: Estimand,
     key: PRNGKeyArray,
+    paths: tuple[JittedEnv, PRNGKeyArray] | None,
     *,
     batch_sizes: tuple[int, ...],
 ) -> tuple[dict[Row, Float[Array, ""]], RidgeValue]:
     """(gradient quality and hidden units, V) of one policy.
 
     It played three sets of episodes that share nothing: V is fitted to the first, the second makes the reference, the
-    third is measured. They are given as the learner sees them.
+    third is measured. They are given as the learner sees them. `paths` is the environment, which is given so as well, and
+    a key for episodes that it is differentiated along, where it can be; None of an environment on the host.
     """
     num_episodes = episodes.mask.shape[1]
     own = own_value(algorithm.critic, critic_state)
@@ -351,6 +368,14 @@ def measure(
     reference = by_baseline(plain, far, advantages(far, *_values(value, far), estimand)["baseline"])
     found = estimates(plain, episodes, value, own, estimand)
     beside = {f"baseline, {name}": by_baseline(x, episodes, found.advantage["baseline"]) for name, x in others.items()}
+    references = {"baseline": reference}
+    if paths is not None and pathwise.possible(paths[0], policy, episodes.obs[0].T):
+        after = value if estimand.bootstrap_truncated else None
+        references["pathwise"] = pathwise.gradients(
+            paths[0], policy, paths[1], num_episodes,
+            gamma=estimand.gamma, discount_power=estimand.discount_power, after_limit=after,
+        )  # fmt: skip
+    beside |= {name: x for name, x in references.items() if name != "baseline"}
     rows: dict[Row, Float[Array, ""]] = {}
     learned_from = own_gradients(policy, episodes, critic_state, algorithm, batch_sizes)
     for size, gradient in zip(batch_sizes, learned_from, strict=True):
@@ -359,8 +384,13 @@ def measure(
         measured = jax.vmap(statistics, in_axes=(0, None))(jnp.stack(list(gradients.values())), reference.mean(0))
         for quantity, xs in measured.items():
             rows |= {Row(name, quantity, size, num_episodes // size): x for name, x in zip(gradients, xs, strict=True)}
-    half = num_episodes // 2
-    rows[Row("baseline", "cosine_halves", 0, 2)] = cosine(reference[:half].mean(0), reference[half : 2 * half].mean(0))
+        if "pathwise" in references:
+            others = [name for name in gradients if name != "pathwise"]  # whose own episodes these are
+            xs = jax.vmap(mean_cosine, in_axes=(0, None))(
+                jnp.stack([gradients[name] for name in others]), references["pathwise"].mean(0)
+            )
+            rows |= {Row(name, "cosine_pathwise", size, num_episodes // size): x for name, x in zip(others, xs, strict=True)}
+    rows |= _of_references(references)
     for name in ("baseline", "baseline, own V"):
         if name in found.advantage:
             returns, left = found.advantage["reward_to_go"], found.advantage[name]
@@ -371,6 +401,22 @@ def measure(
         rows[Row(f"hidden {i}", "dead_units", 0, STATES)] = dead_units(activation)
         rows[Row(f"hidden {i}", "effective_rank", 0, STATES)] = effective_rank(activation)
     return rows, value
+
+
+def _of_references(references: dict[str, Float[Array, "N P"]]) -> dict[Row, Float[Array, ""]]:
+    """How far each can be trusted, and whether two agree."""
+    rows, signals = {}, {}
+    for name, each in references.items():
+        half = len(each) // 2
+        rows[Row(name, "cosine_halves", 0, 2)] = cosine(each[:half].mean(0), each[half : 2 * half].mean(0))
+        variance, signals[name] = noise_and_signal(each)
+        rows[Row(name, "snr_reference", 0, len(each))] = signals[name] * len(each) / variance
+    for name, each in references.items():
+        if name != "baseline":
+            both = each.mean(0) @ references["baseline"].mean(0)
+            agreement = both / (jnp.sqrt(signals[name]) * jnp.sqrt(signals["baseline"]))
+            rows[Row(name, "agreement", 0, len(each))] = agreement
+    return rows
 
 
 def decompositions(
@@ -384,14 +430,14 @@ def decompositions(
     *,
     num_episodes: int,
     num_states: int,
-    num_actions: int,
+    num_draws: int,
     num_continuations: int,
 ) -> dict[Row, Float[Array, ""]]:
     """Σ_s, Σ_a and Σ_τ of one step's term: without a baseline, with V, with the run's own, with the exact one; and with V
-    by every other score. `num_actions` are taken in a state where not all can be."""
+    by every other score. `num_draws` are drawn in a state where not all can be taken."""
     of_states, of_returns, of_actions = jax.random.split(key, 3)
     states = visited(env, policy, of_states, num_states, num_episodes)
-    taken, chance = actions(policy, states.obs, of_actions, num_actions)
+    taken, chance = actions(policy, states.obs, of_actions, num_draws)
     found = continuations(env, policy, states, taken, estimand.gamma, of_returns, num_continuations)
     factor = estimand.gamma ** states.time.astype(jnp.float32) if estimand.discount_power else jnp.ones(num_states)
 

@@ -17,6 +17,10 @@ class SeenEnv(JittedEnv):
     def spec(self) -> EnvSpec:
         return self.env.spec
 
+    @property
+    def differentiable(self) -> bool:
+        return self.env.differentiable
+
     def reset(self, key):
         env_state, obs = self.env.reset(key)
         return env_state, self._seen(obs)

@@ -17,6 +17,10 @@ from pgx.envs.checks import GYMNAX, complete
 from pgx.errors import ConfigError
 from pgx.spaces import Box, Discrete, Space
 
+SMOOTH = ("Pendulum-v1", "Reacher-misc", "Swimmer-misc")
+"""Those whose expected return may be differentiated (`JittedEnv.differentiable`). gymnax can hand derivatives on in others,
+too: but MountainCarContinuous pays at a goal that also ends the episode, and PointRobot within a radius."""
+
 
 class GymnaxEnv(JittedEnv):
     """A gymnax environment; its numeric parameters (gravity …) are traced.
@@ -51,6 +55,10 @@ class GymnaxEnv(JittedEnv):
             max_steps=int(self.params.max_steps_in_episode),
             reward_threshold=reward_threshold,
         )
+
+    @property
+    def differentiable(self) -> bool:
+        return self.env.transition_gradients_enabled
 
     def reset(self, key):
         obs, state = self.env.reset_env(key, self.params)
@@ -95,4 +103,5 @@ def _load(id: str):
     finally:
         for package in stand_ins:
             sys.modules.pop(package, None)
-    return getattr(found, name)()
+    env = getattr(found, name)()
+    return env.with_transition_gradients() if id in SMOOTH else env  # which it otherwise keeps back
