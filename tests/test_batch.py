@@ -18,7 +18,7 @@ from scipy import stats
 
 from pgx import assemble, build, configuration
 from pgx.batch import BySteps
-from pgx.config import check_plain
+from pgx.config import check_plain, options
 from pgx.declared import Declared
 from pgx.errors import ConfigError
 from pgx.loop import Keys, Limits
@@ -83,6 +83,18 @@ def test_a_batch_that_ends_when_enough_steps_are_in_is_biased():
     miss = lambda gradient: np.linalg.norm(gradient - exact) / np.linalg.norm(exact)
     assert miss(CHANCE @ of_each) < 1e-6
     assert [miss(until_enough(steps, of_each)) > 0.01 for steps in (3, 5, 7)] == [True] * 3
+
+
+@pytest.mark.parametrize("name", options("update"))
+def test_an_update_learns_the_same_from_a_batch_with_room_for_more(name):
+    """Policy, V and every metric: the columns beside the episodes, full of what is to be looked at by nobody, are nothing."""
+    config = checked("+variant=baseline", f"update={name}", "whiten=true", "entropy_coefficient=0.1", "gamma=0.9")
+    _, chosen = build.build(config)
+    state, _ = build.initial_state(config, TabularMDP(), chosen)
+    batch = of_lengths(4, 1, 3, 2, 4)
+    learn = quickly_compiled(lambda episodes: update(state, episodes, chosen, KEY, jnp.array(True)))
+    for x, y in zip(*map(jax.tree.leaves, (learn(batch), learn(with_room(batch, 9)))), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
 
 
 def chains(number: int):
