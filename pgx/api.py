@@ -25,8 +25,9 @@ from pgx.declared import Declared
 from pgx.errors import ConfigError, one_line
 from pgx.gate import compose, quoted
 from pgx.progress import FORM, show
-from pgx.runs.record import History, Table
+from pgx.runs.record import History
 from pgx.runs.restore import Typed, read_run, title, trained
+from pgx.runs.table import Table
 from pgx.sizes import most_episodes
 
 if TYPE_CHECKING:

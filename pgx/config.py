@@ -19,6 +19,7 @@ from pgx import parts, sizes
 from pgx.declared import CONF, Declared
 from pgx.errors import ConfigError, short
 from pgx.hints import hint_for
+from pgx.identity import NEUTRAL, leaves
 from pgx.rules import ANYTHING, TEXT, YES_OR_NO, Rule, list_of, number, of_key, of_setting, one_of, text, whole
 
 _NETWORK = {"width": whole(1, 65536), "depth": whole(0, 100), "activation": one_of("relu", "tanh", "gelu", "silu", "elu")}
@@ -102,19 +103,6 @@ part are the settings of what its `_target_` names."""
 _FILLED_IN = {"estimator": (4, ()), "policy": (2, ("key",)), "update": (0, ("optimiser", "entropy_coefficient"))}
 """Settings that no configuration gives, for the program does: so many positional ones (with `_partial_`), and these."""
 
-OPERATIONAL = ("tracker", "checkpoint_every", "checkpoints_kept", "updates_per_chunk")
-"""Keys that do not change a run's results. They are not part of its identity."""
-
-COUNTED_WHEN_NONE = (
-    "num_env_steps", "num_updates", "max_steps", "reward_threshold", "clip_norm", "decay_steps", "minibatch_steps",
-)  # fmt: skip
-"""Last words of keys that are part of a run's identity also where they are None. No key is to be added: one that is left
-out while it is None can be new, and runs of an earlier version keep their identity."""
-
-BUDGET = ("num_env_steps", "num_updates", "stop_when_solved")
-"""Keys that only say when a run ends: an interrupted run may be continued with a larger budget."""
-
-
 REQUIRED = {
     "env": ("_target_", "id", "reward_threshold"),
     "estimator": ("_target_",),
@@ -146,13 +134,13 @@ def check_plain(plain: dict[str, Any], declared: Declared) -> dict[str, Any]:
         for key in keys:
             if key not in plain[group]:
                 raise ConfigError(f"{group}.{key}", f"the chosen {group} does not say it")
-    plain.update({key: plain.get(key) for key in sizes.BY_STEPS})
+    plain |= {key: x for key, x in NEUTRAL.items() if "." not in key and key not in plain}
     for key in RULES:
         if key.isidentifier() and key not in plain:
             raise ConfigError(key, "it is missing", RULES[key].allowed)
     declared.check(plain)
     signatures = {path: _check_settings(path, part) for path, part in _parts(plain)}
-    for path, node, key in _leaves(plain, empty=True):
+    for path, node, key in leaves(plain, empty=True):
         rule = _rule(path, plain, signatures)
         if rule is None and node[key] == {} and any(pattern.startswith(f"{path}.") for pattern in RULES):
             continue
@@ -258,12 +246,6 @@ def _check_settings(path: str, part: dict[str, Any]) -> parts.Signature | None:
     return signature
 
 
-def identity(config: dict[str, Any]) -> dict[str, Any]:
-    """Dotted key → value of everything that decides a run's results."""
-    found = {path: node[key] for path, node, key in _leaves(config) if path.split(".")[0] not in OPERATIONAL}
-    return {path: x for path, x in found.items() if x is not None or path.split(".")[-1] in COUNTED_WHEN_NONE}
-
-
 def options(group: str, declared: Declared = Declared()) -> list[str]:
     """The files of a config group."""
     return declared.options(group)
@@ -322,15 +304,6 @@ def _check_gaussian(policy: dict[str, Any], env: dict[str, Any], continuous: boo
     if "std" in policy and math.log(policy["std"]) <= policy.get("log_std_floor", -math.inf):
         floor = math.exp(policy["log_std_floor"])
         raise ConfigError("policy.std", f"{policy['std']:g} is below the floor, e^log_std_floor = {floor:.3g}")
-
-
-def _leaves(node: dict[str, Any], prefix: str = "", *, empty: bool = False) -> Iterator[tuple[str, dict, str]]:
-    """(dotted path, the dict that holds it, its key) of every value; an `empty` dict may be one."""
-    for key in list(node):
-        if isinstance(node[key], dict) and (node[key] or not empty):
-            yield from _leaves(node[key], f"{prefix}{key}.", empty=empty)
-        else:
-            yield f"{prefix}{key}", node, key
 
 
 def _known_keys(declared: Declared) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from pgx.errors import ConfigError
 
 BY_STEPS = ("steps_per_update", "max_episodes_per_update")
-"""Keys that the configuration of a run of an earlier version does not have."""
+"""Keys of batches by steps."""
 
 SHORT_EPISODE = 16
 """Steps. If nothing else is said, there is room for the episodes of a batch if they are no shorter on average."""

@@ -127,7 +127,7 @@ def test_the_bar_shows_the_live_return(capsys):
         (["baseline", "env.params.gravity=3"], {}),
         (["baseline", "+sed=3"], {}),
         (["baseline"], {"policy": {"widht": 3}}),
-        (["baseline"], {"env": "pendulum"}),
+        (["baseline"], {"env": "pendulm"}),
     ],
 )
 def test_a_mistake_is_the_line_of_the_command_line_as_an_exception(words, settings, capsys):

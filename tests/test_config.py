@@ -8,8 +8,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from program import ROOT, checked, composed, gate, pgx
 
-from pgx.config import CONF, RULES, check, identity, options
+from pgx.config import CONF, RULES, check, options
 from pgx.errors import ConfigError
+from pgx.identity import identity
 from pgx.networks import ACTIVATIONS
 from pgx.optimiser import METHODS
 

@@ -3,7 +3,6 @@
 import math
 from dataclasses import replace
 from functools import cache, partial
-from typing import ClassVar
 
 import equinox as eqx
 import gymnasium
@@ -12,8 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
-from gymnasium.envs.classic_control.cartpole import CartPoleEnv, CartPoleVectorEnv
-from gymnasium.vector import AutoresetMode
 from program import ROOT, checked
 
 from pgx.build import traced
@@ -21,7 +18,7 @@ from pgx.envs.checks import GYMNAX, check, complete, parameters
 from pgx.envs.gymnasium import GymnasiumEnv, actions
 from pgx.envs.gymnax import GymnaxEnv
 from pgx.errors import ConfigError
-from pgx.play import make, set_parameters
+from pgx.play import set_parameters
 from pgx.policies import MLPPolicy
 from pgx.rollout import HostRollout, rollout
 from pgx.spaces import Discrete
@@ -213,6 +210,18 @@ def test_what_no_policy_puts_out_is_refused_by_name():
             check(section(name))
 
 
+def test_observations_that_have_no_one_size_are_refused_like_continuous_actions():
+    """A Sequence passes `gymnasium.make` and fails when lanes are stacked, with a TypeError about None."""
+
+    class Growing(gymnasium.Env):
+        action_space = gymnasium.spaces.Discrete(2)
+        observation_space = gymnasium.spaces.Dict({"seen": gymnasium.spaces.Sequence(gymnasium.spaces.Discrete(3))})
+
+    gymnasium.register("Growing-v0", Growing, max_episode_steps=4)
+    with pytest.raises(ConfigError, match=r"env.id: Growing-v0 has the observations Dict.*one size"):
+        check(section("Growing-v0"))
+
+
 def test_what_mujoco_warns_of_is_in_the_log(monkeypatch, caplog, tmp_path):
     """By itself it says it on the terminal for every lane, and leaves a file MUJOCO_LOG.TXT in the working folder."""
     pytest.importorskip("mujoco")
@@ -311,149 +320,3 @@ def test_what_follows_from_a_parameter_is_in_the_configuration_too():
     own = checked("+variant=vanilla", "+env.params={masspole:0.2,total_mass:2,polemass_length:0.3}")["env"]["params"]
     assert own["total_mass"] == 2 and own["polemass_length"] == pytest.approx(0.3)
     assert checked("+variant=vanilla")["env"]["params"] == {}
-
-
-def policy_for(spec) -> MLPPolicy:
-    return MLPPolicy(spec.obs_size, spec.actions, width=1, depth=0, activation="tanh", key=jax.random.key(0))
-
-
-def test_a_limit_cuts_and_does_not_end():
-    """MountainCar cannot be won in five steps, so all that ends these episodes is the limit."""
-    env = GymnaxEnv("MountainCar-v0", params={"max_steps_in_episode": 5})
-    assert env.spec.max_steps == 5
-    draw = jax.jit(partial(rollout, env, policy_for(env.spec), num_episodes=3))
-    host = GymnasiumEnv("MountainCar-v0", 3, max_steps=5)
-    for episodes in (draw(key=jax.random.key(0)), HostRollout(host, 3)(policy_for(host.spec), jax.random.key(0))):
-        assert episodes.length.tolist() == [5, 5, 5]
-        assert not episodes.terminated.any()
-        assert (np.asarray(episodes.last_obs)[:, 0] != np.asarray(episodes.obs)[4, :, 0]).all()
-
-
-@pytest.mark.parametrize("limit", [5, 220])
-def test_the_limit_asked_for_is_the_environments(limit):
-    """Shorter and longer than the 200 steps that MountainCar declares."""
-    env = GymnasiumEnv("MountainCar-v0", 2, max_steps=limit)
-    env.reset(0)
-    cut = [env.step(np.array([1, 1]))[3].tolist() for _ in range(limit)]
-    assert cut == [[False, False]] * (limit - 1) + [[True, True]]
-
-
-def test_an_end_at_the_limit_is_an_end():
-    """The pole falls whatever the limit: where both coincide, the return does not go on."""
-    env = GymnasiumEnv("CartPole-v1", 64, max_steps=12)
-    episodes = jax.tree.map(np.asarray, HostRollout(env, 64)(policy_for(env.spec), jax.random.key(0)))
-    fallen = (np.abs(episodes.last_obs[:, 2]) > 12 * 2 * np.pi / 360) | (np.abs(episodes.last_obs[:, 0]) > 2.4)
-    np.testing.assert_array_equal(episodes.terminated, fallen)
-    at_the_limit = episodes.mask.sum(0) == 12
-    assert (at_the_limit & fallen).any() and (at_the_limit & ~fallen).any() and (~at_the_limit).any()
-
-
-def test_gymnasiums_own_vector_environment_is_used():
-    """It is forty times as fast as stepping copies one by one."""
-    assert isinstance(GymnasiumEnv("CartPole-v1", 2)._envs.unwrapped, CartPoleVectorEnv)
-    assert isinstance(GymnasiumEnv("Acrobot-v1", 2)._envs.unwrapped, gymnasium.vector.SyncVectorEnv)
-
-
-@pytest.mark.parametrize("id", ["CartPole-v1", "Acrobot-v1"])
-def test_a_seed_fixes_the_host_environment(id):
-    """And lanes are not copies of one another."""
-    env = GymnasiumEnv(id, 3)
-    first, again, other = env.reset(7), env.reset(7), env.reset(8)
-    np.testing.assert_array_equal(first, again)
-    assert (first != other).any() and (first[0] != first[1]).any()
-    assert first.dtype == np.float32 and first.shape == (3, env.spec.obs_size)
-
-
-def test_host_episodes_have_no_step_of_the_next_one():
-    """Gymnasium restarts a lane by itself; CartPole gives 1 a step, and its first observation is close to 0."""
-    env = GymnasiumEnv("CartPole-v1", 16, max_steps=40)
-    episodes = jax.tree.map(np.asarray, HostRollout(env, 16)(policy_for(env.spec), jax.random.key(1)))
-    length = episodes.mask.sum(0)
-    np.testing.assert_array_equal(episodes.reward.sum(0), length)
-    assert len(set(length.tolist())) > 4
-    step = np.abs(np.diff(episodes.obs[..., 2], axis=0))  # a restarted pole would jump
-    assert step[episodes.mask[1:]].max() < 0.1
-
-
-def test_an_environment_of_gymnasium_plays_one_episode_after_another():
-    """Four poles, forty falls, and nothing of the step in which a fallen one is put up again."""
-    env = GymnasiumEnv("CartPole-v1", 4)
-    episodes = jax.tree.map(np.asarray, HostRollout(env, 40)(policy_for(env.spec), jax.random.key(1)))
-    np.testing.assert_array_equal(episodes.reward.sum(0), episodes.mask.sum(0))
-    assert (np.abs(episodes.obs[0]) <= 0.05).all() and len(np.unique(episodes.obs[0, :, 2])) == 40
-    fallen = (np.abs(episodes.last_obs[:, 2]) > 12 * 2 * np.pi / 360) | (np.abs(episodes.last_obs[:, 0]) > 2.4)
-    assert episodes.terminated.all() and fallen.all()
-
-
-class AtOnce(CartPoleVectorEnv):
-    """A vector environment whose last observation is the next episode's first."""
-
-    metadata: ClassVar = CartPoleVectorEnv.metadata | {"autoreset_mode": AutoresetMode.SAME_STEP}
-
-
-def test_a_vector_environment_that_begins_again_in_another_way_is_not_used():
-    """Its last observation would be another episode's."""
-    gymnasium.register("AtOnce-v0", CartPoleEnv, vector_entry_point=AtOnce, max_episode_steps=9)
-    assert isinstance(GymnasiumEnv("AtOnce-v0", 2)._envs.unwrapped, gymnasium.vector.SyncVectorEnv)
-
-
-def test_a_vector_environment_that_does_not_take_what_the_environment_takes_is_not_used():
-    """The check makes one environment, and passed: then the run failed on an unexpected keyword argument."""
-
-    class Narrow(CartPoleVectorEnv):
-        def __init__(self, num_envs):
-            super().__init__(num_envs)
-
-    gymnasium.register("NoLimit-v0", CartPoleEnv, vector_entry_point=Narrow)
-    gymnasium.register("Limit-v0", CartPoleEnv, vector_entry_point=Narrow, max_episode_steps=9)
-    for env in (GymnasiumEnv("NoLimit-v0", 2, max_steps=9), GymnasiumEnv("Limit-v0", 2)):
-        assert isinstance(env._envs.unwrapped, gymnasium.vector.SyncVectorEnv) and env.spec.max_steps == 9
-
-
-class Odd(gymnasium.Env):
-    """Actions 5 and 6, observations that are no vector; the reward is the action."""
-
-    observation_space = gymnasium.spaces.Discrete(3)
-    action_space = gymnasium.spaces.Discrete(2, start=5)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        return 2, {}
-
-    def step(self, action):
-        return 1, float(action), False, False, {}
-
-
-def test_spaces_of_another_shape():
-    """Discrete observations come one-hot, and the policy's first action is the environment's first."""
-    gymnasium.register("OddSpaces-v0", Odd, max_episode_steps=4)
-    env = GymnasiumEnv("OddSpaces-v0", 2)
-    assert env.spec.obs_size == 3 and env.spec.actions.n == 2
-    np.testing.assert_array_equal(env.reset(0), [[0, 0, 1], [0, 0, 1]])
-    obs, reward, _, _ = env.step(np.array([0, 1]))
-    np.testing.assert_array_equal(obs, [[0, 1, 0], [0, 1, 0]])
-    assert reward.tolist() == [5.0, 6.0]
-
-
-def test_observations_that_have_no_one_size_are_refused_like_continuous_actions():
-    """A Sequence passes `gymnasium.make` and fails when lanes are stacked, with a TypeError about None."""
-
-    class Growing(Odd):
-        observation_space = gymnasium.spaces.Dict({"seen": gymnasium.spaces.Sequence(gymnasium.spaces.Discrete(3))})
-
-    gymnasium.register("Growing-v0", Growing, max_episode_steps=4)
-    with pytest.raises(ConfigError, match=r"env.id: Growing-v0 has the observations Dict.*one size"):
-        check(section("Growing-v0"))
-
-
-def test_an_environment_without_pictures_is_refused_with_a_reason(recwarn):
-    """It said "cannot be drawn: " and nothing after the colon, below a yellow warning of Gymnasium's."""
-
-    class Unseen(Odd):
-        def __init__(self, render_mode=None):
-            self.render_mode = render_mode
-
-    gymnasium.register("Unseen-v0", Unseen, max_episode_steps=4)
-    with pytest.raises(ConfigError, match="env.id: Unseen-v0 cannot be drawn: NotImplementedError"):
-        make({"id": "Unseen-v0"})
-    assert not recwarn.list

@@ -15,6 +15,7 @@ from pgx import run
 from pgx.errors import RunFailed
 from pgx.runs import record
 from pgx.runs.checkpoint import Checkpoints
+from pgx.runs.table import Table
 
 # Divergence: NaN logits sample action 0 without a word.
 
@@ -116,7 +117,7 @@ def test_a_full_disk_is_told_in_a_line_and_recorded(where, tmp_path, monkeypatch
     def append(self, rows):
         raise full
 
-    monkeypatch.setattr(record.Table, "append", append)
+    monkeypatch.setattr(Table, "append", append)
     write, first = record.write_atomically, []
 
     def no_room(path, content):

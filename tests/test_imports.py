@@ -85,7 +85,7 @@ def test_a_package_is_known_to_few_files(packages, files):
 
 MATHS = "batch types spaces policies networks losses estimators advantages algorithm critics metrics optimiser rounding update updates".split()
 LOOP = "blocks lanes rollout loop runners diagnosis".split()
-EDGE = "api backend build checkpoint cli config declared diagnose evaluate evaluation gate play progress resume run runs sizes sweep".split()
+EDGE = "api backend build checkpoint cli config declared diagnose evaluate evaluation gate identity play progress resume run runs sizes sweep".split()
 
 
 def of(*rooms: str) -> set[str]:

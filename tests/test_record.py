@@ -3,15 +3,20 @@
 import errno
 import json
 import math
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 import pytest
 from program import checked
 
+from pgx.config import check_plain
+from pgx.declared import Declared
 from pgx.errors import ConfigError
+from pgx.identity import NEUTRAL
 from pgx.runs import record
-from pgx.runs.record import History, Table
+from pgx.runs.record import History
+from pgx.runs.table import Table
 
 
 def columns(**more: list[float]) -> dict[str, np.ndarray]:
@@ -218,6 +223,20 @@ def test_a_key_that_is_none_is_as_if_it_were_not_there(config, tmp_path):
     assert record.earlier_run(tmp_path, later)["config_hash"] == record.config_hash(config)
     with pytest.raises(ConfigError, match=r"newer: None → 0"):
         record.earlier_run(tmp_path, later | {"newer": 0})
+
+
+def test_a_run_of_an_earlier_version_is_the_same_run(config, tmp_path):
+    """It does not have the keys that came later, and did what their neutral values do."""
+    earlier = json.loads(json.dumps(config))
+    for key in NEUTRAL:
+        *path, last = key.split(".")
+        reduce(dict.get, path, earlier).pop(last, None)
+    assert earlier != config and record.config_hash(earlier) == record.config_hash(config)
+    record.write_summary(tmp_path, record.new_summary(earlier, None))
+    assert record.earlier_run(tmp_path, config)["config"] == earlier
+    with pytest.raises(ConfigError, match=r"reward_scale: None → 0.1"):
+        record.earlier_run(tmp_path, config | {"reward_scale": 0.1})
+    assert check_plain(earlier, Declared())["reward_scale"] == 1.0  # evaluate, play and diagnose read it
 
 
 def test_an_identity_does_not_change():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pgx.errors import ConfigError
-from pgx.runs.record import Table
+from pgx.runs.table import Table
 
 COLUMNS = ("update", "x", "y")
 
@@ -128,6 +128,16 @@ def test_a_table_of_other_columns_is_refused_and_left_alone(table, tmp_path):
     with pytest.raises(ConfigError, match=r"table\.csv.* columns"):
         again(tmp_path, 9, ("update", "y", "x"))
     assert (tmp_path / "table.csv").read_bytes() == before
+
+
+def test_a_table_of_an_earlier_version_goes_on_with_its_columns(tmp_path):
+    """A run that was interrupted before an update of pgx is not lost for a column more."""
+    (tmp_path / "table.csv").write_text("update,x\n1,0.5\n")
+    table, rows = again(tmp_path, 1)
+    assert rows == [{"update": 1, "x": 0.5}]
+    table.begin()
+    append(table, 2)
+    assert (tmp_path / "table.csv").read_text() == "update,x\n1,0.5\n2,1.0\n"
 
 
 def test_a_file_that_was_torn_in_its_header_starts_again(tmp_path):

@@ -83,7 +83,7 @@ def main(report: Path, started: float) -> None:
         prepare(threads)
         since_last("import jax")
         from pgx import build, runners
-        from pgx.runs import checkpoint, curve, provenance, record
+        from pgx.runs import checkpoint, curve, provenance, record, table
 
         since_last("import equinox, optax …")
         wrap(build, "build", "build")
@@ -94,7 +94,7 @@ def main(report: Path, started: float) -> None:
         wrap(runners.JittedRunner, "__call__", "chunks")
         wrap(checkpoint.Checkpoints, "save", "checkpoints: save")
         wrap(checkpoint.Checkpoints, "close", "checkpoints: last wait")
-        wrap(record.Table, "append", "CSV")
+        wrap(table.Table, "append", "CSV")
         wrap(record.History, "extend", "rows")
         wrap(curve.Artist, "wait", "learning curve")
         wrap_tracker(build)

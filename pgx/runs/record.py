@@ -1,4 +1,4 @@
-"""The run folder: metrics.csv, timing.csv, run.json. It is the truth about a run; everything else mirrors it."""
+"""The run folder and its run.json. It is the truth about a run; everything else mirrors it."""
 
 import contextlib
 import errno
@@ -11,13 +11,14 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pgx.config import BUDGET, identity
 from pgx.errors import ConfigError, one_line, short
+from pgx.identity import BUDGET, identity
 from pgx.runs.files import write_atomically
+from pgx.runs.table import number_of
 from pgx.runs.tracker import id_of
 
 if TYPE_CHECKING:
@@ -27,112 +28,6 @@ log = logging.getLogger("pgx")
 
 TIMING = ("update", "env_steps", "seconds", "env_steps_per_second", "compile_seconds")
 STATUSES = ("running", "completed", "interrupted", "failed", "diverged")
-
-
-class Table:
-    """A CSV file that only grows, a chunk of rows at a time. Empty cells mean not applicable.
-
-    A file of an older version, which had fewer columns, goes on with those that it has.
-
-    Of what is there, `keep` or `keep_until` chooses what stays; the file is not touched before `begin`.
-    """
-
-    def __init__(self, path: Path, columns: tuple[str, ...]):
-        self._path, self._columns = path, _columns_of(path, columns)
-        self._header = (",".join(columns) + "\n").encode()
-        self._sum = hashlib.sha256(self._header)
-        self._kept: list[bytes] = []
-
-    @cached_property
-    def _lines(self) -> list[bytes]:
-        """The rows that are there, but a torn last one. Raises ConfigError if they are of other columns."""
-        try:
-            *whole, _ = self._path.read_bytes().split(b"\n")
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise ConfigError(str(self._path), f"cannot be read: {error.strerror}") from error
-        header, *lines = [line + b"\n" for line in whole] or [self._header]
-        if header != self._header:
-            raise ConfigError(str(self._path), "has the columns of another version of pgx", hint="choose another folder")
-        return lines
-
-    def __len__(self) -> int:
-        return len(self._lines)
-
-    def sum_until(self, row: int) -> str:
-        """sha256 of the header and the first rows that are there: the history that a checkpoint proves."""
-        return hashlib.sha256(self._header + b"".join(self._lines[:row])).hexdigest()
-
-    @property
-    def sum(self) -> str:
-        """The same of all that was kept and appended."""
-        return self._sum.hexdigest()
-
-    def keep(self, rows: int) -> list[dict[str, float | int | None]]:
-        """The first `rows`, which must be the updates from 1 on. Raises ConfigError that names the one that is not."""
-        self._kept = self._lines[:rows]
-        self._sum.update(b"".join(self._kept))
-        return [self._read(line, number) for number, line in enumerate(self._kept, 1)]
-
-    def keep_until(self, update: int) -> None:
-        """The rows until this update. Those that cannot be read are left out, with a warning: they decide nothing."""
-        try:
-            for line in self._lines:
-                if self._read(line)["update"] <= update:
-                    self._kept.append(line)
-        except ConfigError as error:
-            log.warning(f"{error}; the file goes on without it and what follows")
-
-    def _read(self, line: bytes, number: int | None = None) -> dict[str, float | int | None]:
-        """A row, the one of this update if it is given."""
-        where, cells = f"row {len(self._kept) + 1 if number is None else number}", line[:-1].split(b",")
-        try:
-            if len(cells) != len(self._columns):
-                raise ValueError(f"{len(cells)} cells for {len(self._columns)} columns")
-            row = dict(zip(self._columns, (_number(cell.decode("ascii")) for cell in cells), strict=True))
-            if type(row["update"]) is not int or number not in (None, row["update"]):
-                raise ValueError(f"its update is {row['update']}")
-        except ValueError as error:
-            raise ConfigError(str(self._path), f"{where} was altered: {error}") from error
-        return row
-
-    def begin(self) -> None:
-        """Write what is kept, byte for byte as it was, and nothing after it."""
-        write_atomically(self._path, self._header + b"".join(self._kept))
-        self._kept = []
-        self.__dict__.pop("_lines", None)
-
-    def append(self, rows: list[dict[str, Any]]) -> None:
-        text = "".join(",".join(_cell(row.get(column)) for column in self._columns) + "\n" for row in rows)
-        self._sum.update(text.encode())
-        with open(self._path, "a") as file:
-            file.write(text)
-
-
-def _columns_of(path: Path, known: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the file that is there, if all of them are known; else `known`."""
-    try:
-        with open(path, encoding="ascii") as file:
-            there = tuple(file.readline().removesuffix("\n").split(","))
-    except (OSError, UnicodeDecodeError):
-        return known
-    return there if "update" in there and there == tuple(name for name in known if name in there) else known
-
-
-def _cell(x: Any) -> str:
-    """The shortest text that reads back as the same float32; empty for None."""
-    if isinstance(x, float):
-        from numpy import float32
-
-        return str(float32(x))
-    return "" if x is None else str(x)
-
-
-def _number(cell: str) -> float | int | None:
-    if not cell:
-        return None
-    return int(cell) if cell.lstrip("-").isdecimal() else float(cell)
 
 
 class History:
@@ -160,7 +55,7 @@ class History:
         for i in range(len(columns["env_steps"])):
             before = self.rows[-1] if self.rows else {"env_steps": 0, "episodes": 0}
             # as the file has it: what a resumed run reads back is what this one goes on with
-            row = {name: _number("" if x[i] != x[i] else str(x[i])) for name, x in columns.items()}
+            row = {name: number_of("" if x[i] != x[i] else str(x[i])) for name, x in columns.items()}
             totals = {name: before[name] + row[name] for name in ("env_steps", "episodes")}
             self.rows.append(row | totals | {"update": len(self.rows) + 1})
         return self.rows[first:]

@@ -12,6 +12,7 @@ from pgx import backend
 from pgx.envs.checks import on_host
 from pgx.errors import CheckpointError, Interrupted, one_line
 from pgx.runs import curve, provenance, record
+from pgx.runs.table import Table
 from pgx.runs.tracker import of_run
 from pgx.sizes import most_episodes
 
@@ -111,8 +112,8 @@ class Recording:
         backend.check_memory(spec.max_steps, most_episodes(config), spec.obs_size, on_host=on_host(config["env"]))
         self.skeleton = skeleton(config, self.env, self.algorithm)
         threshold = self.env.spec.reward_threshold
-        self._metrics = record.Table(folder / "metrics.csv", tuple(COLUMNS))
-        self._timing = record.Table(folder / "timing.csv", record.TIMING)
+        self._metrics = Table(folder / "metrics.csv", tuple(COLUMNS))
+        self._timing = Table(folder / "timing.csv", record.TIMING)
         places = {"run": record.run_hash(config), "keep": config["checkpoints_kept"]}
         self._checkpoints = opened.enter_context(Checkpoints(folder / "checkpoints", **places))
         self._tracker = tracker(config)

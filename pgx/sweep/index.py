@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pgx.config import BUDGET
 from pgx.errors import ConfigError, one_line
+from pgx.identity import BUDGET
 from pgx.runs import record
 from pgx.runs.files import write_atomically
 

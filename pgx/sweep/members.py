@@ -15,9 +15,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import filter_overrides
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from pgx.config import BUDGET, OPERATIONAL, check
+from pgx.config import check
 from pgx.declared import on_search_path
 from pgx.errors import ConfigError
+from pgx.identity import BUDGET, OPERATIONAL
 from pgx.runs import record
 from pgx.sweep import index
 
