@@ -30,6 +30,7 @@ COLUMNS = {
     "epochs": "passes through the batch that an update of several made, until `stop_at_kl`; empty of others",
     "clip_share": "share of the steps visited in them whose ratio π / π_old was clipped",
     "ratio_max": "the largest of these ratios",
+    "halvings": "how often `trpo` halved its step; one more than it may: there was none. Empty of others",
     "grad_variance": "trace of the covariance of the per-episode gradients, every diagnose_every updates",
     "grad_snr": "(‖mean gradient‖² − grad_variance / B) / grad_variance: may be negative; empty where all gradients are equal",
 }

@@ -39,7 +39,7 @@ MISTAKES = [
     ("+variant=baseline ~env", "env: cannot be removed", ""),
     ("+variant=vanilla critic.width=3", "critic.width: the chosen critic has no such key", ""),
     ("+variant=baseline estimator.lam=1", "estimator.lam: the chosen estimator has no such key", ""),
-    ("", "variant: none chosen", "+variant=baseline|gae|leave_one_out|ppo|reward_to_go|vanilla"),
+    ("", "variant: none chosen", "+variant=baseline|gae|leave_one_out|natural|ppo|reward_to_go|trpo|vanilla"),
     ("variant=baseline", "variant: not chosen yet", "put a + before it"),
     ("+variant=baseline seed=abc", "seed: 'abc' is not allowed", "a whole number from 0 to 4294967295"),
     ("+variant=baseline seed=4294967296", "seed: 4294967296 is not allowed", "4294967295"),
@@ -265,7 +265,8 @@ def test_numbers_are_read_as_their_rule_says():
 
 
 def test_a_variant_is_an_estimator_a_critic_and_an_update():
-    """Independent choices, and nothing else differs between variants: but `ppo` whitens, as its file says."""
+    """Independent choices, and nothing else differs between variants: but those of another update whiten, and `natural`
+    takes another optimiser, as their files say."""
     pairs = {name: checked(f"+variant={name}") for name in options("variant")}
     seen = {name: (c["estimator"]["_target_"], c["critic"]["_target_"]) for name, c in pairs.items()}
     assert seen["vanilla"] == ("pgx.estimators.vanilla", "pgx.critics.NoCritic")
@@ -273,12 +274,15 @@ def test_a_variant_is_an_estimator_a_critic_and_an_update():
     assert seen["baseline"] == ("pgx.estimators.reward_to_go", "pgx.critics.ValueNetwork")
     assert seen["gae"] == ("pgx.estimators.lambda_return", "pgx.critics.ValueNetwork")
     assert seen["leave_one_out"] == ("pgx.estimators.vanilla", "pgx.critics.LeaveOneOut")
-    assert seen["ppo"] == seen["gae"]
-    assert len({(*seen[name], c["update"]["_target_"]) for name, c in pairs.items()}) == len(pairs)
-    own = ("variant", "estimator", "critic", "update")
-    rest = {name: {key: x for key, x in config.items() if key not in own} for name, config in pairs.items()}
-    assert rest["ppo"].pop("whiten") and not rest["gae"]["whiten"]
-    assert all(other | {"whiten": False} == rest["gae"] for other in rest.values())
+    others = {name: pairs.pop(name) for name in ("ppo", "natural", "trpo")}
+    assert {seen.pop(name) for name in others} == {seen["gae"]} and len(set(seen.values())) == len(seen)
+    assert len({c["update"]["_target_"] for c in (pairs["gae"], *others.values())}) == 4
+    own = ("variant", "estimator", "critic")
+    rest = [{key: x for key, x in config.items() if key not in own} for config in pairs.values()]
+    assert all(other == rest[0] for other in rest)
+    changed = {name: {key for key, x in config.items() if x != pairs["gae"][key]} for name, config in others.items()}
+    assert changed.pop("natural") == {"variant", "update", "whiten", "optimiser"}
+    assert all(keys == {"variant", "update", "whiten"} for keys in changed.values())
 
 
 def test_every_file_of_every_group_passes_the_check():

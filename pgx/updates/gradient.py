@@ -14,7 +14,7 @@ from pgx.blocks import Blocks, fold
 from pgx.losses import policy_loss
 from pgx.optimiser import OptimiserLike
 from pgx.policies import Distribution
-from pgx.types import Steps
+from pgx.types import Metrics, Steps
 from pgx.updates.base import Moved, PolicyUpdate
 
 
@@ -29,7 +29,7 @@ class GradientStep(PolicyUpdate):
         found = gradient(loss_and_gradient, steps)
         spread = spread_over_episodes(loss_and_gradient, steps, found.gradient, diagnose)
         norm = optax.global_norm(found.gradient)
-        new, state = self.optimiser.step(policy, found.gradient, state)
+        new, state, more = self.move(policy, state, found, steps)
         moved = Moved(
             loss=found.loss,
             entropy=found.entropy / steps.mean_length,
@@ -37,9 +37,13 @@ class GradientStep(PolicyUpdate):
             batch_norm=norm,
             spread=spread,
             kl=mean_kl(found.pi, new, steps),
-            columns=found.pi.columns(steps.arrays.action, steps.taken),
+            columns=found.pi.columns(steps.arrays.action, steps.taken) | more,
         )
         return new, state, moved
+
+    def move(self, policy: PyTree, state: PyTree, found: "Gradient", steps: Blocks) -> tuple[PyTree, PyTree, Metrics]:
+        """(new policy, new state, columns): what is done with the gradient."""
+        return *self.optimiser.step(policy, found.gradient, state), {}
 
 
 class Gradient(NamedTuple):
