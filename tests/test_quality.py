@@ -19,14 +19,12 @@ from pgx.diagnosis import quality
 from pgx.diagnosis.quality import (
     Estimand,
     batches,
-    dead_units,
-    effective_rank,
     estimates,
-    fit_value,
     own_gradients,
-    some_states,
     statistics,
 )
+from pgx.diagnosis.units import dead_units, effective_rank, some_states
+from pgx.diagnosis.value import fit_value
 from pgx.estimators import lambda_return
 from pgx.networks import MLP
 from pgx.policies import MLPPolicy

@@ -12,7 +12,7 @@ from quick import quickly_compiled
 from pgx.advantages import weights
 from pgx.algorithm import Algorithm
 from pgx.critics import LeaveOneOut, NoCritic
-from pgx.diagnosis.quality import fit_value
+from pgx.diagnosis.value import fit_value
 from pgx.estimators import vanilla
 from pgx.metrics import gradient_quality
 from pgx.optimiser import Optimiser

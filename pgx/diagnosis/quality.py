@@ -20,21 +20,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from pgx.advantages import weigh
+from pgx.advantages import each_episode, weigh
 from pgx.algorithm import Algorithm
-from pgx.blocks import by_time, fold, from_blocks, to_blocks
-from pgx.critics import Critic
+from pgx.blocks import by_time, fold
 from pgx.diagnosis import pathwise
 from pgx.diagnosis.decomposition import actions, continuations, decompose, scores, visited
+from pgx.diagnosis.units import dead_units, effective_rank, some_states
+from pgx.diagnosis.value import RidgeValue, Value, fit_value, own_value, values_of
 from pgx.envs.base import JittedEnv
 from pgx.estimators import lambda_return, reward_to_go, vanilla
 from pgx.policies import Distribution
 from pgx.rounding import differ, explained_variance
 from pgx.types import Episodes, TrainState
 from pgx.update import update
-
-Value = Callable[[Float[Array, "O N"]], Float[Array, " N"]]
-"""V(s)."""
 
 
 class Scored(eqx.Module):
@@ -127,11 +125,7 @@ def advantages(
     zeros = jnp.zeros_like(value)
     cut_off = jnp.where(episodes.terminated, 0.0, after) if estimand.bootstrap_truncated else jnp.zeros_like(after)
 
-    def psi(estimator, **numbers):
-        of_episode = partial(estimator, gamma=estimand.gamma, **numbers)
-        over_episodes = jax.vmap(lambda *episode: of_episode(*episode), in_axes=(1, 1, 1, 0), out_axes=1)
-        return over_episodes(episodes.reward, value, episodes.mask, cut_off)
-
+    psi = partial(each_episode, episodes=episodes, value=value, bootstrap=cut_off, gamma=estimand.gamma)
     return {
         "vanilla": psi(vanilla) - zeros,
         "reward_to_go": psi(reward_to_go) - zeros,
@@ -142,9 +136,9 @@ def advantages(
 
 def estimates(policy: Callable, episodes: Episodes, value: Value, own: Value | None, estimand: Estimand) -> Estimates:
     """`value` must not have been fitted to these episodes; `own` is the run's V, if it has one: nor was that."""
-    found = advantages(episodes, *_values(value, episodes), estimand)
+    found = advantages(episodes, *values_of(value, episodes), estimand)
     if own is not None:
-        found["baseline, own V"] = advantages(episodes, *_values(own, episodes), estimand)["baseline"]
+        found["baseline, own V"] = advantages(episodes, *values_of(own, episodes), estimand)["baseline"]
     ones = jnp.ones_like(episodes.reward)
     weights = _on_steps(jnp.stack([ones, *found.values()]), episodes.mask, estimand)
     score, *gradients = gradient_of_each(policy, episodes, weights)
@@ -233,92 +227,6 @@ def batches(estimates: Estimates, size: int) -> dict[str, Float[Array, "K P"]]:
     return found
 
 
-# V, fitted to episodes that are used for nothing else
-
-RANDOM_FEATURES = 64
-RIDGE = 1e-3
-
-
-class RidgeValue(eqx.Module):
-    """V(s) = c · φ(s) with φ the standardised observation and random tanh units of it."""
-
-    centre: Float[Array, " O"]
-    scale: Float[Array, " O"]
-    weight: Float[Array, "F O"]
-    bias: Float[Array, " F"]
-    coefficient: Float[Array, " D"]
-
-    def features(self, obs: Float[Array, "O N"]) -> Float[Array, "D N"]:
-        z = (obs - self.centre[:, None]) / self.scale[:, None]
-        return jnp.concatenate([jnp.ones((1, z.shape[1])), z, jnp.tanh(self.weight @ z + self.bias[:, None])])
-
-    def __call__(self, obs: Float[Array, "O N"]) -> Float[Array, " N"]:
-        return self.coefficient @ self.features(obs)
-
-
-def fit_value(episodes: Episodes, gamma: float | Float[Array, ""], key: PRNGKeyArray) -> RidgeValue:
-    """V of the policy that played these episodes: ridge regression of G on φ(s), in closed form. A network would need
-    hundreds of gradient steps, a number to choose, and would be another V at every checkpoint."""
-    zeros = jnp.zeros_like(episodes.reward)
-    of_episode = jax.vmap(partial(reward_to_go, gamma=gamma), in_axes=(1, 1, 1, 0), out_axes=1)
-    target = of_episode(episodes.reward, zeros, episodes.mask, jnp.zeros(zeros.shape[1]))
-    taken = jnp.broadcast_to(episodes.mask[..., None], episodes.obs.shape)
-    centre, scale = episodes.obs.mean((0, 1), where=taken), episodes.obs.std((0, 1), where=taken)
-    scale = jnp.where(differ(episodes.obs, taken, (0, 1)), scale, 1.0)
-    of_weight, of_bias = jax.random.split(key)
-    O, F = episodes.obs.shape[-1], RANDOM_FEATURES
-    weight = jax.random.normal(of_weight, (F, O)) / jnp.sqrt(O)
-    bias = jax.random.normal(of_bias, (F,))
-    empty = RidgeValue(centre, scale, weight, bias, jnp.zeros(1 + O + F))
-
-    blocks = to_blocks((episodes.obs, target), episodes.mask)
-
-    def of_block(block, position):
-        obs, target = block
-        share = jnp.where(position < blocks.steps, 1 / blocks.steps, 0.0)
-        features = empty.features(obs)
-        weighted = features * share[None]
-        return (weighted @ features.T, weighted @ target), ()
-
-    (square, product), _ = fold(of_block, blocks)
-    ridge = RIDGE * jnp.eye(len(product)).at[0, 0].set(0.0)  # the mean of G is not shrunk
-    coefficient = jnp.linalg.solve(square + ridge, product)
-    return eqx.tree_at(lambda v: v.coefficient, empty, coefficient)
-
-
-def _values(value: Value, episodes: Episodes) -> tuple[Float[Array, "T N"], Float[Array, " N"]]:
-    """V of every step, 0 on padding, and V(s_L)."""
-    _, found = fold(lambda obs, _: ((), value(obs)), to_blocks(episodes.obs, episodes.mask))
-    return from_blocks(found, episodes.mask), value(episodes.last_obs.T)
-
-
-def own_value(critic: Critic, state: PyTree) -> Value | None:
-    """The V of a run, if it has one."""
-    return (lambda obs: critic.bootstrap(state, obs.T)) if critic.has_value else None
-
-
-# The policy's hidden units
-
-
-def dead_units(activation: Float[Array, "n H"]) -> Float[Array, ""]:
-    """The share of units whose output is the same in every state: nothing that they see changes anything."""
-    return (jnp.ptp(activation, axis=0) <= 1e-6).mean()
-
-
-def effective_rank(activation: Float[Array, "n H"]) -> Float[Array, ""]:
-    """exp(H(σ / Σσ)), σ the singular values (Roy & Vetterli 2007): 1 … H; NaN where all is 0."""
-    s = jnp.linalg.svd(activation, compute_uv=False)
-    p = s / s.sum()
-    return jnp.exp(-jax.scipy.special.xlogy(p, p).sum())
-
-
-def some_states(episodes: Episodes, n: int) -> Float[Array, "n O"]:
-    """n of the observations, evenly from all steps that were taken."""
-    rank = jnp.cumsum(episodes.mask.reshape(-1))
-    wanted = 1 + jnp.floor(jnp.arange(n, dtype=jnp.float32) * (rank[-1] / n)).astype(rank.dtype)
-    return episodes.obs.reshape(-1, episodes.obs.shape[-1])[jnp.searchsorted(rank, wanted)]
-
-
 # All of it, as programs
 
 
@@ -365,7 +273,7 @@ def measure(
     def by_baseline(scored, episodes, advantage):
         return gradient_of_each(scored, episodes, _on_steps(advantage[None], episodes.mask, estimand))[0]
 
-    reference = by_baseline(plain, far, advantages(far, *_values(value, far), estimand)["baseline"])
+    reference = by_baseline(plain, far, advantages(far, *values_of(value, far), estimand)["baseline"])
     found = estimates(plain, episodes, value, own, estimand)
     beside = {f"baseline, {name}": by_baseline(x, episodes, found.advantage["baseline"]) for name, x in others.items()}
     references = {"baseline": reference}
@@ -376,20 +284,11 @@ def measure(
             gamma=estimand.gamma, discount_power=estimand.discount_power, after_limit=after,
         )  # fmt: skip
     beside |= {name: x for name, x in references.items() if name != "baseline"}
-    rows: dict[Row, Float[Array, ""]] = {}
     learned_from = own_gradients(policy, episodes, critic_state, algorithm, batch_sizes)
+    rows: dict[Row, Float[Array, ""]] = {}
     for size, gradient in zip(batch_sizes, learned_from, strict=True):
         gradients = batches(found, size) | {name: of_batches(x, size) for name, x in beside.items()} | {"own": gradient}
-        # one under the other: a tenth of the compiling
-        measured = jax.vmap(statistics, in_axes=(0, None))(jnp.stack(list(gradients.values())), reference.mean(0))
-        for quantity, xs in measured.items():
-            rows |= {Row(name, quantity, size, num_episodes // size): x for name, x in zip(gradients, xs, strict=True)}
-        if "pathwise" in references:
-            others = [name for name in gradients if name != "pathwise"]  # whose own episodes these are
-            xs = jax.vmap(mean_cosine, in_axes=(0, None))(
-                jnp.stack([gradients[name] for name in others]), references["pathwise"].mean(0)
-            )
-            rows |= {Row(name, "cosine_pathwise", size, num_episodes // size): x for name, x in zip(others, xs, strict=True)}
+        rows |= _of_batches(gradients, references, size, num_episodes // size)
     rows |= _of_references(references)
     for name in ("baseline", "baseline, own V"):
         if name in found.advantage:
@@ -401,6 +300,24 @@ def measure(
         rows[Row(f"hidden {i}", "dead_units", 0, STATES)] = dead_units(activation)
         rows[Row(f"hidden {i}", "effective_rank", 0, STATES)] = effective_rank(activation)
     return rows, value
+
+
+def _of_batches(
+    gradients: dict[str, Float[Array, "K P"]], references: dict[str, Float[Array, "N P"]], size: int, count: int
+) -> dict[Row, Float[Array, ""]]:
+    """The statistics of every estimator's batches of this size, of which there are `count`."""
+    # one under the other: a tenth of the compiling
+    measured = jax.vmap(statistics, in_axes=(0, None))(jnp.stack(list(gradients.values())), references["baseline"].mean(0))
+    rows = {
+        Row(name, quantity, size, count): x for quantity, xs in measured.items() for name, x in zip(gradients, xs, strict=True)
+    }
+    if "pathwise" in references:
+        others = [name for name in gradients if name != "pathwise"]  # whose own episodes these are
+        xs = jax.vmap(mean_cosine, in_axes=(0, None))(
+            jnp.stack([gradients[name] for name in others]), references["pathwise"].mean(0)
+        )
+        rows |= {Row(name, "cosine_pathwise", size, count): x for name, x in zip(others, xs, strict=True)}
+    return rows
 
 
 def _of_references(references: dict[str, Float[Array, "N P"]]) -> dict[Row, Float[Array, ""]]:
