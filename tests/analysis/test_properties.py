@@ -1,6 +1,8 @@
 """What must not change does not: the numbers of runs that hypothesis makes up, before and after a change that means
 nothing for them."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,9 +15,24 @@ from analysis.statistics import events, reliability
 from analysis.statistics.aggregates import Bootstrap, improvements
 from analysis.statistics.compare import Comparison, collapse_tests, concluded, differences
 
-FEW = settings(
-    max_examples=25, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate]
-)  # without shrinking, which takes minutes
+DRAWN = {"deadline": None, "derandomize": True, "database": None, "phases": [Phase.explicit, Phase.generate]}
+"""Always the same cases, and no shrinking, which takes minutes."""
+
+
+def holds_for(*drawn: st.SearchStrategy) -> Callable[[Callable], Callable]:
+    """Makes two tests of a property, which is a function of what is drawn: of a few cases, and a slow one of many."""
+
+    def tests(holds: Callable) -> Callable:
+        @pytest.mark.parametrize("examples", [3, pytest.param(25, marks=pytest.mark.slow)])
+        def test(examples: int):
+            settings(max_examples=examples, **DRAWN)(given(*drawn)(holds))()
+
+        test.__name__, test.__doc__ = holds.__name__, holds.__doc__
+        return test
+
+    return tests
+
+
 ENV, THRESHOLD = "CartPole-v1", 475.0
 QUICK = Bootstrap(n_boot=50)
 WINDOW = reliability.Reliability(window=2000)
@@ -69,7 +86,7 @@ def test_there_is_something_to_change():
     """Or the tests below would be about nothing."""
     kinds: set[str] = set()
 
-    @FEW
+    @settings(max_examples=25, **DRAWN)
     @given(sweeps())
     def look(curves: pd.DataFrame):
         kinds.update(became(curves)[0]["kind"])
@@ -78,8 +95,7 @@ def test_there_is_something_to_change():
     assert kinds == {"collapse", "catastrophic", "falling"}
 
 
-@FEW
-@given(sweeps(), st.floats(-1e4, 1e4), st.floats(0.01, 100))
+@holds_for(sweeps(), st.floats(-1e4, 1e4), st.floats(0.01, 100))
 def test_another_zero_and_another_unit_of_rewards_change_nothing(curves: pd.DataFrame, shift: float, scale: float):
     moved = curves.assign(value=shift + scale * curves["value"])
     plain, changed = became(curves), became(moved, shift + scale * THRESHOLD)
@@ -89,8 +105,7 @@ def test_another_zero_and_another_unit_of_rewards_change_nothing(curves: pd.Data
     assert_same(reliable(curves), reliable(moved), ["variant", "metric", "estimate", "lo", "hi"])
 
 
-@FEW
-@given(sweeps(), st.randoms(use_true_random=False))
+@holds_for(sweeps(), st.randoms(use_true_random=False))
 def test_the_order_of_runs_and_the_names_of_seeds_change_nothing(curves: pd.DataFrame, random):
     names = list(curves["run_id"].unique())
     runs = dict(list(curves.groupby("run_id")))
@@ -103,8 +118,7 @@ def test_the_order_of_runs_and_the_names_of_seeds_change_nothing(curves: pd.Data
     assert_same(reliable(curves).sort_values(by), reliable(shuffled).sort_values(by), by)
 
 
-@FEW
-@given(sweeps(), sweeps())
+@holds_for(sweeps(), sweeps())
 def test_another_variant_and_another_environment_change_nothing(curves: pd.DataFrame, more: pd.DataFrame):
     more = more.assign(run_id="more/" + more["run_id"])
     plain = became(curves)
@@ -115,8 +129,7 @@ def test_another_variant_and_another_environment_change_nothing(curves: pd.DataF
         assert_same(plain[2], shares[shares["variant"].isin(["a", "b"]) & (shares["env"] == ENV)], SHARE)
 
 
-@FEW
-@given(sweeps())
+@holds_for(sweeps())
 def test_a_batch_in_two_rows_is_the_same_batch(curves: pd.DataFrame):
     half = curves.assign(episodes=curves["episodes"] // 2, env_steps=curves["env_steps"] - 50)
     rest = curves.assign(episodes=curves["episodes"] - curves["episodes"] // 2)
@@ -127,8 +140,7 @@ def test_a_batch_in_two_rows_is_the_same_batch(curves: pd.DataFrame):
     assert_same(plain[2], changed[2], SHARE)
 
 
-@FEW
-@given(sweeps(), st.sampled_from([np.nan, 0.0, 1000.0]))
+@holds_for(sweeps(), st.sampled_from([np.nan, 0.0, 1000.0]))
 def test_rows_without_an_episode_and_rows_without_a_value_change_nothing(curves: pd.DataFrame, value: float):
     padding = curves.assign(env_steps=curves["env_steps"] + 30, value=value, episodes=0)
     empty = curves.assign(env_steps=curves["env_steps"] + 60, value=np.nan)
@@ -139,8 +151,7 @@ def test_rows_without_an_episode_and_rows_without_a_value_change_nothing(curves:
     assert_same(plain[2], changed[2], SHARE)
 
 
-@FEW
-@given(sweeps(), st.floats(0.2, 1))
+@holds_for(sweeps(), st.floats(0.2, 1))
 def test_what_was_over_before_all_runs_are_cut_stays_as_it_was(curves: pd.DataFrame, part: float):
     ends = curves.groupby("run_id")["env_steps"].transform("max")
     cut = curves[curves["env_steps"] <= np.maximum(part * ends, 5000)]
@@ -154,8 +165,7 @@ def test_what_was_over_before_all_runs_are_cut_stays_as_it_was(curves: pd.DataFr
     pd.testing.assert_series_equal(reached, shorter["reached_at"])
 
 
-@FEW
-@given(sweeps(), st.sampled_from([20.0, 0.0, -5.0, np.nan]))
+@holds_for(sweeps(), st.sampled_from([20.0, 0.0, -5.0, np.nan]))
 def test_without_a_way_up_nothing_is_said_to_have_happened(curves: pd.DataFrame, threshold: float):
     falls, outcomes, shares = became(curves, threshold)
     assert falls.empty and (outcomes["outcome"] == "not determined").all()
@@ -195,8 +205,7 @@ def effect(scores: pd.DataFrame) -> pd.Series:
     return rows.loc[("a", "b"), ["estimate", "lo", "hi", "p", "paired"]].astype(float)
 
 
-@FEW
-@given(scores(), st.randoms(use_true_random=False))
+@holds_for(scores(), st.randoms(use_true_random=False))
 def test_who_is_named_first_and_the_order_of_seeds_change_only_the_side(scores: pd.DataFrame, random):
     one = pair(scores)
     assert 0 <= one["lo"] <= one["estimate"] <= one["hi"] <= 1 and one["lo"] < one["hi"] and 0 < one["p"] <= 1
@@ -209,24 +218,21 @@ def test_who_is_named_first_and_the_order_of_seeds_change_only_the_side(scores: 
     np.testing.assert_array_equal(pair(scores.iloc[order]), one)
 
 
-@FEW
-@given(scores())
+@holds_for(scores())
 def test_only_the_order_of_scores_counts_for_which_is_better(scores: pd.DataFrame):
     """Times and their logarithms, seconds and hours: the same P, the same interval, the same p."""
     with np.errstate(over="ignore"):
         np.testing.assert_array_equal(pair(scores.assign(value=np.exp(scores["value"] / 5))), pair(scores))
 
 
-@FEW
-@given(scores(), scores())
+@holds_for(scores(), scores())
 def test_a_variant_that_has_nothing_to_do_with_it_changes_no_pair(scores: pd.DataFrame, more: pd.DataFrame):
     both = pd.concat([scores, more.assign(variant=more["variant"].map({"a": "c", "b": "d"}), value=more["value"] - 100)])
     np.testing.assert_array_equal(pair(both), pair(scores))
     np.testing.assert_array_equal(effect(both), effect(scores))
 
 
-@FEW
-@given(scores(), st.integers(-1000, 1000), st.sampled_from([0.25, 0.5, 2, 64]))
+@holds_for(scores(), st.integers(-1000, 1000), st.sampled_from([0.25, 0.5, 2, 64]))
 def test_another_zero_and_another_unit_change_a_difference_by_as_much(scores: pd.DataFrame, shift: float, scale: float):
     """And neither its p nor whether it is paired."""
     one, other = effect(scores), effect(scores.assign(value=scores["value"] * scale + shift))
