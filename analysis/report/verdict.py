@@ -216,7 +216,7 @@ def of_pair(pair: pd.Series, known: _Known) -> str:
     """One row of compare.concluded: of Study.primary, final_pairs or collapse_tests."""
     kind = _KINDS["collapse" if pair["test"] == "fisher" else pair["endpoint"]]
     if math.isnan(pair["estimate"]):
-        return f"**No comparison**: {pair['a']} or {pair['b']}? {kind.nothing(pair, known)}."
+        return f"**No comparison**: {pair['a']} or {pair['b']}? {kind.nothing(pair, known)}"
     first, second = pair["a"], pair["b"]
     estimate, lo, hi = pair["estimate"], pair["lo"], pair["hi"]
     ranks = pair["test"] == "ranks"
@@ -315,11 +315,11 @@ def _equal_finals(pair: pd.Series, known: _Known) -> str:
 
 
 def _nothing(what: str) -> Callable[[pd.Series, _Known], str]:
-    return lambda pair, known: f"There are no {what} to compare: {pair['warning']}"
+    return lambda pair, known: f"There are no {what} to compare: {pair['warning']}."
 
 
 def _none_at_risk(pair: pd.Series, known: _Known) -> str:
-    return " ".join([f"Of the runs at risk {_collapsed(pair, pair['a'], pair['b'], known)} collapsed", *_else(pair, known)])
+    return " ".join([f"Of the runs at risk {_collapsed(pair, pair['a'], pair['b'], known)} collapsed.", *_else(pair, known)])
 
 
 def _else(pair: pd.Series, known: _Known) -> list[str]:

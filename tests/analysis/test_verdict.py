@@ -197,6 +197,8 @@ def test_collapses_are_compared_among_the_runs_at_risk():
     )
     never = compared(share("learns", 10, 30), share("never", 0, 0))
     assert never == "**No comparison**: learns or never? Of the runs at risk 10 of 30 against 0 of 0 collapsed."
+    falling = compared(share("learns", 10, 30, falling=2), share("never", 0, 0, failed=1))
+    assert falling == f"{never} 1 of 30 runs of never failed. 2 of 30 runs of learns are falling at the end."
     few = compared(share("a", 0, 4), share("b", 24, 24))
     assert few.startswith("**Not decidable with 4 runs at risk and 1 comparison** (at least 5 at risk in each would be needed)")
 
