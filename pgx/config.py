@@ -281,28 +281,24 @@ def _check_together(config: dict[str, Any]) -> None:
     if config["scale_observations"] and env.symbols is not None:
         problem = f"{config['env']['id']} observes {env.symbols}: its numbers are names, and have no mean"
         raise ConfigError("scale_observations", problem, hint="scale_observations=false")
-    if parts.derives(config["policy"]["_target_"], "pgx.policies.MLPPolicy"):
-        _check_gaussian(config["policy"], config["env"], env.continuous)
+    _check_gaussian(config["policy"], config["env"], env.continuous)
     if config["env"].get("num_lanes", 1) is None:
         config["env"]["num_lanes"] = sizes.fewest_episodes(config, env.max_steps)
     if config["stop_when_solved"] and env.reward_threshold is None:
         raise ConfigError("stop_when_solved", f"{config['env']['id']} has no reward threshold", hint="set env.reward_threshold")
 
 
-_GAUSSIAN = ("std", "log_std_floor", "state_dependent_std", "last_layer_scale", "clipped_score")
-"""Settings of a policy that only real-valued actions have a use for."""
-
-
 def _check_gaussian(policy: dict[str, Any], env: dict[str, Any], continuous: bool | None) -> None:
     """What a policy is told of its standard deviations and scores, against the environment's actions."""
-    settings = parts.signature(policy["_target_"]).settings
-    for key in _GAUSSIAN:
+    keys = parts.declared(policy["_target_"], "of_real_numbers", ())
+    settings = parts.signature(policy["_target_"]).settings if keys else {}
+    for key in keys:
         if continuous is False and policy.get(key, default := literal_eval(settings[key].default)) != default:
             raise ConfigError(f"policy.{key}", f"{env['id']} has discrete actions: nothing would heed it", hint="leave it out")
-    if policy.get("clipped_score") and env.get("bound", "clip") != "clip":
+    if "clipped_score" in keys and policy.get("clipped_score") and env.get("bound", "clip") != "clip":
         hint = "env.bound=clip, or policy.clipped_score=false"
         raise ConfigError("policy.clipped_score", f"with env.bound={env['bound']} no action is cut off", hint=hint)
-    if "std" in policy and math.log(policy["std"]) <= policy.get("log_std_floor", -math.inf):
+    if "std" in keys and "std" in policy and math.log(policy["std"]) <= policy.get("log_std_floor", -math.inf):
         floor = math.exp(policy["log_std_floor"])
         raise ConfigError("policy.std", f"{policy['std']:g} is below the floor, e^log_std_floor = {floor:.3g}")
 

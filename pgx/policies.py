@@ -198,6 +198,8 @@ class MLPPolicy(eqx.Module):
     actions: Space = eqx.field(static=True)
     log_std_floor: float = eqx.field(static=True)
     clipped_score: bool = eqx.field(static=True)
+    of_real_numbers: ClassVar = ("std", "log_std_floor", "state_dependent_std", "last_layer_scale", "clipped_score")
+    """Settings that discrete actions have no use for: to set one with them is refused."""
 
     def __init__(
         self,

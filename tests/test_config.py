@@ -2,6 +2,7 @@
 leave a folder that looks like a run, nor touch one that is."""
 
 import time
+from importlib.util import find_spec
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -289,12 +290,22 @@ def test_every_file_of_every_group_passes_the_check():
     """A typo in a YAML that nobody has tried yet."""
     for group in ("env", "estimator", "policy", "optimiser", "update"):
         for option in options(group):
-            more = ["env.id=CartPole-v1"] if (group, option) == ("env", "gymnasium") else []
+            more = ["env.id=CartPole-v1"] if (group, option) in (("env", "gymnasium"), ("env", "mujoco")) else []
             checked("+variant=baseline", f"{group}={option}", *more)
     for option in options("optimiser"):
         config = checked("+variant=baseline", f"optimiser@critic.optimiser={option}")
         assert config["critic"]["optimiser"]["method"] == option
         assert config["optimiser"]["method"] == "adam"
+
+
+def test_every_experiment_passes_the_check_and_says_its_command():
+    files = sorted((CONF / "experiment").glob("*.yaml"))
+    for file in files:
+        own = [] if find_spec("mujoco") or "override /env: mujoco" not in file.read_text() else ["env.id=Pendulum-v1"]
+        config = checked(f"+experiment={file.stem}", *own)
+        assert f"# python -m pgx.run +experiment={file.stem}\n" in file.read_text()
+        assert config["whiten"] and config["num_env_steps"] <= 1_000_000
+    assert len(files) >= 6
 
 
 def test_what_does_not_change_results_is_no_part_of_the_identity():
