@@ -22,7 +22,7 @@ class Most(NamedTuple):
 def check(config: dict[str, Any], least: int) -> None:
     """Raise ConfigError unless a batch is made either by episodes or by steps, and may have the `least` episodes that the
     critic needs, and one a lane."""
-    episodes, steps, most = (config[key] for key in ("episodes_per_update", *BY_STEPS))
+    episodes, steps, most = (config[f"{key}_per_update"] for key in ("episodes", "steps", "max_episodes"))
     if episodes is not None and steps is not None:
         hint = "leave one out, or write null for it where a file has it"
         raise ConfigError("steps_per_update", f"{steps} beside episodes_per_update={episodes}", "one of the two", hint)
