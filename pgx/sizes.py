@@ -5,9 +5,6 @@ from typing import Any, NamedTuple
 
 from pgx.errors import ConfigError
 
-BY_STEPS = ("steps_per_update", "max_episodes_per_update")
-"""Keys of batches by steps."""
-
 SHORT_EPISODE = 16
 """Steps. If nothing else is said, there is room for the episodes of a batch if they are no shorter on average."""
 
