@@ -160,7 +160,7 @@ def grouped_by(tables: Tables, keys: Sequence[str]) -> Tables:
 
 def replicate_keys(runs: pd.DataFrame) -> tuple[str, ...]:
     """What makes a group of replicates unless somebody says otherwise: the variant, and every configuration value that
-    differs among its runs in one environment and sweep, but for those that only say how long a run goes on or what it
+    differs among its runs in one environment and sweep, but for those that only say how long a run is or what it
     writes down. A value that another one decides is not named beside it."""
     keys = ["variant"]
     varied = [key for key in runs.columns[len(RUNS) :] if key not in INCIDENTAL]

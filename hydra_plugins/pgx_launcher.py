@@ -17,9 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 class PgxLauncherConf:
     _target_: str = "hydra_plugins.pgx_launcher.PgxLauncher"
     executor: str = "auto"
-    """map: members one after another in each process, with the bits of the same run alone. vmap: in packs, side by
-    side in one program. auto: a member that was begun goes on as it was; else vmap on an accelerator, map on a CPU.
-    Environments on the host are always mapped."""
+    """map: members one after another in each process, with the bits of the same run alone. vmap: in packs, side by side
+    in one program. auto: a member that was begun is resumed in the way it was begun; else vmap on an accelerator, map
+    on a CPU. Environments on the host are always mapped."""
     width: int | None = None
     """Lanes of a pack's program, whether there are members for all of them or not; it decides the members' last
     bits. None: 32 on a CPU, 1024 on an accelerator."""
@@ -59,11 +59,11 @@ class PgxLauncher(Launcher):
         self._asked: dict[str, dict[str, Any]] = {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from pgx.sweep.compose import composes_fast
+        from pgx.sweep.compose import fast_loader
 
         self._context, self._config = copy.copy(hydra_context), config
         # the sweeper's, too: it composes every member once more, to see whether it can be
-        self._loader = hydra_context.config_loader = composes_fast(hydra_context.config_loader)
+        self._loader = hydra_context.config_loader = fast_loader(hydra_context.config_loader)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from pgx.backend import accelerator

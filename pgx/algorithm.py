@@ -19,7 +19,7 @@ class Algorithm(eqx.Module):
     whiten: bool = eqx.field(static=True)
     """A ← (A − mean A) / sd A over the steps of the batch: itself a baseline, and biased by the batch."""
     bootstrap_truncated: bool = eqx.field(static=True)
-    """At a time limit the return goes on with V(s_L) instead of ending."""
+    """At a time limit the return is bootstrapped with V(s_L)."""
     discount_power: bool = eqx.field(static=True)
     """Weigh step t by γ^t, which the gradient of the discounted return has and usual code omits."""
     scale_observations: bool = eqx.field(static=True, default=False)

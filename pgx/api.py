@@ -1,4 +1,4 @@
-"""What `import pgx` offers to a notebook or a program: a policy in one call, the parts of a run, and a run's folder.
+"""The public door, for a notebook or a program: a policy in one call, the parts of a run, and a run's folder.
 
     policy, table = pgx.train("baseline", env="cartpole", num_updates=200)
     pgx.evaluate(policy, env="cartpole").mean()
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from pgx.build import Parts
 
 Folders = str | Path | Sequence[str | Path]
-"""Of the configuration, one or several."""
+"""One folder of the configuration, or several."""
 
 
 class Trained(NamedTuple):
-    """What `train` returns."""
+    """A trained policy, and the table of its training."""
 
     policy: Callable
     """It acts on the environment's own observations. Where they are scaled it is a `pgx.scaling.Scaled`, and the network
@@ -90,7 +90,7 @@ def assemble(*words: Any, config_dir: Folders = (), **settings: Any) -> "Parts":
 
 
 def train(*words: str, progress: bool = True, config_dir: Folders = (), **settings: Any) -> Trained:
-    """A trained policy, and how it came about: `policy, table = pgx.train("baseline", env="cartpole")`.
+    """Train a policy: `policy, table = pgx.train("baseline", env="cartpole")`.
 
     It trains in this process until its budget ends (num_updates, num_env_steps, stop_when_solved) and writes nothing.
     `progress` shows a bar. A run that diverges says so by a RuntimeWarning, and its policy is the last finite one.

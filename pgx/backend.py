@@ -40,8 +40,9 @@ PINNED = {
 
 
 def check_memory(max_steps: int, most: tuple[str, int], obs_size: int, *, on_host: bool) -> None:
-    """`most` episodes are in a batch, as that key says (`sizes.most_episodes`). Raise ConfigError if a batch of observations alone is more than this machine's memory: it would not refuse, but
-    kill the process without a word. Wherever it is made, it is there twice: as it grows, and as it is learned from."""
+    """`most` episodes are in a batch, as that key says (`sizes.most_episodes`). Raise ConfigError if a batch of
+    observations alone is more than this machine's memory: it would not refuse, but kill the process without a word.
+    Wherever it is made, it is there twice: as it grows, and as it is learned from."""
     import jax
 
     if not on_host and jax.default_backend() != "cpu":
@@ -68,7 +69,7 @@ def _no_platform() -> ConfigError:
 
 
 def _plugins() -> bool:
-    """Whether anything but a CPU is installed for."""
+    """Whether a plugin of jax for an accelerator is installed."""
     return bool(entry_points(group="jax_plugins") or find_spec("jax_plugins") or find_spec("libtpu"))
 
 

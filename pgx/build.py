@@ -51,12 +51,12 @@ def _batch(config: dict[str, Any], least: int) -> BySteps | None:
 
 
 def environment(config: dict[str, Any]) -> JittedEnv | HostEnv:
-    """What the environment's part of a configuration names."""
+    """The environment that a configuration names."""
     return traced(_part(config))
 
 
 class Parts(NamedTuple):
-    """What a configuration names, put together: `runner(state)` is the first chunk, `pgx.loop.train` all of them."""
+    """The parts that a configuration names, put together: `runner(state)` is the first chunk, `pgx.loop.train` all of them."""
 
     config: dict[str, Any]
     env: JittedEnv | HostEnv
@@ -68,7 +68,7 @@ class Parts(NamedTuple):
 
 
 def assemble(config: dict[str, Any]) -> Parts:
-    """The parts of a run, from a checked configuration. Whoever starts jax has called `backend.prepare` before."""
+    """The parts of a run, from a checked configuration. Call `backend.prepare` first: it starts jax."""
     env, algorithm = build(config)
     state, keys = initial_state(config, env, algorithm)
     return Parts(config, env, algorithm, state, keys, runner(config, env, algorithm, state, keys))
@@ -77,18 +77,18 @@ def assemble(config: dict[str, Any]) -> Parts:
 def runner(
     config: dict[str, Any], env: JittedEnv | HostEnv, algorithm: Algorithm, state: TrainState, keys: Keys
 ) -> JittedRunner | HostRunner:
-    """What makes the chunks of a run. Of `state` only the shapes matter."""
+    """The runner of a run. Of `state` only the shapes matter."""
     return make_runner(state, algorithm, env, keys, **_sizes(config), diagnose_every=config["diagnose_every"])
 
 
 def lane(config: dict[str, Any], env: JittedEnv, algorithm: Algorithm, state: TrainState) -> Lane:
-    """A run of a pack."""
+    """The lane of a pack that a run takes."""
     diagnose_every = jax.device_put(np.int32(config["diagnose_every"]))
     return Lane(state, algorithm, env, Keys.of_seed(config["seed"]), diagnose_every)
 
 
 def pack_runner(config: dict[str, Any], lanes: Sequence[Lane], *, width: int) -> PackRunner:
-    """What makes the chunks of a pack; `config` is that of any of its runs."""
+    """The runner of a pack; `config` is that of any of its runs."""
     return PackRunner(lanes, width=width, **_sizes(config))
 
 
@@ -97,7 +97,7 @@ def _sizes(config: dict[str, Any]) -> dict[str, int]:
 
 
 def limits(config: dict[str, Any], env: JittedEnv | HostEnv) -> dict[str, float]:
-    """What ends a run: arguments of `pgx.loop.train`."""
+    """The limits of a run: arguments of `pgx.loop.train`."""
     return {
         "num_updates": config["num_updates"] or math.inf,
         "num_env_steps": config["num_env_steps"] or math.inf,
@@ -122,8 +122,9 @@ class Function(eqx.Module):
 
 
 def _part(config: dict[str, Any]) -> Any:
-    """What `config` names, made with what it says, in which there may be parts, too. A function that the program calls
-    (`_partial_`), or that makes a transformation of optax's, becomes a pytree, so that its numbers can be traced."""
+    """The part that `config` names, made with its settings, among which there may be parts, too. A function that the
+    program calls (`_partial_`), or that makes a transformation of optax's, becomes a pytree, so that its numbers can be
+    traced."""
     make = get_object(config["_target_"])
     settings = {key: _made(x) for key, x in config.items() if key not in ("_target_", "_partial_")}
     if config.get("_partial_"):

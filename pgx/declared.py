@@ -11,8 +11,8 @@ be typed, or come from the run.json of a folder that somebody sent; the rule is 
 A folder names its own places, too (.hydra/hydra.yaml): they are repeated to the person, and never used.
 
 What a folder that one evaluates, plays, diagnoses or resumes still decides:
-- The arguments of what is declared, within the configuration's rules. Whoever declares functools.partial, or another
-  function that calls whatever it is given, gives this away.
+- The arguments of what is declared, within the configuration's rules. To declare functools.partial, or another
+  function that calls what it is given, gives this away.
 - env.kwargs, which go to the environment's constructor: if that reads a file by its name, a folder can name the file.
 - Where `resume` mirrors the run (tracker.*), and `play` its film: to which project and entity of W&B, with the person's
   own key. `play` does so offline, unless WANDB_MODE says otherwise; evaluate and diagnose make no tracker.
@@ -44,7 +44,7 @@ class Declared(NamedTuple):
     """What this command line declares, beside conf/ and the two variables."""
 
     folders: tuple[Path, ...] = ()
-    """Of the configuration."""
+    """Folders of the configuration."""
     modules: tuple[str, ...] | None = None
     """Those that an id may import. None: any, for a person has typed the id."""
 
@@ -67,7 +67,7 @@ class Declared(NamedTuple):
         for path, key, x in _words_of_hydra(config):
             if key == "_target_":
                 self._check_target(path, x)
-            elif key != "_partial_":  # _args_, _recursive_, _convert_ and whatever comes
+            elif key != "_partial_":  # _args_, _recursive_, _convert_ and others to come
                 raise ConfigError(path, "unknown key", "_target_, _partial_")
             elif type(x) is not bool:
                 raise ConfigError(path, f"{x!r} is not allowed", "true or false")
@@ -104,14 +104,14 @@ class Declared(NamedTuple):
             raise Undeclared(path, f"{target!r} is not declared", ", ".join(sorted(allowed)) or None, hint)
 
     def _targets(self, group: str) -> set[str]:
-        """What may stand in this group. pgx's own parts stay in theirs; a person's may stand anywhere."""
+        """The targets that may stand in this group. pgx's own parts stay in theirs; a person's may stand anywhere."""
         own, *others = (_scan(folder).targets for folder in self.all_folders)
         pgx = {name: targets for name, targets in own.items() if name}  # not those of conf/config.yaml: they are Hydra's
         return pgx.get(group, set().union(*pgx.values())).union(*(targets for other in others for targets in other.values()))
 
 
 def declared_folders() -> list[Path]:
-    """Those of PGX_CONFIG_DIR. Raises ConfigError if one is not there."""
+    """The folders of PGX_CONFIG_DIR. Raises ConfigError if one is not there."""
     folders = [Path(name).absolute() for name in os.environ.get(FOLDERS, "").split(os.pathsep) if name]
     for folder in folders:
         if not folder.is_dir():
@@ -120,14 +120,14 @@ def declared_folders() -> list[Path]:
 
 
 def on_search_path(hydra: Any, modules: tuple[str, ...] | None = None) -> Declared:
-    """Hydra's search path, from its part of a composed configuration."""
+    """What Hydra's search path declares, from Hydra's part of a composed configuration."""
     sources = ((source.path, source.schema) for source in hydra.runtime.config_sources if source.provider != "hydra")
     found = (folder_of(f"{schema}://{path}") for path, schema in sources)
     return Declared(tuple(Path(hydra.runtime.cwd, folder) for folder in found if folder is not None), modules)
 
 
 def folder_of(source: str) -> Path | None:
-    """Of an entry of the search path, if there is one: `file://DIR`, `DIR`, `pkg://PACKAGE`."""
+    """The folder of an entry of the search path, if there is one: `file://DIR`, `DIR`, `pkg://PACKAGE`."""
     scheme, _, rest = source.rpartition("://")
     if scheme == "pkg":
         with contextlib.suppress(ImportError, AttributeError, TypeError):  # no package: Hydra says so
@@ -140,7 +140,7 @@ class _Scan(NamedTuple):
     targets: dict[str, set[str]]
     """Config group → every `_target_` in its files."""
     modules: set[str]
-    """Those in ids."""
+    """The modules that ids in its files import."""
 
 
 _TARGET = re.compile(r"""\b_target_["']?\s*:\s*["']?([\w.]+)""")

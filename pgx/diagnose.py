@@ -6,7 +6,7 @@ returns of the policy as it is, and after each of many single updates by the run
 effective rank. V of `baseline` and `gae` is a ridge regression fitted to episodes of its own, at every checkpoint of
 every run alike; where the run has a V, `baseline, own V` is measured, too. `own` is what the run itself learned from,
 whatever its estimator and its critic are. What of the variance comes from states, actions and what happens afterwards
-is told by going on from visited states, where the environment is compiled: one on the host cannot be put back into a
+is measured by rolling on from visited states, where the environment is compiled: one on the host cannot be put back into a
 state. `pathwise` is the gradient through the dynamics, where they are differentiable. Gradients and their variance are
 those of the run's own problem, with its scaled observations and its `reward_scale`; returns are the environment's.
 
@@ -353,7 +353,7 @@ def read_options(arguments: Sequence[str] | None) -> tuple[list[Path], Options, 
     add("--checkpoints", metavar="N", type=read_as(whole(1)), default=default.checkpoints,
         help=f"the most of a run, from the first to the newest that are kept (default: {default.checkpoints})")  # fmt: skip
     add("--states", metavar="N", type=read_as(whole(2)), default=default.states,
-        help=f"from which to go on, to divide the variance (default: {default.states})")  # fmt: skip
+        help=f"from which to roll on, to divide the variance (default: {default.states})")  # fmt: skip
     add("--actions", metavar="N", type=read_as(whole(3)), default=default.actions,
         help=f"in each of these states, where there are too many to take every one (default: {default.actions})")  # fmt: skip
     add("--continuations", metavar="N", type=read_as(whole(2)), default=default.continuations,

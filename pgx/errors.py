@@ -44,18 +44,18 @@ class ConfigError(Exception):
 
 
 def short(text: str) -> str:
-    """What a person typed, as far as a line can show it."""
+    """A text that a person typed, cut to what a line can show."""
     return text if len(text) <= 60 else f"{text[:50]}… ({len(text):,} characters)"
 
 
 def came_of(error: BaseException | None, kind: type[BaseException]) -> bool:
-    """Whether it is an error of this kind, or what a library made of one."""
+    """Whether an error is of this kind, or was raised from one that is."""
     while error is not None and not isinstance(error, kind):
         error = error.__cause__ or error.__context__
     return error is not None
 
 
 def one_line(error: BaseException, most: int = 500) -> str:
-    """Its kind and its message, of which at most so many characters: it goes into run.json, a table and the screen."""
+    """An error's kind and its message, of which at most so many characters: it goes into run.json, a table and the screen."""
     text = " ".join(f"{type(error).__name__}: {str(error)[: 10 * most]}".split()).removesuffix(":")
     return text if len(text) <= most else f"{text[:most]}…"

@@ -1,4 +1,4 @@
-"""What is the trained policy worth? `python -m pgx.evaluate RUN_DIR` plays fresh episodes and prints their return.
+"""Evaluation of a trained policy: `python -m pgx.evaluate RUN_DIR` plays fresh episodes and prints their return.
 
 The episodes come from a random stream of the run's seed that training does not touch: none of them was
 trained on, and the same command gives the same number again. Nothing in the run's folder is written.
@@ -14,7 +14,7 @@ from pgx.runs.restore import Arguments, read_as, read_run, short_errors, title
 
 
 def describe(returns: np.ndarray) -> str:
-    """Mean ± sd (n−1) and range."""
+    """The line about some returns: mean ± sd (n−1) and range."""
     if len(returns) == 1:
         return f"return {returns[0]:.4g} in 1 fresh episode"
     spread = f"{returns.mean():.4g} ± {returns.std(ddof=1):.4g}"

@@ -1,4 +1,4 @@
-"""Fresh episodes: what a policy is worth, asked of itself, or of the run that trained it.
+"""Fresh episodes of a policy, or of the run that trained it.
 
 jax is imported when episodes are played, so that a wrong command line is answered at once.
 """
@@ -29,7 +29,8 @@ def with_lanes(env: dict[str, Any], episodes: int) -> tuple[dict[str, Any], int]
 def of_run(
     folder: Path, config: dict[str, Any], *, episodes: int, greedy: bool = False, best: bool = False, seed: int | None = None
 ) -> tuple[int, np.ndarray]:
-    """(the checkpoint's update, undiscounted return of each episode). `seed`: if not the run's. Raises what `trained` raises."""
+    """(the checkpoint's update, undiscounted return of each episode). `seed`: if not the run's. Raises what `trained`
+    raises."""
     played, lanes = with_lanes(config["env"], episodes)
     env, policy, key, update = trained(folder, config, best=best, num_lanes=lanes if on_host(played) else None)
     if seed is not None:
@@ -53,5 +54,5 @@ def play(env: Any, policy: Callable, key: Any, *, episodes: int, lanes: int, gre
         batch = partial(eqx.filter_jit(rollout), env, num_episodes=lanes, greedy=greedy)
     batches = math.ceil(episodes / lanes)
     returns = [batch(policy, jax.random.fold_in(key, number)).reward.sum(0) for number in range(batches)]
-    # whole lanes are left out, whatever became of them: to drop the episodes that end last would be a bias
+    # whole lanes are left out, however they ended: to drop the episodes that end last would be a bias
     return np.concatenate(returns).astype(np.float64)[:episodes]

@@ -38,16 +38,16 @@ WITH_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 @contextlib.contextmanager
-def one_line_errors(*, whatever: bool = False) -> Iterator[None]:
-    """A wrong configuration ends the program: one line on stderr, exit code 2. `whatever`: so does an error that
-    nobody foresaw."""
+def one_line_errors(*, unforeseen: bool = False) -> Iterator[None]:
+    """A wrong configuration ends the program: one line on stderr, exit code 2. `unforeseen`: so does an error
+    that nobody foresaw."""
     try:
         with config_errors(lambda: typed(sys.argv[1:])):
             yield
     except ConfigError as error:
         message = str(error)
     except Exception as error:
-        if not whatever:
+        if not unforeseen:
             raise
         if WITH_TRACEBACK:
             traceback.print_exc()
@@ -87,7 +87,7 @@ def compose(words: Sequence[str], folders: Sequence[Path] = ()) -> dict[str, Any
 
 
 def _load(words: Sequence[str], folders: Sequence[Path]) -> DictConfig:
-    """As `hydra.compose` does, which keeps its search path for the whole process."""
+    """Compose as `hydra.compose` does, which would keep its search path for the whole process."""
     search_path = create_config_search_path(str(CONF))
     for folder in folders:
         search_path.prepend("command-line", f"file://{folder}", "schema")  # which has to be the last
@@ -139,13 +139,13 @@ def _check_override(override: Override, declared: Declared) -> None:
 
 
 def refuse(message: str) -> NoReturn:
-    """argparse's complaint, as a ConfigError."""
+    """Raise argparse's complaint as a ConfigError."""
     where, problem = re.fullmatch(r"(?:argument ([^:]+): )?(.*)", message, re.DOTALL).groups()
     raise ConfigError(where or "command line", problem, hint="--help tells more")
 
 
 def _parsed(word: str) -> Override | None:
-    """None for what is not in Hydra's grammar, of which Hydra says so itself."""
+    """The override; None if it is not in Hydra's grammar: Hydra says so itself."""
     try:
         return OverridesParser.create().parse_override(word)
     except HydraException:
@@ -156,7 +156,7 @@ def _parsed(word: str) -> Override | None:
 
 
 def _of_hydra(error: HydraException, declared: Declared) -> ConfigError:
-    """Hydra's message, in our form."""
+    """The ConfigError that says what Hydra's message says."""
     text = f"{error}\n{error.__cause__ or ''}"
     if found := re.search(r"Could not find '([\w/@.]+)/([^'/]*)'", text):
         group, option = found.groups()
@@ -185,7 +185,7 @@ def typed(words: Sequence[str]) -> Declared:
 
 
 def search_path(overrides: Sequence[str]) -> list[str]:
-    """What the last of these that sets hydra.searchpath says."""
+    """The value of the last override that sets hydra.searchpath."""
     for override in reversed(overrides):
         if override.lstrip("+").startswith("hydra.searchpath="):
             with contextlib.suppress(HydraException):  # which Hydra says, too
@@ -203,7 +203,7 @@ class Gate(Callback):
     """Whether a run or a multirun has come through."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        with one_line_errors(whatever=True):
+        with one_line_errors(unforeseen=True):
             check_platforms()
             if config.hydra.sweeper.get("params") and OmegaConf.is_missing(config, "variant"):
                 raise ConfigError("variant", "none chosen", hint="what was chosen is a sweep: add -m")
@@ -220,10 +220,10 @@ class Gate(Callback):
         Gate.passed = True
 
     untouched: ClassVar["Untouched | None"] = None
-    """A sweep's folder, until the sweep begins."""
+    """The folder of a sweep in which no member has started; it is removed if none does."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        with one_line_errors(whatever=True):
+        with one_line_errors(unforeseen=True):
             check_platforms()
             overrides = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
             check_overrides(overrides, on_search_path(config.hydra))
@@ -243,7 +243,7 @@ class Gate(Callback):
 
     @classmethod
     def sweep_begins(cls) -> None:
-        """From here on what is in its folder stays."""
+        """Keep the sweep's folder from now on: its members are about to start."""
         cls.untouched = None
 
     @classmethod
@@ -322,7 +322,7 @@ def _enter(folder: Path, config: dict[str, Any]) -> contextlib.ExitStack:
     to do there. Raises ConfigError if it cannot be written, is in use or holds another configuration's run."""
     record.make(folder)
     before = record.earlier_run(folder, config)
-    if before is not None and not record.goes_on(before, config):
+    if before is not None and not record.needs_more(before, config):
         print(record.last_line(before | {"already": True}, folder))
         raise SystemExit(record.exit_code(before))
     locked = contextlib.ExitStack()

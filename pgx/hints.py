@@ -1,4 +1,4 @@
-"""What a mistyped key may have meant: other programs' names for it, or the nearest spelling."""
+"""Hints for a mistyped key: other programs' names for it, or the nearest spelling."""
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher
@@ -40,7 +40,7 @@ _DEVICE = ("device", "gpu", "cuda", "cpu", "accelerator", "platform")
 
 
 def hint_for(key: str, known: Iterable[str]) -> str | None:
-    """What to type instead, if `key` is near to one of the `known` keys."""
+    """The hint what to type instead, if `key` is near to one of the `known` keys."""
     if key.lower() in _DEVICE:
         return "JAX takes an accelerator if it finds one; the environment variable JAX_PLATFORMS=cpu keeps it off"
     near = _nearest(key, list(known))
@@ -56,7 +56,8 @@ def _nearest(key: str, known: list[str]) -> str | None:
 
 
 def _likeness(key: str, candidate: str) -> float:
-    """Of the last parts and of what comes before them, whichever is less: a common group alone is no likeness."""
+    """The likeness of two keys: of the last parts or of what comes before them, whichever is less: a common group alone
+    is no likeness."""
     (group, _, name), (other_group, _, other) = key.rpartition("."), candidate.rpartition(".")
     likeness = SequenceMatcher(None, name, other).ratio()
     if group == other_group:

@@ -23,7 +23,7 @@ NEUTRAL = {
     "policy.clipped_score": False,
 }
 """Keys that a run of an earlier version does not have → the value with which they change nothing of what it did. With it
-they are no part of an identity, so that such a run goes on. A new key belongs here, unless that value is None."""
+they are no part of an identity, so that such a run can be resumed. A new key belongs here, unless that value is None."""
 
 COUNTED_WHEN_NONE = (
     "num_env_steps", "num_updates", "max_steps", "reward_threshold", "clip_norm", "decay_steps", "minibatch_steps",

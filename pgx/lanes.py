@@ -1,4 +1,4 @@
-"""Runs side by side under `jax.vmap`: what one lane has to know of the others."""
+"""Runs side by side under `jax.vmap`: a lane each, and the one number that they share."""
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,8 @@ from jaxtyping import Array, Shaped
 def largest(x: Shaped[Array, ""]) -> Shaped[Array, ""]:
     """`x` itself in a single run; under vmap the largest of all lanes, and one number for all of them.
 
-    For whatever decides how long a loop goes on: of a number that every lane has for itself, vmap would make a loop
-    that copies all it carries at every step, to hold back the lanes that have ended.
+    Use this for every number that bounds a loop. If each lane had its own bound, vmap would run the loop for all lanes
+    and keep the old carry of those that have ended: a copy of everything at every step.
     """
     return x
 

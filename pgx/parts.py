@@ -59,7 +59,7 @@ def find(target: str, where: str = "_target_") -> Source | None:
     """
     module, rest = _split(target)
     if module is None:
-        _forget()  # whoever is told so may mend it, and ask again
+        _forget()  # the person may mend it, and ask again
         top = target.partition(".")[0]
         raise ConfigError(where, f"there is no module {top!r}", hint="PYTHONPATH=FOLDER finds what is not installed")
     found = _find(target)
@@ -304,7 +304,7 @@ def _tree(module: str) -> ast.Module | None:
         return None
     try:
         return ast.parse(place.file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, SyntaxError):  # whoever imports it will say so
+    except (OSError, ValueError, SyntaxError):  # importing it will say so
         return None
 
 

@@ -178,7 +178,7 @@ def save(film: Filmed, path: Path) -> None:
 
 
 def track(film: Filmed, folder: Path, summary: dict[str, Any]) -> bool:
-    """Put the film into the run's W&B run, if it has one: as a further part of it, like those of a run that goes on.
+    """Put the film into the run's W&B run, if it has one: as a further part of it, like those of a resumed run.
 
     Whether that is online is for the environment to say (WANDB_MODE), not for the folder.
     """

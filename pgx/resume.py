@@ -31,7 +31,7 @@ OVERRIDES = ".hydra/overrides.yaml"
 def command(
     folder: Path, more: Sequence[str], *, declared: Declared = Declared(modules=()), config_name: str | None = None
 ) -> list[str]:
-    """The words after `python -m pgx.run` that go on with the run in `folder`. Raises ConfigError if none was started
+    """The words after `python -m pgx.run` that resume the run in `folder`. Raises ConfigError if none was started
     there, or if it was made with what nobody has `declared` here.
 
     What `more` says replaces what was said before, so that the list does not grow with every resume, and so that a
@@ -40,7 +40,7 @@ def command(
     _require_command(folder)
     for override in more:
         if _key(override) == "hydra.run.dir":
-            raise ConfigError("hydra.run.dir", f"a run goes on where it is, in {folder}")
+            raise ConfigError("hydra.run.dir", f"a run is resumed where it is, in {folder}")
     if len(declared.folders) > 1:
         both = ",".join(f"file://{place}" for place in declared.folders[1:])
         raise ConfigError("--config-dir", "pgx.run takes one", hint=f"hydra.searchpath=[{both}] adds more")

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("pgx")
 
 
-Watch = Callable[[float, int], None]
+OnChunk = Callable[[float, int], None]
 """Called after every chunk with the share of the budget that is used, and the environment steps taken."""
 
 
@@ -49,11 +49,11 @@ def run(
     group: str | None = None,
     executor: str = "single",
     label: str | None = None,
-    watch: Watch | None = None,
+    watch: OnChunk | None = None,
 ) -> dict[str, Any]:
-    """Train in `folder`, going on from what is there, until the budget ends; returns the summary (run.json).
+    """Train in `folder` until the budget ends, resuming what is there; return the summary (run.json).
 
-    `group` is the sweep that the run belongs to; a run that goes on keeps its own. `label` is what it is called, if not
+    `group` is the sweep that the run belongs to; a resumed run keeps its own. `label` is what it is called, if not
     by its variant. Without `watch` a progress bar is shown, if somebody is there to see it.
     A fault is recorded as status `failed` and raised. Raises ConfigError if another process is at work here, or
     another configuration was.
@@ -64,13 +64,13 @@ def run(
         Interrupt(alone=watch is None) as interrupt,
         Recording(config, folder, group=group, executor=executor, label=label) as recording,
     ):
-        if recording.goes_on:
+        if recording.needs_more:
             _train(recording, interrupt, watch)
             interrupt.beat("the end of the run")
     return recording.summary
 
 
-def _train(recording: "Recording", interrupt: "Interrupt", watch: Watch | None) -> None:
+def _train(recording: "Recording", interrupt: "Interrupt", watch: OnChunk | None) -> None:
     from pgx import build
     from pgx.loop import Keys, train
 
@@ -81,13 +81,13 @@ def _train(recording: "Recording", interrupt: "Interrupt", watch: Watch | None) 
     recording.warm_up()
     interrupt.beat("compiling")
     compiling = time.perf_counter()
-    with _shown(f"{recording.summary['label']}: compiling …") if watch is None else contextlib.nullcontext():
+    with _status_line(f"{recording.summary['label']}: compiling …") if watch is None else contextlib.nullcontext():
         runner.compile()
     recording.compile_seconds = time.perf_counter() - compiling
     state = first.result()
     gc.freeze()  # what start-up made lives on
     gc.enable()
-    with _progress_bar(recording) if watch is None else _told(watch, recording) as show:
+    with _progress_bar(recording) if watch is None else _report_progress(watch, recording) as show:
         interrupt.beat(f"the chunk from update {recording.history.updates + 1} on")
         for chunk in train(runner, state, **recording.limits):
             recording.take(chunk)
@@ -99,13 +99,13 @@ def _train(recording: "Recording", interrupt: "Interrupt", watch: Watch | None) 
 
 
 @contextlib.contextmanager
-def _told(watch: Watch, recording: "Recording") -> Iterator[Callable[["Chunk"], None]]:
+def _report_progress(watch: OnChunk, recording: "Recording") -> Iterator[Callable[["Chunk"], None]]:
     yield lambda _: watch(recording.share, recording.history.env_steps)
 
 
 @contextlib.contextmanager
-def _shown(what: str) -> Iterator[None]:
-    """A line on the terminal for as long as something takes; nothing if nobody is watching."""
+def _status_line(what: str) -> Iterator[None]:
+    """Show a line on the terminal within this block; nothing if nobody is watching."""
     watched = sys.stderr.isatty()
     if watched:
         print(what, end="\r", file=sys.stderr, flush=True)
@@ -116,7 +116,7 @@ def _shown(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _progress_bar(recording: "Recording") -> Iterator[Callable[["Chunk"], None]]:
-    """Nothing if nobody is watching."""
+    """Yields the function that shows a chunk; it does nothing if nobody is watching."""
     if not sys.stderr.isatty():
         yield lambda chunk: None
         return
@@ -178,7 +178,7 @@ def task(config: DictConfig) -> float:
 @contextlib.contextmanager
 def _in_one_line() -> Iterator[None]:
     """An error ends the program with one line on stderr."""
-    with one_line_errors(whatever=True):
+    with one_line_errors(unforeseen=True):
         try:
             yield
         except Interrupted as error:

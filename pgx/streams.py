@@ -47,9 +47,9 @@ class _Tolerant:
 
 @contextlib.contextmanager
 def tolerant_streams() -> Iterator[None]:
-    """Whatever is printed in this block, no printing fails."""
+    """Within this block no printing fails."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # closed by whoever started us; other files must not get its number
+        if getattr(sys, name) is None:  # closed by the parent process; other files must not get its number
             stream = open(os.devnull, mode)
             os.set_inheritable(stream.fileno(), True)
             setattr(sys, name, stream)

@@ -16,7 +16,7 @@ from pgx.config import CONF
 from pgx.gate import Gate
 from pgx.runs import record
 from pgx.sweep import members, pool
-from pgx.sweep.compose import composes_fast
+from pgx.sweep.compose import fast_loader
 from pgx.sweep.launch import missing
 from pgx.sweep.pool import Done
 
@@ -93,7 +93,7 @@ def composed_in(folder, *words):
         loader = GlobalHydra.instance().config_loader()
         config = loader.load_configuration("config", [f"hydra.sweep.dir={folder}", "hydra.mode=MULTIRUN"], RunMode.MULTIRUN)
         jobs = enumerate(["tracker=none", *x.split()] for x in words)
-        return members.composed(composes_fast(loader), config, jobs)
+        return members.composed(fast_loader(loader), config, jobs)
 
 
 SWEEP = ("-m", "+variant=vanilla,baseline", "seed=0,1", "num_updates=4")

@@ -329,7 +329,7 @@ def test_a_folder_without_a_run_is_refused_with_the_nearest_run(command, run, tm
         (play, ["--seed", "-1"], "--seed: '-1' is not allowed"),
         (play, ["--out", "film.mp4"], "allowed: a name that ends in .webp or .gif"),
         (play, ["--out", "nowhere/film.gif"], "--out: cannot write nowhere/film.gif"),
-        (resume, ["hydra.run.dir=elsewhere"], "hydra.run.dir: a run goes on where it is"),
+        (resume, ["hydra.run.dir=elsewhere"], "hydra.run.dir: a run is resumed where it is"),
     ],
 )
 def test_wrong_arguments_are_refused(command, arguments, says, run, capsys):

@@ -13,7 +13,7 @@ import numpy as np
 from program import environment
 
 from pgx.progress import beside_the_bar
-from pgx.run import _progress_bar, _shown
+from pgx.run import _progress_bar, _status_line
 from pgx.runs.record import History
 
 
@@ -61,7 +61,7 @@ def test_a_progress_bar_of_80_columns_has_a_bar(monkeypatch):
             config = {"num_env_steps": 1_000_000, "num_updates": None}
             history = History([{"env_steps": 500_000, "return_recent": 475.12}] * 1_234, 475.0)
             recording = SimpleNamespace(config=config, history=history, summary={"label": label})
-            with _shown(f"{label}: compiling …"):
+            with _status_line(f"{label}: compiling …"):
                 assert screen.read(4096).decode().strip("\r") == f"{label}: compiling …"
             with _progress_bar(recording) as show:
                 show(SimpleNamespace(rows={"env_steps": np.array([300_000])}, seconds=0.25))

@@ -204,7 +204,7 @@ def config() -> dict:
 )
 def test_what_goes_on_and_what_has_ended(status, changes, on, config):
     """A finished run goes on with a larger budget only; a diverged one would diverge again, bit for bit."""
-    assert record.goes_on({"status": status, "config": config}, config | changes) == on
+    assert record.needs_more({"status": status, "config": config}, config | changes) == on
 
 
 def test_the_hash_is_of_what_decides_the_results(config):

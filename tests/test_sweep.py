@@ -23,7 +23,7 @@ from program import checked, children, environment, finish, ledger, pgx, results
 
 from pgx.config import CONF
 from pgx.sweep import pool
-from pgx.sweep.compose import composes_fast
+from pgx.sweep.compose import fast_loader
 from pgx.sweep.members import Member, program
 
 MEMBERS = ("+variant=reward_to_go,baseline", "seed=0,1,2,3")
@@ -59,7 +59,7 @@ def test_a_member_is_composed_as_hydra_composes_it(overrides):
         loader = GlobalHydra.instance().config_loader()
         options = ["hydra.sweep.dir=s", "hydra.job.config.override_dirname.exclude_keys=[seed]"]
         sweep = loader.load_configuration("config", options, RunMode.MULTIRUN)
-        compose = composes_fast(loader).load_sweep_config
+        compose = fast_loader(loader).load_sweep_config
         for seed in (1, 2):  # the second is a copy
             more = [*overrides, f"seed={seed}"]
             assert OmegaConf.to_yaml(compose(sweep, more)) == OmegaConf.to_yaml(loader.load_sweep_config(sweep, more))

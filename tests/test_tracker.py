@@ -299,7 +299,7 @@ def test_whatever_happens_the_run_goes_on(what, tmp_path):
     assert done.stdout == "the run is over\n"
     warnings = done.stderr.splitlines()
     assert len(warnings) == (0 if what == "nothing" else 1), done.stderr
-    assert all(line.startswith("W&B: ") and "the run goes on" in line for line in warnings)
+    assert all(line.startswith("W&B: ") and "the run continues" in line for line in warnings)
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or b"sekret" not in path.read_bytes(), path
 

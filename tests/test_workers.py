@@ -61,7 +61,7 @@ def test_a_pack_stays_where_it_is(tmp_path, monkeypatch):
     seen = []
 
     class Recorded(contextlib.nullcontext):
-        goes_on, summary = False, {"status": "diverged"}
+        needs_more, summary = False, {"status": "diverged"}
 
         def __init__(self, config, folder, **_):
             super().__init__(self)

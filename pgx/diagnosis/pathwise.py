@@ -38,7 +38,7 @@ def gradients(
     discount_power: bool,
     after_limit: Callable[[Float[Array, "O N"]], Float[Array, " N"]] | None = None,
 ) -> Float[Array, "N P"]:
-    """Of N fresh episodes; `after_limit` is V, with which a return goes on where the time limit cuts it off."""
+    """Of N fresh episodes; `after_limit` is V, which bootstraps a return that the time limit cuts off."""
     of_reset, of_noise, of_steps = jax.random.split(key, 3)
     env_state, obs = jax.vmap(env.reset)(jax.random.split(of_reset, num_episodes))
     noise = jax.eval_shape(policy, obs.T).noise(of_noise, env.spec.max_steps)

@@ -1,4 +1,4 @@
-"""An environment as the learner sees it, for whoever goes on playing at a frozen policy."""
+"""An environment as the learner sees it, for playing on with a frozen policy."""
 
 from jaxtyping import Array, Float
 

@@ -1,1 +1,1 @@
-"""The run folder: what is written while a run goes on, read when it is resumed, and mirrored elsewhere."""
+"""The run folder: written while a run trains, read when it is resumed, and mirrored elsewhere."""

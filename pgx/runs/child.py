@@ -11,7 +11,8 @@ import pgx
 
 
 def start(module: str, **environment: str) -> subprocess.Popen[str]:
-    """`python -m module`, with lines of text on stdin and stdout; `environment` gives way to what is set already.
+    """`python -m module`, with lines of text on stdin and stdout; variables that are set already take precedence over
+    `environment`.
 
     Ctrl-C does not reach it: that is for the run, which then finishes what it has begun.
     """
@@ -29,7 +30,7 @@ def start(module: str, **environment: str) -> subprocess.Popen[str]:
 
 
 def answers() -> TextIO:
-    """In the child, before anything else: where its answers go. Whatever a library prints is not one.
+    """The stream for the child's answers, asked for before anything else: what a library prints is no answer.
 
     From here on the child ends when nobody is left to ask for anything: Slurm's signals go to all processes of a job.
     """

@@ -27,13 +27,13 @@ PATIENCE = 30.0
 
 
 class Artist:
-    """Who draws, for all runs of this process."""
+    """The process that draws, for all runs of this process."""
 
     _running: "Artist | None" = None
 
     @classmethod
     def running(cls) -> "Artist":
-        """Started, if there is none yet or it has died."""
+        """The artist of this process; started if there is none or it has died."""
         if cls._running is None or cls._running._child.poll() is not None:
             cls._running = cls()
         return cls._running
@@ -44,13 +44,13 @@ class Artist:
         threading.Thread(target=self._read, daemon=True).start()
 
     def ask(self, folder: Path, title: str, threshold: float | None) -> None:
-        """Begin to draw what the folder's metrics.csv has now."""
+        """Ask for a picture of the folder's metrics.csv as it is now."""
         request = {"folder": str(folder.absolute()), "title": title, "threshold": threshold}
         with contextlib.suppress(OSError):  # it has died: `wait` says so
             print(json.dumps(request), file=self._child.stdin, flush=True)
 
     def wait(self, folder: Path) -> str | None:
-        """Until it is drawn; what went wrong."""
+        """Wait until it is drawn; return what went wrong, or None."""
         try:
             while (answer := self._answers.get(timeout=PATIENCE)) is not None:
                 if answer["folder"] == str(folder.absolute()):

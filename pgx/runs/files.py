@@ -1,4 +1,4 @@
-"""Files that are either the old one or the new one, whatever happens. It imports nothing of pgx."""
+"""Files that are replaced whole: after a crash there is the old one or the new one. Imports nothing of pgx."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a run is made with: code, packages, machine, settings. run.json keeps it for every stretch of its updates."""
+"""The provenance of a run: code, packages, machine, settings. run.json keeps it for every stretch of its updates."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ HARMLESS = ("JAX_PLATFORMS", "JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE", "J
 
 
 def made_with(config: dict[str, Any], device: str) -> dict[str, Any]:
-    """Of this process, once the run's parts are built."""
+    """The provenance of this process, once the run's parts are built."""
     return repository() | {
         "own_code": own_code(config),
         "versions": versions(),
@@ -49,12 +49,12 @@ def stretches(before: dict[str, Any] | None, update: int, now: dict[str, Any]) -
 
 
 def _of_older_version(summary: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """It kept only what the newest stretch was made with, and not all of it."""
+    """The stretches of a run.json of an older version, which kept the newest only, and not all of it."""
     return {key: summary[key] for key in now if key in summary}
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """`jax 0.7.0 → 0.7.1`, of what both know."""
+    """What has changed, as `jax 0.7.0 → 0.7.1`, of the keys that both have."""
     changes = []
     for key in new.keys() & old.keys():
         pairs = {key: (old[key], new[key])}
@@ -89,7 +89,7 @@ def repository(folder: Path = ROOT) -> dict[str, Any]:
 
 
 def _paths(lines: Iterable[str]) -> Iterator[str]:
-    """Those that `git status --porcelain=v2 -z` names."""
+    """The paths that `git status --porcelain=v2 -z` names."""
     words_before = {"1": 8, "2": 9, "u": 10, "?": 1}
     lines = iter(lines)
     for line in lines:
@@ -149,12 +149,12 @@ def environment() -> dict[str, str]:
 
 
 def _is_ours(name: str) -> bool:
-    """Whether what a person sets does not matter."""
+    """Whether pgx sets this variable itself, so that a person's value does not matter."""
     return name.startswith(HARMLESS) or name.lower() in backend.PINNED
 
 
 def _sum(paths: Iterable[Path]) -> str:
-    """Of files by name and content; one that is not there has none."""
+    """The sum of files, by name and content; a missing file has none."""
     contents = []
     for path in paths:
         try:

@@ -54,7 +54,7 @@ class History:
         first = len(self.rows)
         for i in range(len(columns["env_steps"])):
             before = self.rows[-1] if self.rows else {"env_steps": 0, "episodes": 0}
-            # as the file has it: what a resumed run reads back is what this one goes on with
+            # as the file has it: what a resumed run reads back is what this one continues with
             row = {name: number_of("" if x[i] != x[i] else str(x[i])) for name, x in columns.items()}
             totals = {name: before[name] + row[name] for name in ("env_steps", "episodes")}
             self.rows.append(row | totals | {"update": len(self.rows) + 1})
@@ -73,7 +73,7 @@ class History:
         }
 
     def share(self, config: dict[str, Any]) -> float:
-        """… of the budget that is used: of the one that is nearer to its end."""
+        """The share of the budget that is used: of the one that is nearer to its end."""
         budgets = (self.env_steps, config["num_env_steps"]), (self.updates, config["num_updates"])
         return min(1.0, max(used / budget for used, budget in budgets if budget is not None))
 
@@ -93,7 +93,7 @@ class History:
 
     @property
     def warning(self) -> str | None:
-        """Says so if the policy looks dead: in the last 100 episodes there was one action only, or hardly any noise, or
+        """A sentence if the policy looks dead: in the last 100 episodes there was one action only, or hardly any noise, or
         nothing but the ends of the actions, for less than half of the best return."""
         rows = [row for row in self.rows if row["episodes"] > self.rows[-1]["episodes"] - 100]
         best = max((row["return_recent"] for row in self.rows if row["return_recent"] is not None), default=math.inf)
@@ -111,7 +111,7 @@ class History:
 
 
 def _mean(values: list[float | None]) -> float:
-    """NaN, which no comparison holds for, if one of them is missing."""
+    """The mean; NaN, for which no comparison holds, if a value is missing."""
     return math.nan if None in values else sum(values) / len(values)
 
 
@@ -134,7 +134,7 @@ def new_summary(
     width: int = 1,
     label: str | None = None,
 ) -> dict[str, Any]:
-    """run.json of a run that starts, or that goes on from `before`."""
+    """run.json of a run that starts, or that resumes `before`."""
     return {
         "status": "running",
         "variant": config["variant"],
@@ -169,7 +169,7 @@ def _refuse_links(folder: Path) -> None:
 
 
 def earlier_run(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
-    """run.json of the run to go on with, or None. Raises ConfigError if it is of another configuration, or if the
+    """run.json of the run to resume, or None. Raises ConfigError if it is of another configuration, or if the
     folder has links where a run would write."""
     _refuse_links(folder)
     try:
@@ -190,7 +190,7 @@ def earlier_run(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def check_form(summary: Any) -> None:
-    """Raise unless it has what a run goes on from."""
+    """Raise unless it has what resuming needs."""
     for key, kind in (("status", str), ("started", str), ("wall_seconds", int | float), ("config", dict)):
         if not isinstance(summary[key], kind):
             raise ValueError(f"{key} is {summary[key]!r}")
@@ -201,13 +201,13 @@ def check_form(summary: Any) -> None:
 
 
 def _same(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """As JSON: NaN is NaN there."""
+    """Whether both have the same value, as JSON: there NaN is NaN."""
     a, b = (json.dumps(x.get(key), sort_keys=True) for x in (old, new))
     return a == b
 
 
 def _extends(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """A budget may grow."""
+    """Whether the key is a budget that has grown."""
     if key not in BUDGET:
         return False
     if key == "stop_when_solved":
@@ -225,27 +225,27 @@ def must_have_saved(before: dict[str, Any] | None, rows: int, *, saving: bool) -
     return ended or rows > before["config"]["checkpoint_every"] * (2 if saving else 1)
 
 
-def goes_on(before: dict[str, Any], config: dict[str, Any]) -> bool:
-    """Whether there is anything left to do: a finished run goes on only with a larger budget."""
+def needs_more(before: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Whether there is anything left to do: a finished run is resumed only with a larger budget."""
     if before["status"] == "completed":
         return any(before["config"].get(key) != config[key] for key in BUDGET)
     return before["status"] != "diverged"  # it would diverge again, bit for bit
 
 
 def objective(summary: dict[str, Any] | None) -> float:
-    """What a sweeper maximises: the interquartile mean of the last 100 returns. −∞ where it means nothing: a run that
-    diverged, failed or never finished an episode is not the best one for what it had before."""
+    """The objective of a sweeper, to be maximised: the interquartile mean of the last 100 returns. −∞ where it means
+    nothing: a run that diverged, failed or never finished an episode is not the best one for what it had before."""
     value = summary.get("return_final_iqm") if summary is not None and summary["status"] == "completed" else None
     return -math.inf if value is None else value
 
 
 def called(summary: dict[str, Any]) -> str:
-    """`baseline on CartPole-v1, seed 0`."""
+    """The name of a run: `baseline on CartPole-v1, seed 0`."""
     return f"{summary.get('label', summary['variant'])} on {summary['env']}, seed {summary['seed']}"
 
 
 def last_line(summary: dict[str, Any], folder: Path) -> str:
-    """What happened, and where the files are."""
+    """The last line of a run: what happened, and where the files are."""
     what = called(summary)
     if summary["status"] != "completed":
         what += f": {summary['status']} ({summary['error']})"
@@ -265,7 +265,7 @@ def last_line(summary: dict[str, Any], folder: Path) -> str:
 
 
 def exit_code(summary: dict[str, Any]) -> int:
-    """What the program that ran it returns: 128 + n after signal n, as shells have it."""
+    """The exit code of a run's program: 128 + n after signal n, as in shells."""
     if summary["status"] == "interrupted":
         return 128 + signal.Signals[summary["error"]]
     return 0 if summary["status"] == "completed" else 1

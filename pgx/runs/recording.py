@@ -1,4 +1,4 @@
-"""A run under way: what it has to keep, while it trains, and what it leaves behind."""
+"""The record of a run under way: what it keeps while it trains, and the files that it leaves behind."""
 
 import contextlib
 import logging
@@ -26,9 +26,9 @@ log = logging.getLogger("pgx")
 
 class Recording:
     """A run under way, from the lock on its folder to its last file: fed with chunks, it keeps the tables, the
-    checkpoints, the mirror and run.json up to date, and it knows from where training goes on.
+    checkpoints, the mirror and run.json up to date, and has the state from which training continues.
 
-    A context manager; whatever ends it is in run.json.
+    A context manager: however the run ends, run.json says it.
     """
 
     def __init__(
@@ -45,18 +45,18 @@ class Recording:
         self._about = {"group": group, "executor": executor, "width": width, "label": label}
 
     def __enter__(self) -> "Recording":
-        """From the first import of jax to the state that training goes on from."""
+        """Open everything: from the first import of jax to the state from which training continues."""
         with contextlib.ExitStack() as opened:
             record.make(self._folder)
             opened.enter_context(record.sole_use(self._folder))
             before = record.earlier_run(self._folder, self.config)
-            self.goes_on = before is None or record.goes_on(before, self.config)
-            if self.goes_on:
+            self.needs_more = before is None or record.needs_more(before, self.config)
+            if self.needs_more:
                 opened.enter_context(record.room(self._folder))
                 self.summary = record.new_summary(self.config, before, **self._about)
                 history = (self._folder / name for name in ("metrics.csv", "checkpoints"))
                 new = before is None and not any(path.exists() for path in history)  # else run.json is all that is lost
-                opened.enter_context(self._put_down(new=new))
+                opened.enter_context(self._record_outcome(new=new))
                 self._open(opened, before)
             else:
                 self.summary = before | {"already": True}
@@ -69,8 +69,9 @@ class Recording:
         self.close()
 
     @contextlib.contextmanager
-    def _put_down(self, *, new: bool) -> Iterator[None]:
-        """How it ended, in run.json. What fails before a run that is not new has gone on leaves it as it was."""
+    def _record_outcome(self, *, new: bool) -> Iterator[None]:
+        """Write status, error and times to run.json, however the run ends; not if a resumed run fails before its first
+        update."""
         self._begun = new
         self._started = time.perf_counter() - self.summary["wall_seconds"]
         _at_work.add(self)
@@ -143,25 +144,25 @@ class Recording:
         self._status = "completed"
 
     def _begin(self) -> None:
-        """The first new update is done, or the run is new: from here on its files are of what is running now."""
+        """Take over the files of the run: it is new, or its first new update is done."""
         self._begun = True
         self._metrics.begin()
         self._timing.begin()
         record.write_summary(self._folder, self.summary)
 
     def warm_up(self) -> None:
-        """Start importing, in the background, what it takes to save: better done while XLA compiles."""
+        """Import in the background what saving needs: best while XLA compiles."""
         self._checkpoints.warm_up()
 
     compile_seconds: float | None = None
-    """What the program took to compile, for the next line of timing.csv."""
+    """Seconds that compiling took, for the next line of timing.csv."""
 
     state: Callable[[], "TrainState"]
-    """The TrainState after the last update; before the first it is made when it is asked for."""
+    """Returns the TrainState after the last update; before the first one it is made here."""
 
     @property
     def limits(self) -> dict[str, float]:
-        """What ends this run: arguments of `pgx.loop.train`."""
+        """The limits of this run: arguments of `pgx.loop.train`."""
         from pgx.build import limits
 
         so_far = {"env_steps": self.history.env_steps, "pause_every": self.config["checkpoint_every"]}
@@ -169,11 +170,11 @@ class Recording:
 
     @property
     def share(self) -> float:
-        """… of the budget that is used."""
+        """The share of the budget that is used."""
         return self.history.share(self.config)
 
     def take(self, chunk: "Chunk") -> None:
-        """The next Chunk is done."""
+        """Record the next Chunk."""
         if not self._begun:
             self._begin()
         rows = self.history.extend(chunk.rows)
@@ -190,25 +191,25 @@ class Recording:
             self.save()
 
     def save(self) -> None:
-        """A checkpoint, unless there is one of this update."""
+        """Save a checkpoint, unless there is one of this update."""
         if self._saved != self.history.updates:
             self._saved = self.history.updates
             self._checkpoints.save(self._saved, self.state(), self._metrics.sum, self.history.recent)
 
     def interrupted(self, by: signal.Signals) -> None:
-        """It ends before its time."""
+        """Note that a signal ends the run before its budget does."""
         self._status = "interrupted"
         self.summary["error"] = by.name
 
     def abandon(self, by: signal.Signals) -> None:
-        """The process ends now, whatever hangs: say so in run.json. Called by another thread than the run's."""
+        """Say in run.json that the process ends now, though something hangs. Another thread than the run's calls it."""
         if self.summary["status"] == "running":
             self.summary |= {"status": "interrupted", "error": by.name}
         with contextlib.suppress(OSError):
             self._write()
 
     def close(self) -> None:
-        """Its last checkpoint and its last files. Nothing to do if it is closed already."""
+        """Write the last checkpoint and the last files, unless that is done."""
         with self._opened.pop_all():
             if self.summary["status"] == "running":
                 self._end()
@@ -246,7 +247,7 @@ def abandon_all(by: signal.Signals) -> None:
 
 
 def _check_old(restored: "Restored", rows: int, folder: Path) -> None:
-    """A checkpoint of an older version of pgx does not say whose it is: ask of it what can be asked."""
+    """Check what can be checked of a checkpoint of an older version of pgx, which does not say whose it is."""
     if restored.origin is not None:
         return
     name, update = folder / "checkpoints" / str(restored.update), int(restored.state.update)
@@ -258,7 +259,7 @@ def _check_old(restored: "Restored", rows: int, folder: Path) -> None:
 
 
 def _warn_of_other_bits(before: dict[str, Any] | None, now: dict[str, Any], changes: list[str]) -> None:
-    """A run ends with the bits it began with only if it goes on with the same code, in a program of the same width."""
+    """Warn if the code or the program's width has changed: the last bits will not be those of an uninterrupted run."""
     if before is not None and before.get("width", 1) != now["width"]:
         was, is_now = (f"{x['executor']} of width {x.get('width', 1)}" for x in (before, now))
         changes = [f"{was} → {is_now}", *changes]

@@ -1,4 +1,4 @@
-"""What evaluate, play and resume share: a run's folder on the command line, and the policy that was trained in it.
+"""A run's folder on the command line of evaluate, play and resume, and the policy that was trained in it.
 
 jax is imported by `trained` alone, so that a wrong command line is answered at once.
 """
@@ -23,7 +23,7 @@ from pgx.streams import tolerant_streams
 
 
 class Typed(NamedTuple):
-    """What a command line declares, and what it was: a refusal shows what to type instead."""
+    """A command line and what it declares: a refusal shows what to type instead."""
 
     declared: Declared = Declared(modules=())
     command: str = ""
@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class Arguments(Parser):
-    """The command line of what works on a run's folder."""
+    """The command line of a program that works on a run's folder."""
 
     def __init__(self, command: str, description: str, *, many: bool = False):
         form = argparse.RawDescriptionHelpFormatter
@@ -62,7 +62,7 @@ class Arguments(Parser):
         return chosen, Typed(Declared(tuple(chosen.config_dir), tuple(chosen.modules)), f"{self._command} {shlex.join(words)}")
 
     def choose_policy(self) -> None:
-        """Add what decides how, and from which checkpoint, a trained policy acts."""
+        """Add the options that choose how, and from which checkpoint, a trained policy acts."""
         self.add_argument("--greedy", action="store_true", help="always the most probable action, instead of sampling")
         self.add_argument("--best", action="store_true", help="the best checkpoint that was kept, instead of the newest")
 
@@ -91,7 +91,7 @@ def short_errors() -> Iterator[None]:
     checkpoints are, 130 after Ctrl-C. Warnings (a checkpoint that was passed over) go to stderr as well."""
     pgx.started()
     logging.basicConfig(format="%(message)s")
-    with tolerant_streams(), one_line_errors(whatever=True):
+    with tolerant_streams(), one_line_errors(unforeseen=True):
         try:
             yield
         except ConfigError:
@@ -153,7 +153,7 @@ def _missing_words(folder: Path, config: dict[str, Any], declared: Declared) -> 
 
 
 class Recorded(NamedTuple):
-    """What Hydra wrote of the command that made a run. It is shown to people, and never used."""
+    """Hydra's notes on the command that made a run. They are shown to people, and never used."""
 
     config_name: str = "config"
     sources: tuple[tuple[str, str], ...] = ()
@@ -215,7 +215,7 @@ class Trained(NamedTuple):
     env: Any
     """JittedEnv | HostEnv"""
     policy: Callable
-    """Of the environment's own observations: with its scaling, if it was trained with one."""
+    """It acts on the environment's own observations: with its scaling, if it was trained with one."""
     key: Any
     """The run's stream of random numbers for evaluation: training never draws from it."""
     update: int
@@ -226,8 +226,8 @@ def trained(folder: Path, config: dict[str, Any], *, best: bool, num_lanes: int 
     """The policy of the newest good checkpoint, or of the best. Writes nothing. `num_lanes`: of an environment on the
     host, if not as many as in training.
 
-    A defective checkpoint, or another run's, is named in a warning, and the one before it used. Raises CheckpointError if none is
-    good, ConfigError if there is none.
+    A defective checkpoint, or another run's, is named in a warning, and the one before it used. Raises CheckpointError
+    if none is good, ConfigError if there is none.
     """
     from pgx import backend
 
@@ -253,6 +253,6 @@ def trained(folder: Path, config: dict[str, Any], *, best: bool, num_lanes: int 
 
 
 def title(summary: dict[str, Any], update: int, *, greedy: bool) -> str:
-    """What acted, and where: the beginning of a last line."""
+    """The beginning of a last line: what acted, and where."""
     how = ", greedy" if greedy else ""
     return f"{called(summary)}, update {update:,}{how}"

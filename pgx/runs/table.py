@@ -15,7 +15,7 @@ log = logging.getLogger("pgx")
 class Table:
     """A CSV file that only grows, a chunk of rows at a time. Empty cells mean not applicable.
 
-    A file of an older version, which had fewer columns, goes on with those that it has.
+    A file of an older version, with fewer columns, keeps those that it has.
 
     Of what is there, `keep` or `keep_until` chooses what stays; the file is not touched before `begin`.
     """
@@ -28,7 +28,7 @@ class Table:
 
     @cached_property
     def _lines(self) -> list[bytes]:
-        """The rows that are there, but a torn last one. Raises ConfigError if they are of other columns."""
+        """The rows of the file, without a torn last one. Raises ConfigError if they are of other columns."""
         try:
             *whole, _ = self._path.read_bytes().split(b"\n")
         except FileNotFoundError:
@@ -49,7 +49,7 @@ class Table:
 
     @property
     def sum(self) -> str:
-        """The same of all that was kept and appended."""
+        """sha256 of the header and of all rows that were kept and appended."""
         return self._sum.hexdigest()
 
     def keep(self, rows: int) -> list[dict[str, float | int | None]]:
@@ -81,7 +81,7 @@ class Table:
         return row
 
     def begin(self) -> None:
-        """Write what is kept, byte for byte as it was, and nothing after it."""
+        """Write the rows that are kept, byte for byte as they were, and nothing after them."""
         write_atomically(self._path, self._header + b"".join(self._kept))
         self._kept = []
         self.__dict__.pop("_lines", None)
@@ -94,7 +94,7 @@ class Table:
 
 
 def _columns_of(path: Path, known: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the file that is there, if all of them are known; else `known`."""
+    """The columns of the file, if there is one and all of them are known; else `known`."""
     try:
         with open(path, encoding="ascii") as file:
             there = tuple(file.readline().removesuffix("\n").split(","))

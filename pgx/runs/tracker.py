@@ -1,4 +1,4 @@
-"""Mirrors of a run. The run folder is the truth: whatever a tracker does or fails to do, the run goes on.
+"""Mirrors of a run. The run folder is the truth: no failure of a tracker stops a run.
 
 A run has one of these, from conf/tracker/; `Tracker` itself is the null object.
 """
@@ -23,13 +23,13 @@ log = logging.getLogger("pgx")
 
 
 def id_of(summary: dict[str, Any]) -> str | None:
-    """What a run is called in its tracker, by its run.json. It becomes part of a path: it must look like one of ours."""
+    """The id of a run in its tracker, from its run.json. It becomes part of a path: it must look like one of ours."""
     id = summary.get("tracker_id")
     return id if isinstance(id, str) and re.fullmatch(r"[\w-]{1,64}", id) else None
 
 
 def of_run(summary: dict[str, Any]) -> dict[str, Any]:
-    """What `Tracker.start` is told about a run, from its run.json."""
+    """The arguments of `Tracker.start` for a run, from its run.json."""
     label = summary.get("label", summary["variant"])
     return {
         "id": summary["tracker_id"],
@@ -43,10 +43,10 @@ def of_run(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 class Tracker:
-    """Tracks nothing (`tracker=none`), and says what a tracker is asked to do."""
+    """The null tracker (`tracker=none`), and the interface of every other."""
 
     def new_id(self) -> str | None:
-        """A name for a run that begins, which it keeps however often it goes on; None if it needs none."""
+        """A name for a new run, which it keeps however often it is resumed; None if it needs none."""
         return None
 
     def start(
@@ -61,22 +61,22 @@ class Tracker:
         commit: str | None,
         config: dict[str, Any],
     ) -> None:
-        """A run begins, or goes on under the `id` that it had: then it is given all rows again, from the first."""
+        """Begin a run, or resume the one of this `id`: then all rows are given again, from the first."""
 
     def log(self, rows: list[dict[str, Any]]) -> None:
-        """One row an update, by the names of metrics.csv; None where not applicable."""
+        """Add rows, one an update, by the names of metrics.csv; None where a column does not apply."""
 
     def image(self, name: str, path: Path, env_steps: int) -> None:
-        """A picture of the run at that environment step."""
+        """Add a picture of the run at that environment step."""
 
     def video(self, name: str, path: Path, env_steps: int) -> None:
-        """A film (GIF) of its policy."""
+        """Add a film (GIF) of the run's policy."""
 
     def checkpoint(self, folder: Path) -> None:
-        """The best checkpoint of a run that ends."""
+        """Add the best checkpoint of a run that ends."""
 
     def finish(self, summary: dict[str, Any], exit_code: int = 0) -> None:
-        """The run has ended; `summary` is its run.json."""
+        """End the run; `summary` is its run.json."""
 
 
 class WandbTracker(Tracker):
@@ -106,7 +106,7 @@ class WandbTracker(Tracker):
         self._over = threading.Event()
 
     def new_id(self):
-        """W&B's sweep agent has chosen one already, and insists on it."""
+        """The id that W&B's sweep agent has chosen, if it runs us: it insists on it."""
         agent = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
         return agent or os.urandom(4).hex()
 
@@ -153,10 +153,10 @@ class WandbTracker(Tracker):
             self._process.kill()
 
     def end(self, error: str | None) -> None:
-        """W&B has finished this run, or nothing more is to be had from it."""
+        """Note that W&B has finished this run, or that nothing more is to be had from it."""
         if error is not None and not self._over.is_set():
             error = " ".join(error.split())[:200]
-            log.warning(f"W&B: {error}; the run goes on without it, and its folder has everything")
+            log.warning(f"W&B: {error}; the run continues without it, and its folder has everything")
         self._over.set()
 
     def _ask(self, do: str, **arguments: Any) -> None:
@@ -197,7 +197,7 @@ class _Process:
         self._requests.put(json.dumps(request) + "\n")  # text: the caller's rows may change meanwhile
 
     def kill(self) -> None:
-        """It hangs: end it, and what it has started."""
+        """Kill the process, which hangs, and what it has started."""
         for pid in _descendants(self._child.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -219,7 +219,7 @@ class _Process:
 
 
 def _descendants(pid: int) -> list[int]:
-    """`pid` and all that came of it, children first."""
+    """`pid` and all its descendants, children first."""
     try:
         table = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=False).stdout
     except FileNotFoundError:  # a machine without ps

@@ -31,7 +31,7 @@ QUIET = {
 
 
 class Mirror:
-    """A run of W&B's, and what is asked of it."""
+    """A run of W&B's, and the requests that it answers."""
 
     def __init__(self, *, dir: str, id: str, mode: str, commit: str | None, **init: Any):
         import wandb
@@ -47,7 +47,7 @@ class Mirror:
         import pandas  # noqa: F401  half a second: wandb does it with the first picture, when somebody waits
 
     def log(self, rows: list[dict[str, Any]]) -> None:
-        """Only what is not there yet."""
+        """Add the rows that are not there yet."""
         for row in rows:
             if row["update"] > self._last:
                 self._last = row["update"]
@@ -64,7 +64,7 @@ class Mirror:
         self._show(name, wandb.Video(path, format="gif"), env_steps)
 
     def _show(self, name: str, what: Any, env_steps: int) -> None:
-        """In the row of the last update."""
+        """Show media in the row of the last update."""
         self._run.log({name: what, "env_steps": env_steps}, step=max(0, self._last))
 
     def checkpoint(self, folder: str) -> None:
@@ -93,7 +93,7 @@ def _overrides(folder: Path) -> list[str]:
 
 
 def _last_update(folder: Path, id: str) -> int:
-    """The last update in the earlier parts of a run's mirror: W&B makes a folder whenever a run goes on."""
+    """The last update in the earlier parts of a run's mirror: W&B makes a folder whenever a run is resumed."""
     from google.protobuf.message import DecodeError
     from wandb.proto.wandb_internal_pb2 import Record
 
@@ -106,7 +106,7 @@ def _last_update(folder: Path, id: str) -> int:
 
 
 def _records(data: bytes) -> Iterator[bytes]:
-    """Of a .wandb file: LevelDB's log format after 7 bytes of W&B's own, in blocks of 32 kB of (crc, length, kind,
+    """The records of a .wandb file: LevelDB's log format after 7 bytes of W&B's own, in blocks of 32 kB of (crc, length, kind,
     bytes). One that was torn off at the end is none."""
     at, record = 7, b""
     while at + 7 <= len(data):

@@ -1,4 +1,4 @@
-"""What became of a sweep: `python -m pgx.sweep status SWEEP_DIR`. Exit code 1 if any member failed."""
+"""The status of a sweep: `python -m pgx.sweep status SWEEP_DIR`. Exit code 1 if any member failed."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What happens at both ends of a multirun, whoever launches its members."""
+"""The callback at both ends of a multirun, with any launcher."""
 
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ from pgx.sweep import index, ledger
 
 
 class Sweep(Callback):
-    """Hydra calls it before the first member, and after the last one."""
+    """Called by Hydra before the first member, and after the last one."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        with one_line_errors(whatever=True):
+        with one_line_errors(unforeseen=True):
             direction = OmegaConf.select(config, "hydra.sweeper.direction")  # hydra-optuna-sweeper's
             if getattr(direction, "name", direction) == "minimize":
                 what = "minimize would choose the worst: a member's objective is its return"

@@ -1,8 +1,8 @@
 """Packs of members as jobs of a cluster, through another launcher of Hydra's: hydra-submitit-launcher, for Slurm.
 
 Such a job, here called a task, does on its node what the launcher does at home: it looks which of its members are
-missing and runs those. So a task that is put back into the queue goes on, and one with nothing left to do does nothing;
-what became of the members is read from their folders, wherever they ran.
+missing and runs those. So a task that is put back into the queue resumes its members, and one with nothing left to do
+does nothing; what became of the members is read from their folders, wherever they ran.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from pgx.errors import ConfigError
 from pgx.runs import record
-from pgx.sweep.compose import composes_fast
+from pgx.sweep.compose import fast_loader
 from pgx.sweep.index import look
 from pgx.sweep.launch import at_once, batches, by_program, missing, progress_bar, returns, work
 from pgx.sweep.members import Member, at, composed
@@ -36,7 +36,7 @@ log = logging.getLogger("pgx")
 
 @dataclass
 class Task:
-    """What a job of the other launcher runs, in a process of its own: its members, composed again there."""
+    """The work of a job of the other launcher, in a process of its own: its members, composed again there."""
 
     context: HydraContext
     config: DictConfig
@@ -57,7 +57,7 @@ class Task:
             signal.raise_signal(number)
 
     def _work(self, mine: Sequence[tuple[int, Sequence[str], str]]) -> list[signal.Signals]:
-        loader, numbered = composes_fast(self.context.config_loader), [(number, overrides) for number, overrides, _ in mine]
+        loader, numbered = fast_loader(self.context.config_loader), [(number, overrides) for number, overrides, _ in mine]
         found = composed(loader, self.config, numbered)
         todo = missing([at(member, name) for member, (_, _, name) in zip(found, mine, strict=True)])
         for member in todo:
@@ -135,14 +135,14 @@ def _followed(inner: Launcher, found: Sequence[Member], todo: Sequence[Member], 
         with progress_bar(len(found), len(found) - len(todo)) as bar:
             yield
     except KeyboardInterrupt:
-        print(f"the tasks go on; to end them: scancel {asked[0].split('_')[0]}" if asked else "nothing was submitted")
+        print(f"the tasks continue; to end them: scancel {asked[0].split('_')[0]}" if asked else "nothing was submitted")
         raise
     finally:
         submitit.Job.results = ask
 
 
 def _show(todo: Sequence[Member], bar: Callable[[int, float, int | None], None]) -> None:
-    """How far the members are, from their folders."""
+    """Show how far the members are, from their folders."""
     for member in todo:
         summary = look(member.folder).summary
         if summary is not None:
@@ -152,7 +152,8 @@ def _show(todo: Sequence[Member], bar: Callable[[int, float, int | None], None])
 
 
 def _ended(job: Any) -> bool:
-    """Asks Slurm's queue and not its accounts, which not every cluster keeps and submitit asks every ten minutes."""
+    """Whether a job has ended. Asks Slurm's queue and not its accounts, which not every cluster keeps and submitit asks
+    every ten minutes."""
     import submitit
 
     if not isinstance(job, submitit.SlurmJob):

@@ -43,12 +43,12 @@ class Composer:
         return composed
 
     def _is_value(self, override: Override) -> bool:
-        """Whether it only sets a key that is there."""
+        """Whether an override only sets a key that is there."""
         of_hydra = override.package is not None or override.is_hydra_override()
         return override.type == OverrideType.CHANGE and not of_hydra and not self._is_group(override.key_or_group)
 
 
-def composes_fast(loader: ConfigLoader) -> ConfigLoader:
+def fast_loader(loader: ConfigLoader) -> ConfigLoader:
     """The same loader, with a Composer."""
     fast = copy.copy(loader)
     fast.load_sweep_config = Composer(loader)

@@ -31,7 +31,7 @@ class Entry(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What a folder says of its run."""
+    """The run in a folder, as its files say."""
 
     summary: dict[str, Any] | None
     """run.json; None if no run was started."""
@@ -57,7 +57,7 @@ class Index:
         self._names = {entry.key: name for name, entry in self.entries.items()}
 
     def _read(self) -> dict[str, Entry]:
-        """What members.json says, as far as it makes sense."""
+        """The entries of members.json, as far as they make sense."""
         try:
             said = json.loads((self.sweep / FILE).read_bytes())
             entries = {name: entry for name, x in said.items() if is_name(name) and (entry := _entry(x))}
@@ -125,7 +125,7 @@ class Index:
         return name
 
     def write(self) -> None:
-        """Unless it is written already."""
+        """Write members.json, unless it says this already."""
         self._refuse_folders_in_folders()
         if self.entries != self.written:
             text = json.dumps(
@@ -142,14 +142,14 @@ class Index:
                     raise ConfigError("hydra.sweep.subdir", f"{name} lies in the folder of another member, {above}")
 
     def tell(self) -> None:
-        """Say what was wrong with the file."""
+        """Print what was wrong with the file."""
         if self.remarks:
             was = "was not right" if self.there else "was missing"
             print(f"pgx: {self.sweep / FILE} {was}: {'; '.join(self.remarks)}", file=sys.stderr)
 
 
 def is_name(name: str) -> bool:
-    """Whether it may be a member's: a folder below the sweep's, and none of its hidden ones."""
+    """Whether a name may be a member's: a folder below the sweep's, and none of its hidden ones."""
     return name == os.path.normpath(name) and not any(not part or part[0] == "." for part in name.split("/"))
 
 
@@ -159,7 +159,7 @@ def order(name: str) -> tuple:
 
 
 def look(folder: Path) -> Run:
-    """What there is in a run folder, without a belief in any of it."""
+    """The run in a folder, with nothing taken on trust."""
     try:
         summary = record.read_summary(folder)
         if summary is None:
@@ -191,7 +191,7 @@ def _entry(said: Any) -> Entry | None:
 
 
 def overrides_of(folder: Path) -> list[str]:
-    """As Hydra has noted them for the run."""
+    """The overrides that Hydra has noted for the run."""
     from omegaconf import OmegaConf
 
     with contextlib.suppress(Exception):  # they are for people only
@@ -218,7 +218,7 @@ def _is_taken(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def locked(sweep: Path) -> Iterator[None]:
-    """One command at a time chooses folders here."""
+    """Within this, no other command chooses folders here."""
     sweep.mkdir(parents=True, exist_ok=True)
     with open(sweep / LOCK, "a") as file:
         until = time.monotonic() + PATIENCE

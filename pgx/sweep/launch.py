@@ -1,4 +1,4 @@
-"""A multirun: everything that is missing is run, nothing that is there is touched, and the ledger says the rest."""
+"""A multirun: the members that are missing are run, finished ones are not touched, and the ledger lists them all."""
 
 import contextlib
 import os
@@ -63,13 +63,13 @@ def work(
 
 
 def missing(members: Sequence[Member]) -> list[Member]:
-    """Those that are to be run; the same member twice is run once."""
+    """The members that are to be run; the same member twice is run once."""
     left = (member for member in members if not member.finished and member.broken is None)
     return list({member.folder: member for member in left}.values())
 
 
 def by_program(members: Sequence[Member]) -> list[list[Member]]:
-    """Those that share a compiled program, together."""
+    """Groups of members that share a compiled program."""
     groups: dict[Hashable, list[Member]] = {}
     for member in members:
         groups.setdefault(program(member.config), []).append(member)
@@ -77,7 +77,7 @@ def by_program(members: Sequence[Member]) -> list[list[Member]]:
 
 
 def batches(members: Sequence[Member], executor: str, width: int | None) -> list[Batch]:
-    """What the workers are given: single members, and packs of those that share a program and a width.
+    """The batches for the workers: single members, and packs of those that share a program and a width.
 
     The width of a pack is not that of the sweep: more seeds, or fewer, must not change a member's bits.
     """
@@ -93,7 +93,7 @@ def batches(members: Sequence[Member], executor: str, width: int | None) -> list
 
 
 def at_once(batches: Sequence[Batch], processes: int | None) -> int:
-    """How many workers: one a core, but no more than there are batches, and packs take turns on an accelerator."""
+    """The number of workers: one a core, but no more than there are batches, and packs take turns on an accelerator."""
     packs_only = accelerator() and all(batch.executor == "vmap" for batch in batches)
     return min(len(batches), processes or (1 if packs_only else cores()))
 
@@ -131,7 +131,7 @@ def dry_run(members: Sequence[Member], processes: int | None) -> list[JobReturn]
 
 
 def returns(members: Sequence[Member], errors: Mapping[str, str]) -> list[JobReturn]:
-    """What Hydra gets: each member's objective, or, if it has not ended, that there is none."""
+    """The results for Hydra: each member's objective, or, if it has not ended, that there is none."""
     there = [(member, look(member.folder).summary) for member in members]
     ended = [_has_ended(member, summary) for member, summary in there]
     if not all(ended):
@@ -145,7 +145,7 @@ def _has_ended(member: Member, summary: dict[str, Any] | None) -> bool:
     """Whether there is nothing more to expect: it may have the budget of an earlier command only."""
     if member.broken is not None or summary is None:
         return member.broken is not None
-    return summary["status"] == "failed" or not record.goes_on(summary, member.config)
+    return summary["status"] == "failed" or not record.needs_more(summary, member.config)
 
 
 def _returned(member: Member, value: float | Exception) -> JobReturn:
@@ -162,7 +162,7 @@ def _returned(member: Member, value: float | Exception) -> JobReturn:
 
 
 def _note(folder: Path, error: str) -> None:
-    """If its process died before the run had ended, run.json says why: the run itself could not."""
+    """Note in run.json why the run's process died, if it did: the run itself could not."""
     summary = look(folder).summary
     if summary is not None and summary["status"] == "running" and not record.at_work(folder):
         record.write_summary(folder, summary | {"status": "failed", "error": error})

@@ -1,4 +1,4 @@
-"""What became of a sweep's members: a table for people, ledger.csv for programs."""
+"""The ledger of a sweep, what became of its members: a table for people, ledger.csv for programs."""
 
 import csv
 import io
@@ -45,7 +45,7 @@ def _row(sweep: Path, name: str, overrides: list[str], run: Run) -> dict[str, An
 
 
 def shortened(reason: Any, most: int = 500) -> str:
-    """A line that a table can show."""
+    """A text cut to what a table can show."""
     text = " ".join(str(reason)[: 2 * most].split())
     return text if len(text) <= most else f"{text[: most - 1]}…"
 

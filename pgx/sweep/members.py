@@ -27,7 +27,7 @@ class Member(NamedTuple):
     number: int
     """Hydra's job number."""
     overrides: list[str]
-    """As the sweeper gave them."""
+    """As given by the sweeper."""
     hydra_config: DictConfig
     """The whole composed configuration, Hydra's part as well."""
     config: dict[str, Any]
@@ -39,7 +39,7 @@ class Member(NamedTuple):
     before: dict[str, Any] | None = None
     """run.json, if the run was started earlier."""
     broken: str | None = None
-    """Why nobody can go on with the run that is there."""
+    """Why the run that is there cannot be resumed."""
 
     @property
     def folder(self) -> Path:
@@ -47,17 +47,17 @@ class Member(NamedTuple):
 
     @property
     def task_overrides(self) -> list[str]:
-        """Those that are not Hydra's own."""
+        """The overrides that are not Hydra's own."""
         return list(filter_overrides(self.overrides))
 
     @property
     def key(self) -> str:
-        """Its configuration, but for the budget."""
+        """The hash of its configuration, but for the budget."""
         return record.run_hash(self.config)
 
     @property
     def finished(self) -> bool:
-        return self.before is not None and not record.goes_on(self.before, self.config)
+        return self.before is not None and not record.needs_more(self.before, self.config)
 
 
 def composed(loader: ConfigLoader, config: DictConfig, numbered: Iterable[tuple[int, Sequence[str]]]) -> list[Member]:

@@ -22,14 +22,14 @@ from pgx.run import job
 from pgx.runs.record import objective
 from pgx.runs.recording import Recording
 
-Watch = Callable[[int, float, int], None]
+OnMemberChunk = Callable[[int, float, int], None]
 """Called after every chunk with a member's number, the share of its budget that is used, and its environment steps."""
 
 
 class Pack:
     """Members of one program, given as (number, Hydra's whole configuration), in a program of `width` lanes."""
 
-    def __init__(self, members: Sequence[tuple[int, DictConfig]], width: int, watch: Watch):
+    def __init__(self, members: Sequence[tuple[int, DictConfig]], width: int, watch: OnMemberChunk):
         self._members, self._width, self._watch = members, width, watch
         self._recordings: dict[int, Recording] = {}
         self._failures: dict[int, Exception] = {}
@@ -75,26 +75,26 @@ class Pack:
         self._returned[number] = run_job(hydra_context=context, task_function=task, config=config, **where)
 
     def _train_open(self) -> None:
-        going = {number: recording for number, recording in self._recordings.items() if recording.goes_on}
-        if not going:
+        unfinished = {number: recording for number, recording in self._recordings.items() if recording.needs_more}
+        if not unfinished:
             return
         try:
-            self._train(going)
+            self._train(unfinished)
         except Exception as error:  # of the program that all share
-            self._failures |= {number: error for number, x in going.items() if x.summary["status"] == "running"}
+            self._failures |= {number: error for number, x in unfinished.items() if x.summary["status"] == "running"}
 
-    def _train(self, going: dict[int, Recording]) -> None:
+    def _train(self, unfinished: dict[int, Recording]) -> None:
         from pgx import build
         from pgx.loop import Budget
 
-        lanes = [build.lane(x.config, x.env, x.algorithm, x.state()) for x in going.values()]
-        budgets = {n: Budget(one.state, **going[n].limits) for n, one in zip(going, lanes, strict=True)}
-        first = next(iter(going.values()))
+        lanes = [build.lane(x.config, x.env, x.algorithm, x.state()) for x in unfinished.values()]
+        budgets = {n: Budget(one.state, **unfinished[n].limits) for n, one in zip(unfinished, lanes, strict=True)}
+        first = next(iter(unfinished.values()))
         runner = build.pack_runner(first.config, lanes, width=self._width)
         first.warm_up()  # what one imports serves all
         compiling = time.perf_counter()
         runner.compile()
-        for recording in going.values():
+        for recording in unfinished.values():
             recording.compile_seconds = time.perf_counter() - compiling
 
         with ThreadPoolExecutor(1, thread_name_prefix="clerk") as clerk:  # writes while the next chunk is computed
@@ -113,7 +113,7 @@ class Pack:
                     writing.result()
                 writing = clerk.submit(self._write, chunks, ended)
         if self._interrupt.by is not None:
-            self._stop([x for n, x in going.items() if n not in self._failures and x.summary["status"] == "running"])
+            self._stop([x for n, x in unfinished.items() if n not in self._failures and x.summary["status"] == "running"])
 
     def _write(self, chunks: dict[int, Any], ended: set[int]) -> None:
         for number, chunk in chunks.items():
@@ -127,7 +127,7 @@ class Pack:
             self._watch(number, recording.share, recording.history.env_steps)
             if ended:
                 recording.close()
-        except Exception as error:  # say, its folder is gone: the others go on
+        except Exception as error:  # say, its folder is gone: the others continue
             self._failures[number] = error
 
     def _stop(self, unfinished: Sequence[Recording]) -> None:

@@ -49,13 +49,13 @@ class Done(NamedTuple):
 
 
 class Broken(NamedTuple):
-    """A worker's last word, if it cannot work."""
+    """The report of a worker that cannot work."""
 
     error: str
 
 
 class Batch(NamedTuple):
-    """What one worker is given: one member (map), or a pack of them that train side by side (vmap)."""
+    """The work of one worker: one member (map), or a pack of them that train side by side (vmap)."""
 
     members: tuple[Member, ...]
     executor: str
@@ -63,7 +63,7 @@ class Batch(NamedTuple):
 
     @property
     def program(self) -> tuple[Hashable, ...]:
-        """What is compiled for it. First: the threads of XLA."""
+        """The key of the program that it compiles. First: the threads of XLA."""
         config = self.members[0].config
         return config["xla_threads"], program(config), self.executor, self.width
 
@@ -77,11 +77,11 @@ class _Worker:
             self.process.start()
         other.close()
         self.at_work: set[int] = set()
-        """Numbers of members."""
+        """The numbers of the members that it runs."""
         self.program: tuple[Hashable, ...] | None = None
-        """Of the last batch."""
+        """The program of its last batch."""
         self.killed: str | None = None
-        """Why, if we did it."""
+        """Why the pool has killed it, if it has."""
 
     @property
     def threads(self) -> Hashable:
@@ -90,7 +90,7 @@ class _Worker:
 
     def give(self, batch: Batch) -> None:
         self.at_work, self.program = {member.number for member in batch.members}, batch.program
-        with contextlib.suppress(ConnectionError):  # it has died: whoever listens to it learns that
+        with contextlib.suppress(ConnectionError):  # it has died: its end of the pipe says so
             self.connection.send(([(member.number, member.hydra_config) for member in batch.members], *batch[1:]))
 
     def kill(self, why: str) -> None:
@@ -114,8 +114,8 @@ def _unheard(*numbers: signal.Signals) -> Iterator[None]:
 
 
 def cores() -> int:
-    """Those that are ours. Slurm says how many it has given to a job, even where it does not bind processes to them; a
-    container has a quota of their time."""
+    """The CPU cores that this process may use. Slurm says how many it has given to a job, even where it does not bind
+    processes to them; a container has a quota of their time."""
     ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(ours, int(os.environ.get("SLURM_CPUS_ON_NODE") or ours), _quota() or ours)
 
@@ -139,16 +139,17 @@ class Pool:
         self._callbacks, self._patience = callbacks, patience
         self._workers = [_Worker(callbacks) for _ in range(size)]
         self._compiled: set[Hashable] = set()
-        """Programs that somebody has: the others find them in jax's cache."""
+        """Programs that a worker has compiled: the others find them in jax's cache."""
         self._stopped: float | None = None
-        """When they were told to stop."""
+        """When the workers were told to stop."""
 
     def grow(self, size: int) -> None:
         """Start workers until there are so many."""
         self._workers += [_Worker(self._callbacks) for _ in range(size - len(self._workers))]
 
     def run(self, batches: Sequence[Batch]) -> Iterator[Progress | Done]:
-        """Run the batches, those of a program best on as few workers as will do; reports in the order of events.
+        """Run the batches and yield reports in the order of events. A program is kept on few workers, so that it
+        compiles less often.
 
         A worker waits rather than compile what another one compiles just now: two at once take longer than one.
         """
@@ -208,7 +209,7 @@ class Pool:
         return [report]
 
     def stop(self, *, at_once: bool = False) -> None:
-        """Save and end the members at work, start no more. `at_once`: do not save."""
+        """Have the members at work save and end, and start no more. `at_once`: do not save."""
         if self._stopped is None:
             self._stopped = time.monotonic()
         for worker in self._workers:
