@@ -312,11 +312,10 @@ def _of_batches(
         Row(name, quantity, size, count): x for quantity, xs in measured.items() for name, x in zip(gradients, xs, strict=True)
     }
     if "pathwise" in references:
-        others = [name for name in gradients if name != "pathwise"]  # whose own episodes these are
-        xs = jax.vmap(mean_cosine, in_axes=(0, None))(
-            jnp.stack([gradients[name] for name in others]), references["pathwise"].mean(0)
-        )
-        rows |= {Row(name, "cosine_pathwise", size, count): x for name, x in zip(others, xs, strict=True)}
+        by_score = {name: x for name, x in gradients.items() if name != "pathwise"}  # whose own episodes these are
+        to_it = partial(mean_cosine, reference=references["pathwise"].mean(0))
+        xs = jax.vmap(to_it)(jnp.stack(list(by_score.values())))
+        rows |= {Row(name, "cosine_pathwise", size, count): x for name, x in zip(by_score, xs, strict=True)}
     return rows
 
 
