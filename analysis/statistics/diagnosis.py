@@ -24,8 +24,15 @@ QUALITY = {
     "snr": "‖G‖² / tr Σ",
     "cosine": "cosine of two batches",
     "cosine_reference": "cosine with the reference",
+    "cosine_pathwise": "cosine with the gradient through the dynamics",
 }
 """What a gradient is judged by, and its label."""
+
+REFERENCES = {"snr_reference": "‖G‖² / tr Σ of the reference", "cosine_halves": "cosine of its two halves",
+              "agreement": "cosine with the other one, noise taken off"}  # fmt: skip
+"""What a reference is judged by, and its label."""
+TRUSTED = 1.0
+"""A reference of a lower signal to noise ratio is mostly noise."""
 
 PARTS = {"variance_state": "Σ_s", "variance_action": "Σ_a", "variance_return": "Σ_τ"}
 """The parts of the variance of one step's term (pgx/diagnosis/decomposition.py), and their letters."""
@@ -77,9 +84,12 @@ def _over_checkpoints(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
 
 def estimators(diagnosis: pd.DataFrame, runs: pd.DataFrame, spec: Bootstrap = Bootstrap()) -> pd.DataFrame:
     """QUALITY of each estimator against the size of a batch: IQM over all runs of an environment, whatever variant
-    trained them (results rows with the extra column batch_size; `variant` is the estimator)."""
+    trained them (results rows with the extra column batch_size; `variant` is the estimator). Cosines with the gradient
+    through the dynamics count where that is more than noise."""
     wanted = diagnosis["quantity"].isin(QUALITY) & diagnosis["of"].isin(shown(diagnosis["of"].unique()))
-    rows = _described(diagnosis[wanted], runs)
+    where = pd.MultiIndex.from_frame(diagnosis[["run_id", "update"]])
+    noise = where.isin(pd.MultiIndex.from_frame(mostly_noise(diagnosis, "pathwise")))
+    rows = _described(diagnosis[wanted & ~(noise & (diagnosis["quantity"] == "cosine_pathwise"))], runs)
     found = []
     for quantity in QUALITY:
         of_quantity = rows[rows["quantity"] == quantity]
@@ -96,21 +106,46 @@ def estimators(diagnosis: pd.DataFrame, runs: pd.DataFrame, spec: Bootstrap = Bo
     return pd.concat(found, ignore_index=True).assign(method=said)
 
 
+def mostly_noise(diagnosis: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """(run_id, update) of the checkpoints where this reference is not to be trusted."""
+    rows = diagnosis[(diagnosis["of"] == reference) & (diagnosis["quantity"] == "snr_reference")]
+    return rows.loc[~(rows["value"] >= TRUSTED), ["run_id", "update"]]  # nor where it is not a number
+
+
+def references(diagnosis: pd.DataFrame, runs: pd.DataFrame, spec: Bootstrap = Bootstrap()) -> pd.DataFrame:
+    """REFERENCES of each (`variant`): results rows, IQM over runs."""
+    rows = _described(diagnosis[diagnosis["quantity"].isin(REFERENCES)], runs)
+    found = []
+    for quantity in REFERENCES:
+        scores = _over_checkpoints(rows[rows["quantity"] == quantity].assign(variant=rows["of"]))
+        if scores["value"].notna().any():
+            found.append(aggregate(scores.assign(seed=0), quantity, spec=spec).assign(metric=quantity))
+    if not found:
+        return table([])
+    said = "IQM over runs of the median over a run's checkpoints; percentile bootstrap over runs"
+    return pd.concat(found, ignore_index=True).assign(method=said)
+
+
 def noise_against(
-    diagnosis: pd.DataFrame, runs: pd.DataFrame, other: str = "vanilla", spec: Bootstrap = Bootstrap()
+    diagnosis: pd.DataFrame, runs: pd.DataFrame, other: str | None = "vanilla", spec: Bootstrap = Bootstrap()
 ) -> pd.DataFrame:
-    """tr Σ divided by that of another estimator at the same checkpoint and batch size: a results row an estimator.
+    """tr Σ divided by that of another estimator at the same checkpoint and batch size: a results row an estimator. `other`
+    None: what is named `baseline, …` is divided by `baseline`, and so on.
 
     Whitening changes the unit of the gradient, so whitened ones are left out.
     """
     rows = diagnosis[(diagnosis["quantity"] == "variance") & ~diagnosis["of"].str.endswith(", whitened")]
     rows = rows[rows["of"] != "own"]
+    rows = rows.assign(other=rows["of"].str.split(", ").str[0] if other is None else other)
     keys = ["run_id", "update", "batch_size"]
-    both = rows.merge(rows.loc[rows["of"] == other, [*keys, "value"]], on=keys, suffixes=("", "_other"))
-    both = both[(both["of"] != other) & (both["value"] > 0) & (both["value_other"] > 0)]
+    divisors = rows[[*keys, "of", "value"]].rename(columns={"of": "other"})
+    both = rows.merge(divisors, on=[*keys, "other"], suffixes=("", "_other"))
+    both = both[(both["of"] != both["other"]) & (both["value"] > 0) & (both["value_other"] > 0)]
+    if both.empty:
+        return table([])
     both = _described(both.assign(value=np.log(both["value"] / both["value_other"])), runs)
     scores = _over_checkpoints(both.assign(variant=both["of"]))
-    found = aggregate(scores.assign(seed=0), f"tr Σ / tr Σ of {other}", spec=spec)
+    found = aggregate(scores.assign(seed=0), f"tr Σ / tr Σ of {other or 'the plain one'}", spec=spec)
     method = f"same checkpoint and batch; IQM of logarithms over runs, {spec.level:.0%} bootstrap"
     return found.assign(method=method, **{name: np.exp(found[name]) for name in ("estimate", "lo", "hi")})
 

@@ -12,16 +12,20 @@ from run_folders import write_run
 
 from analysis import load
 from analysis.report import command as report
+from analysis.report.sections.checkpoints import frozen, readable_estimators
+from analysis.report.study import Study
 from analysis.statistics import diagnosis
 from analysis.statistics.aggregates import Bootstrap
 from analysis.statistics.diagnosis import (
     estimators,
     half_sample_mode,
     load_diagnosis,
+    mostly_noise,
     noise_against,
     parts_of_variance,
     policies,
     post_update,
+    references,
 )
 
 SPEC = Bootstrap(n_boot=100)
@@ -130,6 +134,55 @@ def test_noise_is_compared_at_the_same_checkpoint(sweep: Path):
     assert rows.loc["reward_to_go", "estimate"] == pytest.approx(0.25, rel=0.1)
     ends = rows.loc["baseline", ["lo", "hi"]]
     assert 0.03 < ends["lo"] < rows.loc["baseline", "estimate"] < ends["hi"] < 0.05
+
+
+def with_more(folder: Path, rows: list[tuple]) -> None:
+    """Rows (update, of, quantity, batch size, value) after those that are there."""
+    with open(folder / "diagnosis.csv", "a", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([(u, u * 1000, of, q, b, x, 9, SETTINGS) for u, of, q, b, x in rows])
+
+
+@pytest.fixture
+def continuous(sweep: Path) -> Path:
+    """With a form of `baseline` that is half as noisy, and a second reference, which at the first checkpoint is noise."""
+    found, _ = loaded(sweep)
+    for run_id, rows in found.groupby("run_id"):
+        of = rows[(rows["of"] == "baseline") & (rows["quantity"] == "variance")]
+        clipped = [(row.update, "baseline, clipped", "variance", row.batch_size, row.value / 2) for row in of.itertuples()]
+        through = [(u, "pathwise", "snr_reference", "", snr) for u, snr in ((100, 0.3), (200, 50.0))]
+        agree = [(u, "baseline", "cosine_pathwise", size, x) for u, x in ((100, -0.9), (200, 0.7)) for size in (2, 10)]
+        with_more(sweep / run_id, [*clipped, *through, *agree, (200, "pathwise", "agreement", "", 1.02)])
+    return sweep
+
+
+def test_a_form_of_an_estimator_is_compared_with_the_plain_one(continuous: Path):
+    """Whatever it is called: `baseline, …` with `baseline`."""
+    rows = noise_against(*loaded(continuous), None, SPEC).set_index("variant")
+    assert rows.index.tolist() == ["baseline, clipped"] and rows.loc["baseline, clipped", "estimate"] == pytest.approx(0.5)
+
+
+def test_a_reference_that_is_noise_is_not_compared_with(continuous: Path):
+    found, runs = loaded(continuous)
+    assert set(mostly_noise(found, "pathwise")["update"]) == {100} and mostly_noise(found, "baseline").empty
+    rows = estimators(found, runs, SPEC)
+    assert rows.loc[rows["metric"] == "iqm of cosine_pathwise", "estimate"].to_list() == pytest.approx([0.7, 0.7])
+    of = references(found, runs, SPEC).set_index(["metric", "variant"])["estimate"]
+    assert of["agreement", "pathwise"] == pytest.approx(1.02) and of["snr_reference", "pathwise"] == pytest.approx(25.15)
+
+
+def test_what_was_measured_of_continuous_actions_is_shown(continuous: Path):
+    study = Study(load(continuous))
+    shown = readable_estimators(study).set_index("estimator")
+    assert (
+        shown.loc["baseline, clipped", "/ its plain form"].startswith("0.5")
+        and shown.loc["baseline", "with pathwise"][:3] == "0.7"
+    )
+    assert "at 8 of 16 checkpoints the pathwise gradient is mostly noise" in frozen(study)
+
+
+def test_without_them_there_is_no_column_for_them(sweep: Path):
+    study = Study(load(sweep))
+    assert not {"/ its plain form", "with pathwise"} & set(readable_estimators(study)) and "pathwise" not in frozen(study)
 
 
 def test_parts_of_the_variance_are_shares_at_the_same_checkpoint(sweep: Path):

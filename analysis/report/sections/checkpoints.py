@@ -8,12 +8,13 @@ import pandas as pd
 from analysis import text
 from analysis.report.sections.results import number
 from analysis.report.study import Study
-from analysis.statistics.diagnosis import nearest, trained_batches
+from analysis.statistics.diagnosis import mostly_noise, nearest, trained_batches
 
 
 def readable_estimators(study: Study) -> pd.DataFrame:
     """A row an estimator, at the size of batch that is nearest to what the runs were trained with."""
-    rows, noise = study.estimators, study.noise.set_index(["variant", "env"])
+    rows = study.estimators
+    noise, of_forms = (x.set_index(["variant", "env"]) for x in (study.noise, study.noise_of_forms))
     size = _trained_batch(study, rows["batch_size"].unique())
     at = rows[rows["batch_size"] == size].assign(metric=rows["metric"].str.removeprefix("iqm of "))
     found = []
@@ -24,16 +25,23 @@ def readable_estimators(study: Study) -> pd.DataFrame:
             + text.between(of.loc[quantity, "lo"], of.loc[quantity, "hi"])
             for quantity in of.index
         }
-        ratio = noise.loc[(name, env)] if (name, env) in noise.index else None
         found.append({
             "estimator": name, "env": env,
-            "tr Σ / that of vanilla": "–" if ratio is None else
-            f"{text.number(ratio['estimate'])} {text.between(ratio['lo'], ratio['hi'])}",
+            "tr Σ / that of vanilla": _ratio(noise, name, env), "/ its plain form": _ratio(of_forms, name, env),
             "SNR": said.get("snr", "–"), "two batches": said.get("cosine", "–"),
-            "with the reference": said.get("cosine_reference", "–"), "n": int(of["n_runs"].max()),
+            "with the reference": said.get("cosine_reference", "–"), "with pathwise": said.get("cosine_pathwise", "–"),
+            "n": int(of["n_runs"].max()),
         })  # fmt: skip
     frame = pd.DataFrame(found)
-    return frame if len(study.envs) > 1 or frame.empty else frame.drop(columns="env")
+    unused = [name for name in ("/ its plain form", "with pathwise") if name in frame and (frame[name] == "–").all()]
+    return frame.drop(columns=[*unused, *(["env"] if len(study.envs) == 1 and len(frame) else [])])
+
+
+def _ratio(noise: pd.DataFrame, name: str, env: str) -> str:
+    if (name, env) not in noise.index:
+        return "–"
+    ratio = noise.loc[(name, env)]
+    return f"{text.number(ratio['estimate'])} {text.between(ratio['lo'], ratio['hi'])}"
 
 
 def _trained_batch(study: Study, sizes: np.ndarray) -> float:
@@ -60,7 +68,28 @@ def frozen(study: Study) -> str:
         "`baseline` and `gae` is fitted to episodes of its own at that checkpoint; `baseline, own V` is what the run "
         "itself learned from, in those runs that have a V. The reference is the mean gradient of `baseline` over as "
         "many other episodes as were measured: it is noisy too, so a cosine with it is an underestimate. `gae` is "
-        "biased: a high signal to noise ratio says that its batches agree, not that they are right."
+        f"biased: a high signal to noise ratio says that its batches agree, not that they are right.{_pathwise(study)}"
+    )
+
+
+def _pathwise(study: Study) -> str:
+    """What is said where the environment's dynamics were differentiated."""
+    of = study.references.set_index(["metric", "variant"])
+    if "pathwise" not in of.index.get_level_values("variant"):
+        return ""
+    quantity = lambda name, reference: (
+        f"{text.number(of.loc[(name, reference), 'estimate'].mean())}" if (name, reference) in of.index else "unknown"
+    )
+    noisy = len(mostly_noise(study.diagnosis, "pathwise"))
+    rows = study.diagnosis
+    checkpoints = len(rows.loc[rows["of"] == "pathwise", ["run_id", "update"]].drop_duplicates())
+    return (
+        "\n\n**A second reference, `pathwise`,** differentiates the return through policy, bound and dynamics, and shares "
+        "nothing with score functions. Signal to noise of the references themselves, over all their episodes: baseline "
+        f"{quantity('snr_reference', 'baseline')}, pathwise {quantity('snr_reference', 'pathwise')}; the cosine of the "
+        f"two with the noise taken off: {quantity('agreement', 'pathwise')}. Derivatives of chaotic dynamics explode over "
+        f"long episodes: at {noisy} of {checkpoints} checkpoints the pathwise gradient is mostly noise and not to be "
+        "trusted, and cosines with it are left out."
     )
 
 
@@ -69,8 +98,9 @@ def parts(study: Study) -> str:
     return (
         "**Where the variance comes from.** One step's term ∇ log π(a|s) (G − φ(s)), its variance divided (Tucker et "
         "al. 2018) into that of states, Σ_s; of the actions taken there, Σ_a, all that a baseline φ changes; and of what "
-        "happens afterwards, Σ_τ. From states that the policy visits, every action was taken and gone on with several "
-        "times. Shares of the sum without a baseline (`reward_to_go`) at the same checkpoint, luck taken off: they may "
+        "happens afterwards, Σ_τ. From states that the policy visits, every action (or, where there are too many, several "
+        "drawn ones) was taken and gone on with several times. Shares of the sum without a baseline (`reward_to_go`) at the "
+        "same checkpoint, luck taken off: they may "
         "be negative. `exact V` is the mean of these continuations: what remains there is about what no baseline of "
         "states removes. An episode's gradient is a sum of such terms, which are not independent."
         if len(study.parts_of_variance)

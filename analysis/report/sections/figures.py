@@ -93,20 +93,23 @@ def gradient(study: Study, looks: plots.Looks) -> Figure:
 
 
 def estimators(study: Study) -> Figure:
-    """Plot 9: two rows of two an environment."""
+    """Plot 9: two in a row; the last one where the environment's dynamics are differentiable."""
     labels = {"variance": ("Variance", "tr Σ"), "snr": ("Signal to noise", "‖G‖² / tr Σ"),
               "cosine": ("Do two batches agree?", "mean cosine"),
-              "cosine_reference": ("Is it the right way?", "mean cosine with the reference")}  # fmt: skip
+              "cosine_reference": ("Is it the right way?", "mean cosine with the reference"),
+              "cosine_pathwise": ("The way through the dynamics?", "mean cosine with pathwise")}  # fmt: skip
     rows = study.estimators
     envs = sorted(rows["env"].unique())
     looks = plots.looks_of(rows["variant"].unique())
-    figure, axes = plots.canvas(2, 2 * len(envs), width=9.5, height=8.4 * len(envs))
     draws = []
     for env in envs:
         name = f" · {env}" if len(envs) > 1 else ""
         for quantity, (title, label) in labels.items():
             of_env = rows[(rows["env"] == env) & (rows["metric"] == f"iqm of {quantity}")]
-            draws.append(partial(plots.against_batch_size, of_env, looks=looks, title=title + name, label=label))
+            if len(of_env) or quantity != "cosine_pathwise":
+                draws.append(partial(plots.against_batch_size, of_env, looks=looks, title=title + name, label=label))
+    lines = -(-len(draws) // 2)
+    figure, axes = plots.canvas(2, lines, width=10.4, height=4.6 * lines)
     _each(axes, draws)
     return figure
 

@@ -31,6 +31,15 @@ class Frozen(Stability):
         return diagnosis.noise_against(self.diagnosis, self.runs, spec=self.question.bootstrap)
 
     @cached_property
+    def noise_of_forms(self) -> pd.DataFrame:
+        """Of `baseline, …` against `baseline`."""
+        return diagnosis.noise_against(self.diagnosis, self.runs, None, self.question.bootstrap)
+
+    @cached_property
+    def references(self) -> pd.DataFrame:
+        return diagnosis.references(self.diagnosis, self.runs, self.question.bootstrap)
+
+    @cached_property
     def parts_of_variance(self) -> pd.DataFrame:
         return diagnosis.parts_of_variance(self.diagnosis, self.runs, self.question.bootstrap)
 

@@ -102,7 +102,7 @@ class Study(Frozen):
         """Every table by the name of its file."""
         names = """runs ledger scores final areas tolerance profile bands tolerance_bands better differences effects
             correlations final_pairs times survival medians restricted restricted_ratios log_rank sooner primary
-            within reliability events outcomes collapse_shares collapse_tests worst sensitivity estimators noise
+            within reliability events outcomes collapse_shares collapse_tests worst sensitivity estimators noise noise_of_forms references
             parts_of_variance policies post_update"""
         return {"runs": self.runs} | {name: getattr(self, name) for name in names.split()[1:]}
 
