@@ -93,6 +93,27 @@ def test_a_dead_policy_is_noticed(share, returns, dead):
         assert record.last_line(DONE | {"warning": history.warning}, Path("x")).splitlines()[1:] == [expected]
 
 
+@pytest.mark.parametrize(
+    ("now", "sign"),
+    [
+        ({"std_mean": 0.01, "saturated_share": 0.2}, "a standard deviation of 0.01"),
+        ({"std_mean": 0.5, "saturated_share": 0.999}, "100% of the actions at their ends"),
+        ({"std_mean": 0.5, "saturated_share": 0.9}, None),
+        ({"std_mean": 0.01}, "a standard deviation of 0.01"),  # unbounded actions are never at an end
+    ],
+)
+def test_a_dead_policy_of_real_numbers_is_noticed(now, sign):
+    """No noise is left, or there are only the ends: it does one thing whatever it sees, as a categorical one does that
+    takes one action."""
+    history = History([], None)
+    before = {"std_mean": 0.5, "saturated_share": 0.1}
+    chunk = {"env_steps": [500] * 3, "episodes": [60] * 3, "return_recent": [-200.0, -1400.0, -1400.0]}
+    shown = {name: [before[name], x, x] for name, x in now.items()}
+    history.extend(columns(**chunk, **shown))
+    expected = sign and f"the policy looks dead: {sign} in the last 100 episodes, return -1400.0 after -200.0"
+    assert history.warning == expected
+
+
 def test_speed_is_of_the_chunk_and_not_of_the_run():
     history = History([], None)
     history.extend(columns())
