@@ -92,19 +92,22 @@ def kill(process: subprocess.Popen) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
-@pytest.fixture(scope="module", params=[COMPILED, HOST, CONTINUOUS], ids=["compiled", "host", "continuous"])
+def uninterrupted(command: tuple[str, ...], root: Path) -> Path:
+    done = pgx(*command, cwd=root)
+    assert done.returncode == 0, done.stderr
+    return root / "r"
+
+
+@pytest.fixture(scope="module", params=[COMPILED, HOST], ids=["compiled", "host"])
 def whole(request, tmp_path_factory) -> tuple[Path, tuple[str, ...]]:
     """A run that nobody interrupted, and its command."""
-    root = tmp_path_factory.mktemp("whole")
-    done = pgx(*request.param, cwd=root)
-    assert done.returncode == 0, done.stderr
-    return root / "r", request.param
+    return uninterrupted(request.param, tmp_path_factory.mktemp("whole")), request.param
 
 
-def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(whole, tmp_path):
-    """Before the first row, at random rows, within a save, and between the last row and the last file."""
-    uninterrupted, command = whole
-    folder, updates = tmp_path / "r", num_rows(uninterrupted)
+def kill_and_resume(whole: Path, command: tuple[str, ...], root: Path, *, everywhere: bool) -> None:
+    """Before the first row, at random rows, within a save, and between the last row and the last file; or at two of
+    these."""
+    folder, updates = root / "r", num_rows(whole)
     at = sorted(random.sample(range(1, updates), 3))
     workshop = folder / "checkpoints/.unfinished"
     moments = {
@@ -114,19 +117,26 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(whole, tmp_path):
         f"row {at[2]}": lambda: num_rows(folder) >= at[2],
         "last row": lambda: num_rows(folder) == updates,
     }
-    if command is not COMPILED:  # little of it is another code
-        moments = dict(list(moments.items())[2:4])
-    for moment, reached in moments.items():
-        process = start(*command, cwd=tmp_path)
+    for moment, reached in list(moments.items()) if everywhere else list(moments.items())[2:4]:
+        process = start(*command, cwd=root)
         wait(process, reached)
         if moment.startswith(("start", "row")):  # anywhere in what follows: the update, the files, a save
             process.send_signal(signal.SIGCONT)
             time.sleep(random.uniform(0, 0.02))
         kill(process)
         assert summary(folder)["status"] == "running"
-    done = pgx(*command, cwd=tmp_path)
+    done = pgx(*command, cwd=root)
     assert done.returncode == 0 and done.stderr == ""
-    assert_same_end(folder, uninterrupted, list(moments))
+    assert_same_end(folder, whole, list(moments))
+
+
+def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(whole, tmp_path):
+    folder, command = whole
+    kill_and_resume(folder, command, tmp_path, everywhere=command is COMPILED)  # little of the host's is another code
+
+
+def test_so_does_a_continuous_one_with_running_statistics_and_a_shuffle(tmp_path_factory, tmp_path):
+    kill_and_resume(uninterrupted(CONTINUOUS, tmp_path_factory.mktemp("whole")), CONTINUOUS, tmp_path, everywhere=False)
 
 
 def test_signals_save_and_say_so_and_a_second_process_is_kept_out(whole, tmp_path):
