@@ -169,6 +169,14 @@ def test_a_resumed_run_has_the_bits_of_one_that_was_not_interrupted(env, tmp_pat
         assert "1 checkpoints measured" in capsys.readouterr().out
 
 
+def test_the_first_ratio_is_one_with_scaled_observations(tmp_path):
+    """The statistics that the policy acted with are those that it is trained with, at every update of a run."""
+    one = ("update.epochs=1", "update.minibatch_steps=null", "scale_observations=true", "num_updates=4", *ENVS["compiled"])
+    train_here("+variant=ppo", "episodes_per_update=3", "policy.width=8", *one, folder=tmp_path)
+    found = [(float(row["ratio_max"]), float(row["clip_share"])) for row in rows(tmp_path)]
+    assert found == [(1.0, 0.0)] * 4
+
+
 @pytest.mark.slow
 def test_the_first_update_in_a_pack_is_that_of_the_run_alone():
     config = checked(*RUN, *ENVS["compiled"])
