@@ -49,9 +49,10 @@ class Box(NamedTuple):
     def to_env(self, u: Float[AnyArray, "*B A"]) -> Float[AnyArray, "*B A"]:
         """The environment's action, of the kind of array that u is: a host environment's is NumPy's."""
         xp = u.__array_namespace__()
-        centre, half, low, high = (xp.broadcast_to(xp.asarray(x), u.shape) for x in _affine(self.low, self.high))
+        last = (1,) * (u.ndim - 1) + (self.size,)
+        centre, half, low, high = (x.reshape(last) for x in _affine(self.low, self.high))
         if self.bound == "clip":
-            u = xp.clip(u, low, high)
+            u = xp.minimum(xp.maximum(u, low), high)  # as np.clip, which takes twice as long for a few numbers
         elif self.bound == "tanh":
             u = xp.tanh(u)
         return centre + half * u

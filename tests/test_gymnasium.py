@@ -59,6 +59,26 @@ def test_gymnasiums_own_vector_environment_is_used():
     assert isinstance(GymnasiumEnv("Acrobot-v1", 2)._envs.unwrapped, gymnasium.vector.SyncVectorEnv)
 
 
+@pytest.mark.parametrize("id", ["CartPole-v1", "MountainCar-v0"])
+def test_a_step_leaves_what_was_seen_before_alone(id):
+    """Lanes that are stepped one by one write every observation to the same place; who holds one must not see the next."""
+    env = GymnasiumEnv(id, 2)
+    seen = [env.reset(0)] + [env.step(np.array([0, 1]))[0] for _ in range(2)]
+    assert (seen[0] != seen[1]).any() and (seen[1] != seen[2]).any()
+
+
+def test_lanes_are_those_of_gymnasium():
+    """But for what they say of themselves, which costs a tenth of a step and nobody asks for."""
+    ours, theirs = (
+        GymnasiumEnv("MountainCarContinuous-v0", 3, max_steps=7),
+        gymnasium.make_vec("MountainCarContinuous-v0", 3, vectorization_mode="sync", max_episode_steps=7),
+    )
+    np.testing.assert_array_equal(ours.reset(5), theirs.reset(seed=5)[0])
+    for action in np.linspace(-1, 1, 30, dtype=np.float32).reshape(10, 3, 1):  # past the limit, into the next episode
+        for mine, their in zip(ours.step(action), theirs.step(action), strict=False):
+            np.testing.assert_array_equal(mine, their)
+
+
 @pytest.mark.parametrize("id", ["CartPole-v1", "Acrobot-v1"])
 def test_a_seed_fixes_the_host_environment(id):
     """And lanes are not copies of one another."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mdp import ACTIONS, END, NEXT, REWARD, STEPS, TabularMDP, counts, distribution, linear_policy
+from mdp import END, NEXT, REWARD, STEPS, TabularMDP, counts, distribution, linear_policy
 from quick import quickly_compiled
 from scipy import stats
 
@@ -233,16 +233,15 @@ def test_nothing_compiles_after_the_first_update(make_env, batch, compilations):
     assert len(compilations) > warm
 
 
-@pytest.mark.parametrize("env", ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"])
-def test_the_loop_is_one_kernel(env):
+@pytest.mark.parametrize("id", ["CartPole-v1", "Acrobot-v1", "MountainCar-v0", "Pendulum-v1", "MountainCarContinuous-v0"])
+def test_the_loop_is_one_kernel(id):
     """A loop that went from kernel to kernel would be right, and take three times as long. A product in the policy or
     a scatter in the environment is enough for that."""
-    policy = MLPPolicy(
-        GymnaxEnv(env).spec.obs_size, Discrete(ACTIONS), width=32, depth=2, activation="tanh", key=jax.random.key(0)
-    )
+    env = GymnaxEnv(id)
+    policy = MLPPolicy(env.spec.obs_size, env.spec.actions, width=32, depth=2, activation="tanh", key=jax.random.key(0))
 
     def loops(policy):
-        program = eqx.filter_jit(rollout).lower(GymnaxEnv(env), policy, jax.random.key(0), 10).compile().compiled
+        program = eqx.filter_jit(rollout).lower(env, policy, jax.random.key(0), 10).compile().compiled
         main = program.as_text().partition("\nENTRY")[2]
         return main.count(" while("), main.count('xla_cpu_small_call="true"')
 
