@@ -42,11 +42,11 @@ def ranges(numbers: Iterable[int]) -> str:
 def sweeper_of(folder: Path) -> str:
     """The class of Hydra's sweeper that started a run; empty if that is not recorded."""
     try:
-        said = (folder / ".hydra" / "hydra.yaml").read_text()
+        text = (folder / ".hydra" / "hydra.yaml").read_text()
     except (OSError, UnicodeDecodeError):
         return ""
-    found = re.search(r"^( *)sweeper:\n(?:\1 +.*\n)*?\1 +_target_: *(\S+)", said, flags=re.MULTILINE)
-    return found[2] if found else ""
+    match = re.search(r"^( *)sweeper:\n(?:\1 +.*\n)*?\1 +_target_: *(\S+)", text, flags=re.MULTILINE)
+    return match[2] if match else ""
 
 
 def tuned(runs: pd.DataFrame) -> pd.Series:
@@ -57,12 +57,12 @@ def tuned(runs: pd.DataFrame) -> pd.Series:
 
 def grids(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Hyperparameter → the runs of a variant, environment and sweep that have several values of it."""
-    found: dict[str, list[pd.DataFrame]] = {}
+    varied: dict[str, list[pd.DataFrame]] = {}
     for _, group in runs.groupby(["sweep", "variant", "env"]):
         for key in replicate_keys(group)[1:]:
             if group[key].nunique(dropna=False) > 1:
-                found.setdefault(key, []).append(group)
-    return {key: pd.concat(groups) for key, groups in found.items()}
+                varied.setdefault(key, []).append(group)
+    return {key: pd.concat(groups) for key, groups in varied.items()}
 
 
 def seed_hygiene(runs: pd.DataFrame) -> list[str]:
@@ -70,21 +70,21 @@ def seed_hygiene(runs: pd.DataFrame) -> list[str]:
 
     `runs` are as loaded: `variant` is the variant, not a group.
     """
-    said, sweepers = [], tuned(runs)
+    warnings, sweepers = [], tuned(runs)
     chosen = runs[sweepers != ""]
     if len(chosen):
         names = ", ".join(sorted(set(sweepers) - {""}))
-        said.append(f"seed hygiene: {len(chosen)} runs were chosen by a sweeper that tunes ({names}), on seeds "
+        warnings.append(f"seed hygiene: {len(chosen)} runs were chosen by a sweeper that tunes ({names}), on seeds "
                     f"{ranges(chosen['seed'])}: their scores are the best of many, so report on fresh seeds")  # fmt: skip
         if again := sorted(set(runs.drop(chosen.index)["seed"].dropna()) & set(chosen["seed"].dropna())):
-            said.append(f"seed hygiene: seeds {ranges(again)} of the other runs are among those that were tuned on")
+            warnings.append(f"seed hygiene: seeds {ranges(again)} of the other runs are among those that were tuned on")
     plain = grids(runs.drop(chosen.index))
     if plain:
         values = ", ".join(f"{group[key].nunique(dropna=False)} values of {key}" for key, group in plain.items())
         seeds = ranges(pd.concat(plain.values())["seed"])
-        said.append(f"seed hygiene: the same seeds ({seeds}) were run with {values}: the best of them is the best of many, "
+        warnings.append(f"seed hygiene: the same seeds ({seeds}) were run with {values}: the best of them is the best of many, "
                     "and looks better than it is, so report it on fresh seeds")  # fmt: skip
-    return said
+    return warnings
 
 
 def second_stage(runs: pd.DataFrame, scores: pd.DataFrame, output: str, least: int = 10) -> list[str]:
@@ -101,24 +101,24 @@ def second_stage(runs: pd.DataFrame, scores: pd.DataFrame, output: str, least: i
     value = runs["run_id"].map(scores.set_index("run_id")["value"]).replace(-np.inf, np.nan)
     runs = runs.assign(value=value.fillna(value.min() if value.notna().any() else 0.0))
     start, n = int(runs["seed"].max()) + 1, max(least, runs["seed"].nunique())
-    said = []
+    commands = []
     for _, group in runs.groupby(["variant", "env"]):
         settings = group[list(replicate_keys(group))].map(str).agg("\0".join, axis=1)
         best = group[settings == group.groupby(settings)["value"].mean().idxmax()].iloc[0]
         if asked := overrides(Path(best["folder"])):
             kept = [x for x in asked if not re.match(r"\+*(seed|hydra\b.*?)=", x)]
-            said.append(shlex.join(["python", "-m", "pgx.run", "-m", *kept, f"seed=range({start},{start + n})",
+            commands.append(shlex.join(["python", "-m", "pgx.run", "-m", *kept, f"seed=range({start},{start + n})",
                                     f"hydra.sweep.dir={output}"]))  # fmt: skip
-    return said
+    return commands
 
 
 def overrides(folder: Path) -> list[str]:
     """What a run was started with, as Hydra wrote it down."""
     try:
-        said = (folder / ".hydra" / "overrides.yaml").read_text()
+        text = (folder / ".hydra" / "overrides.yaml").read_text()
     except (OSError, UnicodeDecodeError):
         return []
-    lines = [line[2:] for line in said.splitlines() if line.startswith("- ")]
+    lines = [line[2:] for line in text.splitlines() if line.startswith("- ")]
     return [line[1:-1].replace("''", "'") if line[:1] == line[-1:] == "'" else line for line in lines]
 
 
@@ -140,20 +140,20 @@ def look_again(sweep: Path, runs: pd.DataFrame) -> list[str]:
     ended = runs[~runs["status"].isin(["running", "missing"])].dropna(subset="seed")
     now = {f"{variant} on {env}": sorted({int(x) for x in group["seed"]})
            for (variant, env), group in ended.groupby(["variant", "env"])}  # fmt: skip
-    before, said = _remembered(sweep / LOOKS)
+    before, notes = _remembered(sweep / LOOKS)
     earlier = [look for look in before if any(set(look[key]) < set(now[key]) for key in look.keys() & now.keys())]
     if earlier:
         looks = len(earlier) + 1
         counts = sorted({len(seeds) for look in earlier for seeds in look.values()})
-        said.append(
+        notes.append(
             f"looking again: {sweep} was reported before, with {ranges(counts)} seeds a group, and more were added: this is "
             f"look {looks}. Of two equal variants one is then called better at some look {_false_clear(looks)} of the time, "
             f"and {FALSE_CLEAR[1]:.0%} at a single one: decide on the number of seeds before the first look (python -m "
             "analysis.power), or confirm on fresh ones"
         )
     if now and now not in before:
-        said += _remember(sweep / LOOKS, [*before, now])
-    return said
+        notes += _remember(sweep / LOOKS, [*before, now])
+    return notes
 
 
 def _false_clear(looks: int) -> str:

@@ -99,33 +99,33 @@ def ledger(runs: pd.DataFrame) -> pd.DataFrame:
 
 def warnings(runs: pd.DataFrame, by: Sequence[str] = ("variant",)) -> list[str]:
     """What a reader of any number about these runs has to know first: one sentence each. `by`: what they are grouped by."""
-    said = []
+    sentences = []
     bad = runs.loc[runs["status"] != "completed", "status"].value_counts()
     if len(bad):
         counts = ", ".join(f"{bad[status]} {status}" for status in STATUSES if status in bad)
-        said.append(f"{bad.sum()} of {len(runs)} runs are not completed: {counts}")
+        sentences.append(f"{bad.sum()} of {len(runs)} runs are not completed: {counts}")
     if len(envs := sorted(runs["env"].unique())) > 1:
-        said.append(f"several environments ({', '.join(envs)}): every statistic is of one of them unless it says `all`")
+        sentences.append(f"several environments ({', '.join(envs)}): every statistic is of one of them unless it says `all`")
     apart = f"--by {','.join([*by, *replicate_keys(runs)[1:]])} keeps them apart"
     for (variant, env), group in runs.groupby(["variant", "env"]):
         name = f"{variant} on {env}"
         if group["seed"].nunique() < 2:
-            said.append(f"{name}: one seed only, so nothing can be said about other seeds")
+            sentences.append(f"{name}: one seed only, so nothing can be said about other seeds")
         if repeated := int(group.duplicated("config_hash").where(group["config_hash"] != "", False).sum()):
-            said.append(f"{name}: {repeated} runs repeat another one's configuration and seed: not independent")
+            sentences.append(f"{name}: {repeated} runs repeat another one's configuration and seed: not independent")
         if group["budget"].nunique() > 1:
-            said.append(f"{name}: the budgets differ, from {group['budget'].min():,.0f} to {group['budget'].max():,.0f}")
+            sentences.append(f"{name}: the budgets differ, from {group['budget'].min():,.0f} to {group['budget'].max():,.0f}")
         varied = [key for key in group.columns[len(RUNS) :] if group[key].nunique(dropna=False) > 1]
         if until := [key for key in varied if key in ("num_updates", "stop_when_solved")]:
-            said.append(f"{name}: the runs differ in {', '.join(until)}, so they do not end at the same place")
+            sentences.append(f"{name}: the runs differ in {', '.join(until)}, so they do not end at the same place")
         if varied := [key for key in varied if key not in INCIDENTAL]:
-            said.append(f"{name}: the runs also differ in {', '.join(varied)}, so they are no replicates: {apart}")
+            sentences.append(f"{name}: the runs also differ in {', '.join(varied)}, so they are no replicates: {apart}")
     if len(shas := {sha for path in runs["git_sha"] for sha in path.split(" → ")} - {""}) > 1:
-        said.append(f"the runs were made by {len(shas)} versions of the code")
+        sentences.append(f"the runs were made by {len(shas)} versions of the code")
     if mixed := int((runs["stretches"] > 1).sum()):
         of = f"{mixed} of {len(runs)} runs went on with other code, packages, device or settings than they began with"
-        said.append(f"{of}: `made_with` in run.json says which")
-    return said
+        sentences.append(f"{of}: `made_with` in run.json says which")
+    return sentences
 
 
 def curves(tables: Tables, metric: str) -> pd.DataFrame:
@@ -174,8 +174,8 @@ def replicate_keys(runs: pd.DataFrame) -> tuple[str, ...]:
 
 def _label(values: dict[str, Any], names: list[str]) -> str:
     """`baseline, steps_per_update 2048`: of the two sizes of a batch, the one that it has."""
-    said = zip(values.items(), names, strict=True)
-    return ", ".join(f"{name} {_said(x)}".lstrip() for (key, x), name in said if key not in BATCH or not pd.isna(x))
+    pairs = zip(values.items(), names, strict=True)
+    return ", ".join(f"{name} {_said(x)}".lstrip() for (key, x), name in pairs if key not in BATCH or not pd.isna(x))
 
 
 def _short_names(keys: Sequence[str]) -> list[str]:
@@ -189,8 +189,8 @@ def _said(x: Any) -> str:
         return "–"
     if isinstance(x, bool | np.bool_):
         return str(x).lower()
-    said = f"{x:g}" if isinstance(x, float) else str(x)
-    return said.removeprefix("pgx.").rsplit(".", 1)[-1] if said.startswith("pgx.") else said
+    text = f"{x:g}" if isinstance(x, float) else str(x)
+    return text.removeprefix("pgx.").rsplit(".", 1)[-1] if text.startswith("pgx.") else text
 
 
 # Run folders

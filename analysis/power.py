@@ -96,15 +96,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{options.seeds} seeds each decide nothing with {rule}: at least {least:.0f} are needed")
     elif options.seeds is None:
         n = seeds_for(probability, options.power, needed)
-        said = f"about {n:.0f}" if np.isfinite(n) else f"more than {MOST}"
-        print(f"{said} seeds each, to find {_effect(probability)} with {options.power:.0%} power; {rule}")
+        answer = f"about {n:.0f}" if np.isfinite(n) else f"more than {MOST}"
+        print(f"{answer} seeds each, to find {_effect(probability)} with {options.power:.0%} power; {rule}")
     elif probability is not None:
-        found = power(probability, options.seeds, needed)
-        print(f"{found:.0%} power: {options.seeds} seeds each, to find {_effect(probability)}; {rule}")
+        result = power(probability, options.seeds, needed)
+        print(f"{result:.0%} power: {options.seeds} seeds each, to find {_effect(probability)}; {rule}")
     else:
-        found = probability_for(options.seeds, options.power, needed)
-        said = "nothing" if np.isnan(found) else _effect(found)
-        print(f"{options.seeds} seeds each find {said} with {options.power:.0%} power; {rule}")
+        result = probability_for(options.seeds, options.power, needed)
+        answer = "nothing" if np.isnan(result) else _effect(result)
+        print(f"{options.seeds} seeds each find {answer} with {options.power:.0%} power; {rule}")
     return 0
 
 
@@ -113,18 +113,18 @@ def _effect(probability: float) -> str:
 
 
 def _between(low: float, high: float) -> Callable[[str], float]:
-    def number(said: str) -> float:
-        x = float(said)
+    def number(text: str) -> float:
+        x = float(text)
         if not low < x < high:
-            raise argparse.ArgumentTypeError(f"{said} is not between {low:g} and {high:g}")
+            raise argparse.ArgumentTypeError(f"{text} is not between {low:g} and {high:g}")
         return x
 
     return number
 
 
-def whole(said: str) -> int:
-    if (n := int(said)) < 1:
-        raise argparse.ArgumentTypeError(f"{said} is not at least 1")
+def whole(text: str) -> int:
+    if (n := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return n
 
 

@@ -32,8 +32,8 @@ def number(x: float) -> str:
     return _minus(f"{x:,.0f}" if abs(x) >= 100 else f"{x:.3g}")
 
 
-def _minus(said: str) -> str:
-    return said.replace("-", "−")
+def _minus(number: str) -> str:
+    return number.replace("-", "−")
 
 
 def share(x: float) -> str:

@@ -62,8 +62,8 @@ def say(line: str, stream: TextIO | None = None) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    said: list[str] = []
-    sweeps = _usable(options.sweeps, said)
+    complaints: list[str] = []
+    sweeps = _usable(options.sweeps, complaints)
     question = Question(
         score=options.score, metric=options.metric, threshold=options.threshold, base=options.base,
         by=options.by and tuple(options.by.split(",")), adjust=options.adjust,
@@ -72,18 +72,18 @@ def main(arguments: list[str] | None = None) -> int:
     output = options.output or (sweeps or options.sweeps)[0] / "report"
     try:
         tables = load(*sweeps) if sweeps else None
-        study = _study(tables, question, said) if tables else None
+        study = _study(tables, question, complaints) if tables else None
         if study:
             _make_room(output)
             _look(study, sweeps, options.chosen_on)
     except InputError as error:
-        said.append(str(error))
+        complaints.append(str(error))
         study = None
     if study is None:
-        return _end(said)
-    said += write(study, output)
+        return _end(complaints)
+    complaints += write(study, output)
     say(f"report: {output / 'report.html'}")
-    return _end(said, study)
+    return _end(complaints, study)
 
 
 def _look(study: Study, sweeps: list[Path], chosen_on: list[Path]) -> None:
@@ -92,8 +92,8 @@ def _look(study: Study, sweeps: list[Path], chosen_on: list[Path]) -> None:
         inside = [Path(folder).is_relative_to(sweep) for folder in study.runs["folder"]]
         study.notes += hygiene.look_again(sweep, study.loaded[inside])
     for stage_one in chosen_on:
-        said, fresh = hygiene.confirmed(study.loaded, load(stage_one).runs, str(stage_one))
-        (study.notes if fresh else study.problems).append(said)
+        sentence, fresh = hygiene.confirmed(study.loaded, load(stage_one).runs, str(stage_one))
+        (study.notes if fresh else study.problems).append(sentence)
 
 
 def write(study: Study, output: Path, *, quiet: bool | None = None) -> list[str]:
@@ -126,32 +126,32 @@ def write(study: Study, output: Path, *, quiet: bool | None = None) -> list[str]
 
 def _heading(cells: list[Cell]) -> str:
     """The first that is shown, as plain text; empty if none is."""
-    said = "\n".join(bundle.get("text/markdown", "") for cell in cells for bundle in cell.shown)
-    found = re.search(r"^# (.*)$", said, flags=re.MULTILINE)
-    return re.sub(r"\\(.)", r"\1", found[1]) if found else ""
+    text = "\n".join(bundle.get("text/markdown", "") for cell in cells for bundle in cell.shown)
+    match = re.search(r"^# (.*)$", text, flags=re.MULTILINE)
+    return re.sub(r"\\(.)", r"\1", match[1]) if match else ""
 
 
-def _usable(sweeps: list[Path], said: list[str]) -> list[Path]:
+def _usable(sweeps: list[Path], complaints: list[str]) -> list[Path]:
     """Those that can be loaded, each once; what is wrong with the others is said."""
-    found: dict[Path, Path] = {}
+    usable: dict[Path, Path] = {}
     for sweep in sweeps:
-        if sweep.resolve() in found:
-            said.append(f"{sweep}: given twice")
+        if sweep.resolve() in usable:
+            complaints.append(f"{sweep}: given twice")
         elif len(sweeps) > 1 and not sweep.is_dir():
-            said.append(f"{sweep}: no such folder")
+            complaints.append(f"{sweep}: no such folder")
         else:
-            found[sweep.resolve()] = sweep
-    return list(found.values())
+            usable[sweep.resolve()] = sweep
+    return list(usable.values())
 
 
-def _study(tables, question: Question, said: list[str]) -> Study:
+def _study(tables, question: Question, complaints: list[str]) -> Study:
     """With a grouping that there is not: grouped as it is by default, and said. Raises InputError if that is none."""
     try:
         return Study(tables, question)
     except InputError as error:
         if question.by is None:
             raise
-        said.append(str(error))
+        complaints.append(str(error))
         return Study(tables, dataclasses.replace(question, by=None))
 
 
@@ -166,19 +166,19 @@ def _make_room(output: Path) -> None:
         raise InputError(f"{output}: cannot be written ({error.strerror}); choose another folder with --output") from None
 
 
-def _end(said: list[str], study: Study | None = None) -> int:
+def _end(complaints: list[str], study: Study | None = None) -> int:
     """Prints what went wrong, a line each, and gives the exit code."""
-    broken = [line for line in said if line.startswith((NOTEBOOK.name, "tables:"))]
+    broken = [line for line in complaints if line.startswith((NOTEBOOK.name, "tables:"))]
     if study:
-        said += study.problems
+        complaints += study.problems
         for line in study.warnings:
-            if line not in said:
+            if line not in complaints:
                 say(f"note: {line}", sys.stderr)
         if not study.runs["status"].isin(["completed", "running", "interrupted"]).any():
-            said.append("all runs failed: there is nothing to measure")
-    for line in dict.fromkeys(said):
+            complaints.append("all runs failed: there is nothing to measure")
+    for line in dict.fromkeys(complaints):
         say(f"analysis: {line}", sys.stderr)
-    return 1 if broken else 2 if said else 0
+    return 1 if broken else 2 if complaints else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -217,8 +217,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def share(said: str) -> float:
-    x = float(said)
+def share(text: str) -> float:
+    x = float(text)
     if not 0 <= x < 1:
         raise ValueError
     return x

@@ -228,13 +228,13 @@ def _shown(bundle: Bundle, markdown: MarkdownIt) -> str:
 
 def _anchored(body: str) -> tuple[str, list[tuple[str, str]]]:
     """Every h2 with an id, and what they are."""
-    found: list[tuple[str, str]] = []
+    headings: list[tuple[str, str]] = []
 
     def anchor(match: re.Match) -> str:
-        found.append((f"part-{len(found) + 1}", match[1]))
-        return f'<h2 id="{found[-1][0]}">{match[1]}</h2>'
+        headings.append((f"part-{len(headings) + 1}", match[1]))
+        return f'<h2 id="{headings[-1][0]}">{match[1]}</h2>'
 
-    return re.sub(r"<h2>(.*?)</h2>", anchor, body), found
+    return re.sub(r"<h2>(.*?)</h2>", anchor, body), headings
 
 
 def plain_matplotlib() -> None:

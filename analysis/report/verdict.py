@@ -71,22 +71,22 @@ def of_variant(
 ) -> str:
     """`final` is a row of aggregates.aggregate, `median` of survival.median_times, `collapsed` of collapse_shares;
     `statuses` is how many runs ended how."""
-    said = []
+    clauses = []
     if median is not None:
         reached = f"{_share(median, 'reached')} runs reached {text.number(threshold)}"
-        said.append(reached + (f", median {text.steps(median['estimate'])} env steps "
+        clauses.append(reached + (f", median {text.steps(median['estimate'])} env steps "
                                f"{text.between(median['lo'], median['hi'], text.steps)}"
                                if not math.isnan(median["estimate"]) else ", too few for a median"))  # fmt: skip
     if final is not None and final["n_runs"]:
-        said.append(f"final score {text.number(final['estimate'])} {text.between(final['lo'], final['hi'])} "
+        clauses.append(f"final score {text.number(final['estimate'])} {text.between(final['lo'], final['hi'])} "
                     f"({_statistic(final)}, {_seeds(final['n_runs'])})")  # fmt: skip
-    said = said or ["no scores"]
+    clauses = clauses or ["no scores"]
     lost = [f"{n} {status}" for status, n in sorted(statuses.items()) if status != "completed"]
     if collapsed is not None and (of_collapses := of_share(collapsed)):
-        said.append(of_collapses)
+        clauses.append(of_collapses)
     elif lost:
-        said.append(f"of {sum(statuses.values())} runs {text.listed(lost)}")
-    return f"**{name}**: {'; '.join(said)}."
+        clauses.append(f"of {sum(statuses.values())} runs {text.listed(lost)}")
+    return f"**{name}**: {'; '.join(clauses)}."
 
 
 def of_share(row: pd.Series) -> str:
@@ -102,10 +102,10 @@ def of_share(row: pd.Series) -> str:
     if row["n_runs"]:
         collapsed = f"{_share(row, 'collapsed')} {text.between(row['lo'], row['hi'], text.share)} collapsed"
         for_good = f", {row['catastrophic']} for good" if row["catastrophic"] else ""
-        said = f"of those that got {level} of the way up {collapsed}{for_good}"
+        clause = f"of those that got {level} of the way up {collapsed}{for_good}"
     else:
-        said = f"none of {row['runs']} got {level} of the way up, so none could collapse"
-    return f"{said} ({', '.join(beside)})" if beside else said
+        clause = f"none of {row['runs']} got {level} of the way up, so none could collapse"
+    return f"{clause} ({', '.join(beside)})" if beside else clause
 
 
 def _statistic(row: pd.Series) -> str:
@@ -154,25 +154,25 @@ class _Known:
 
 def _sentences(pairs: pd.DataFrame, known: _Known, name: str) -> list[str]:
     """The clearest first. Pairs of which there is the same to say are named together."""
-    together, told = {}, []
+    together, alone = {}, []
     order = pd.DataFrame({"clear": ~pairs["conclusive"], "p": pairs["p"], "by": -(pairs["estimate"] - pairs["null"]).abs()})
     for _, pair in pairs.loc[order.sort_values(["clear", "p", "by"], kind="stable").index].iterrows():
         if same := _said_together(pair, known):
             together.setdefault(same, []).append(pair)
         else:
-            told.append(pair)
-    said = [of_pair(pair, known) for pair in told[:MOST]]
-    if len(told) > MOST:
-        said.append(f"… and {len(told) - MOST} more pairs, in the table `{name}`: {int(pairs['conclusive'].sum())} of all "
+            alone.append(pair)
+    lines = [of_pair(pair, known) for pair in alone[:MOST]]
+    if len(alone) > MOST:
+        lines.append(f"… and {len(alone) - MOST} more pairs, in the table `{name}`: {int(pairs['conclusive'].sum())} of all "
                     f"{len(pairs)} are clear.")  # fmt: skip
     for same, alike in together.items():
         names = sorted(f"{pair['a']} or {pair['b']}" for pair in alike)
         more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
         hopeless = alike[0]["conclusion"] == "undecidable"
-        said.append(f"{same}: {', '.join(names[:MOST])}{more}.{_smallest(alike) if hopeless else ''}")
-    if told:
-        said.append(_smallest(told).strip())
-    return [line for line in said if line]
+        lines.append(f"{same}: {', '.join(names[:MOST])}{more}.{_smallest(alike) if hopeless else ''}")
+    if alone:
+        lines.append(_smallest(alone).strip())
+    return [line for line in lines if line]
 
 
 def _said_together(pair: pd.Series, known: _Known) -> str | None:
@@ -269,22 +269,22 @@ class _Kind:
 
 
 def _times(pair: pd.Series, first: str, second: str, known: _Known) -> str:
-    said = _medians(known.medians[first], known.medians[second])
+    medians = _medians(known.medians[first], known.medians[second])
     means = [known.restricted[name]["estimate"] for name in (first, second)]
     if math.isnan(sum(means)):
-        return said
-    return f"{said} (restricted mean {text.steps(means[0])} against {text.steps(means[1])})"
+        return medians
+    return f"{medians} (restricted mean {text.steps(means[0])} against {text.steps(means[1])})"
 
 
 def _medians(a: pd.Series, b: pd.Series) -> str:
     if not math.isnan(a["estimate"] + b["estimate"]):
         return f"median {text.steps(a['estimate'])} against {text.steps(b['estimate'])} env steps"
-    said = [
+    clauses = [
         f"{_share(row, 'reached')} got there"
         + ("" if math.isnan(row["estimate"]) else f" (median {text.steps(row['estimate'])} env steps)")
         for row in (a, b)
     ]
-    return " against ".join(said)
+    return " against ".join(clauses)
 
 
 def _finals(pair: pd.Series, first: str, second: str, known: _Known) -> str:
@@ -327,16 +327,16 @@ def _else(pair: pd.Series, known: _Known) -> list[str]:
     a, b = known.shares[pair["a"]], known.shares[pair["b"]]
     what = {"diverged": "diverged", "failed": "failed", "unfinished": "are unfinished", "stopped": "were stopped when solved",
             "falling": "are falling at the end", "undetermined": "are not determined"}  # fmt: skip
-    said = []
+    sentences = []
     for name, became in what.items():
         counts = [f"{row[name]} of {row['runs']} runs of {row['variant']}" for row in (a, b) if row[name]]
         if counts:
-            said.append(f"{' and '.join(counts)} {became}.")
+            sentences.append(f"{' and '.join(counts)} {became}.")
     shorter, longer = sorted([a["watched"], b["watched"]])
     if longer > 1.25 * shorter:
-        said.append(f"Runs at risk were watched for a median of {text.steps(a['watched'])} ({a['variant']}) against "
+        sentences.append(f"Runs at risk were watched for a median of {text.steps(a['watched'])} ({a['variant']}) against "
                     f"{text.steps(b['watched'])} env steps ({b['variant']}).")  # fmt: skip
-    return said
+    return sentences
 
 
 _KINDS = {
@@ -375,9 +375,9 @@ def _lost(pair: pd.Series) -> list[str]:
            "unknown": "were stopped or have not ended and are left out"}  # fmt: skip
     return [
         f"{int(pair[f'{what}_{side}'])} of {int(pair[f'runs_{side}'])} runs of {pair[side]} "
-        + (f"{said} last" if said.endswith("rank") else said)
+        + (f"{verb} last" if verb.endswith("rank") else verb)
         for side in "ab"
-        for what, said in how.items()
+        for what, verb in how.items()
         if pair[f"{what}_{side}"]
     ]
 

@@ -116,14 +116,14 @@ def interval(
 
 def doubts_about(n: int, statistic: str = "", level: float = 0.95) -> list[str]:
     """What a reader has to know about an interval over n runs; the figures are at the top of this file."""
-    said = []
+    doubts = []
     if statistic == "iqm" and n < 4:
-        said.append(f"with {n} runs nothing is trimmed: the IQM is the mean")
+        doubts.append(f"with {n} runs nothing is trimmed: the IQM is the mean")
     if n < 3:
-        said.append("fewer than 3 runs: no interval")
+        doubts.append("fewer than 3 runs: no interval")
     elif n < 10:
-        said.append(f"{n} runs: a nominal {level:.0%} interval covers less than that (it takes 10)")
-    return said
+        doubts.append(f"{n} runs: a nominal {level:.0%} interval covers less than that (it takes 10)")
+    return doubts
 
 
 def _finite(scores: pd.DataFrame) -> tuple[np.ndarray, str]:
@@ -241,12 +241,12 @@ def improvements(
     for env, of_env in scores.groupby("env"):
         samples = {variant: _finite(group) for variant, group in of_env.groupby("variant")}
         for (a, (x, lost)), (b, (y, also_lost)) in combinations(samples.items(), 2):
-            found, p, n = (np.nan, np.nan, np.nan), np.nan, min(len(x), len(y))
+            numbers, p, n = (np.nan, np.nan, np.nan), np.nan, min(len(x), len(y))
             if n:
-                found = float(improvement_along(x, y, 0)), *improvement_interval(x, y, spec.level)
+                numbers = float(improvement_along(x, y, 0)), *improvement_interval(x, y, spec.level)
                 p = improvement_p(x, y, n_permutations, spec.rng_seed) if n_permutations else np.nan
             doubts = [lost, also_lost, *doubts_about(n, "", spec.level)]
-            rows += _both_ways(a, b, env, metric, found, level=spec.level, method=method, n_runs=n, params=params,
+            rows += _both_ways(a, b, env, metric, numbers, level=spec.level, method=method, n_runs=n, params=params,
                                rng_seed=spec.rng_seed, warning=doubts, p=p)  # fmt: skip
     envs = sorted(scores.dropna(subset="value")["env"].unique())
     return table(rows + (_over_envs(scores, metric, envs, spec) if len(envs) > 1 else []), "a", "b", "p")
@@ -259,18 +259,18 @@ def _over_envs(scores: pd.DataFrame, metric: str, envs: list[str], spec: Bootstr
     rows = []
     for a, b in combinations(samples, 2):
         both = [x for pair in zip(samples[a], samples[b], strict=True) for x, _ in pair]
-        found, n = (np.nan, np.nan, np.nan), min(map(len, both))
+        numbers, n = (np.nan, np.nan, np.nan), min(map(len, both))
         if n:
-            found = mean_improvement(*both, axis=0), *interval(both, mean_improvement, spec)
+            numbers = mean_improvement(*both, axis=0), *interval(both, mean_improvement, spec)
         doubts = [*(lost for _, lost in (*samples[a], *samples[b])), *doubts_about(n, "", spec.level)]
-        rows += _both_ways(a, b, "all", metric, found, level=spec.level, method=method, n_runs=n, n_boot=spec.n_boot,
+        rows += _both_ways(a, b, "all", metric, numbers, level=spec.level, method=method, n_runs=n, n_boot=spec.n_boot,
                            rng_seed=spec.rng_seed, params=spec, warning=doubts, p=np.nan)  # fmt: skip
     return rows
 
 
-def _both_ways(a: str, b: str, env: str, metric: str, found: tuple[float, float, float], **more: Any) -> list[dict]:
+def _both_ways(a: str, b: str, env: str, metric: str, numbers: tuple[float, float, float], **more: Any) -> list[dict]:
     """The rows of a against b and of b against a."""
-    name, (estimate, lo, hi) = f"probability of improvement of {metric}", found
+    name, (estimate, lo, hi) = f"probability of improvement of {metric}", numbers
     return [
         row("comparison", f"{a} > {b}", env, name, estimate, lo, hi, a=a, b=b, **more),
         row("comparison", f"{b} > {a}", env, name, 1 - estimate, 1 - hi, 1 - lo, a=b, b=a, **more),
@@ -319,8 +319,8 @@ def tolerance_bands(aligned: pd.DataFrame, metric: str, share: float = 0.9, leve
         for step, column in zip(np.unique(group["env_steps"]), y.T, strict=True):
             x = column[~np.isnan(column)]
             short = "" if len(x) == len(column) else f"{len(x)} of {len(column)} runs got here"
-            found = _tolerance_row(x, variant, env, metric, share, level, short)
-            rows.append(found | {"scope": "point", "env_steps": step})
+            band = _tolerance_row(x, variant, env, metric, share, level, short)
+            rows.append(band | {"scope": "point", "env_steps": step})
     return table(rows, "env_steps")
 
 

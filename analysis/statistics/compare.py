@@ -113,15 +113,15 @@ def correlations(scores: pd.DataFrame, metric: str, level: float = 0.95) -> pd.D
         if not _same_seeds(of_a, of_b):
             continue
         pair = _pair(a, b, env, of_a, of_b, paired=True)
-        found = correlation(pair, level)
-        doubts = [*pair.doubts, "fewer than 5 pairs, or one of the two is constant" if np.isnan(found[0]) else ""]
+        numbers = correlation(pair, level)
+        doubts = [*pair.doubts, "fewer than 5 pairs, or one of the two is constant" if np.isnan(numbers[0]) else ""]
         rows.append(
             row(
                 "comparison",
                 f"{a} with {b}",
                 env,
                 f"correlation between seeds of {metric}",
-                *found,
+                *numbers,
                 level=level,
                 method="Spearman's; Bonett and Wright's interval",
                 n_runs=pair.n,
@@ -249,29 +249,29 @@ def concluded(
     smallest_p_adjusted, the same of all the family; seeds_least, the seeds each that are needed for a clear result;
     conclusion; conclusive.
     """
-    found = adjust(pairs, method).astype({"against": "bool", "equal": "bool"})
-    n = zip(found["test"], found["n_a"], found["n_b"], strict=True)
+    adjusted = adjust(pairs, method).astype({"against": "bool", "equal": "bool"})
+    n = zip(adjusted["test"], adjusted["n_a"], adjusted["n_b"], strict=True)
     smallest = np.array([_smallest(test, a, b, n_permutations) for test, a, b in n], float)
-    smallest[found["p"].isna()] = np.nan
+    smallest[adjusted["p"].isna()] = np.nan
     of_family = _adjusted(smallest, method)
-    family = int(found["estimate"].notna().sum())
-    least = {test: seeds_least(test, family, alpha, method, n_permutations) for test in found["test"].unique()}
-    fewest = found[["n_a", "n_b"]].min(axis=1)
-    excluded = (found["lo"] > found["null"]) | (found["hi"] < found["null"])
-    clear = excluded & (found["p_adjusted"] <= alpha)
+    family = int(adjusted["estimate"].notna().sum())
+    least = {test: seeds_least(test, family, alpha, method, n_permutations) for test in adjusted["test"].unique()}
+    fewest = adjusted[["n_a", "n_b"]].min(axis=1)
+    excluded = (adjusted["lo"] > adjusted["null"]) | (adjusted["hi"] < adjusted["null"])
+    clear = excluded & (adjusted["p_adjusted"] <= alpha)
     conditions = {
-        "none": found["estimate"].isna(),
+        "none": adjusted["estimate"].isna(),
         "undecidable": (fewest < LEAST_SEEDS) | ~(of_family <= alpha),
-        "absent": found[["absent_a", "absent_b"]].max(axis=1) > MOST_ABSENT,
-        "mixed": clear & found["against"],
+        "absent": adjusted[["absent_a", "absent_b"]].max(axis=1) > MOST_ABSENT,
+        "mixed": clear & adjusted["against"],
         "clear": clear,
-        "equal": found["equal"] & (fewest >= FEW_SEEDS),
+        "equal": adjusted["equal"] & (fewest >= FEW_SEEDS),
     }
     strongest = [name for name in reversed(CONCLUSIONS) if name in conditions]
     conclusion = np.select([conditions[name] for name in strongest], strongest, "inconclusive")
-    return found.assign(
+    return adjusted.assign(
         family=family, smallest_p=smallest, smallest_p_adjusted=of_family, conclusion=conclusion,
-        seeds_least=found["test"].map(least).astype(float), conclusive=conclusion == "clear",
+        seeds_least=adjusted["test"].map(least).astype(float), conclusive=conclusion == "clear",
     )  # fmt: skip
 
 

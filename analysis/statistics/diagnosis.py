@@ -90,7 +90,7 @@ def estimators(diagnosis: pd.DataFrame, runs: pd.DataFrame, spec: Bootstrap = Bo
     where = pd.MultiIndex.from_frame(diagnosis[["run_id", "update"]])
     noise = where.isin(pd.MultiIndex.from_frame(mostly_noise(diagnosis, "pathwise")))
     rows = _described(diagnosis[wanted & ~(noise & (diagnosis["quantity"] == "cosine_pathwise"))], runs)
-    found = []
+    parts = []
     for quantity in QUALITY:
         of_quantity = rows[rows["quantity"] == quantity]
         if quantity == "variance":  # whitening changes the unit of the gradient
@@ -99,11 +99,11 @@ def estimators(diagnosis: pd.DataFrame, runs: pd.DataFrame, spec: Bootstrap = Bo
         # a value a batch size is a curve, whose points come from the same episodes
         curves = _over_checkpoints(of_quantity, "env_steps")
         if len(curves):
-            found.append(curve_bands(curves, quantity, spec=spec).rename(columns={"env_steps": "batch_size"}))
-    if not found:
+            parts.append(curve_bands(curves, quantity, spec=spec).rename(columns={"env_steps": "batch_size"}))
+    if not parts:
         return table([], "batch_size")
-    said = "median over a run's checkpoints; pointwise percentile bootstrap over runs"
-    return pd.concat(found, ignore_index=True).assign(method=said)
+    method = "median over a run's checkpoints; pointwise percentile bootstrap over runs"
+    return pd.concat(parts, ignore_index=True).assign(method=method)
 
 
 def mostly_noise(diagnosis: pd.DataFrame, reference: str) -> pd.DataFrame:
@@ -145,9 +145,9 @@ def noise_against(
         return table([])
     both = _described(both.assign(value=np.log(both["value"] / both["value_other"])), runs)
     scores = _over_checkpoints(both.assign(variant=both["of"]))
-    found = aggregate(scores.assign(seed=0), f"tr Σ / tr Σ of {other or 'the plain one'}", spec=spec)
+    ratios = aggregate(scores.assign(seed=0), f"tr Σ / tr Σ of {other or 'the plain one'}", spec=spec)
     method = f"same checkpoint and batch; IQM of logarithms over runs, {spec.level:.0%} bootstrap"
-    return found.assign(method=method, **{name: np.exp(found[name]) for name in ("estimate", "lo", "hi")})
+    return ratios.assign(method=method, **{name: np.exp(ratios[name]) for name in ("estimate", "lo", "hi")})
 
 
 def parts_of_variance(diagnosis: pd.DataFrame, runs: pd.DataFrame, spec: Bootstrap = Bootstrap()) -> pd.DataFrame:
@@ -164,12 +164,12 @@ def parts_of_variance(diagnosis: pd.DataFrame, runs: pd.DataFrame, spec: Bootstr
     whole = total.loc[(total["of"] == "reward_to_go") & (total["value"] > 0), ["run_id", "update", "value"]]
     rows = pd.concat([rows, total], ignore_index=True).merge(whole, on=["run_id", "update"], suffixes=("", "_whole"))
     rows = _described(rows.assign(value=rows["value"] / rows["value_whole"]), runs).assign(variant=rows["of"])
-    found = []
+    parts = []
     for quantity, letter in {**PARTS, "sum": "Σ_s + Σ_a + Σ_τ"}.items():
         scores = _over_checkpoints(rows[rows["quantity"] == quantity]).assign(seed=0)
-        found.append(aggregate(scores, letter, spec=spec).assign(metric=f"{letter} / sum of reward_to_go"))
-    said = "IQM over runs of the median over a run's checkpoints; percentile bootstrap over runs"
-    return pd.concat(found, ignore_index=True).assign(method=said)
+        parts.append(aggregate(scores, letter, spec=spec).assign(metric=f"{letter} / sum of reward_to_go"))
+    method = "IQM over runs of the median over a run's checkpoints; percentile bootstrap over runs"
+    return pd.concat(parts, ignore_index=True).assign(method=method)
 
 
 # The policies
@@ -245,15 +245,15 @@ def policies(
             label = "share of dead units" if quantity == "dead_units" else "effective rank"
             scores.append((f"{label}, {layer}", units[units["of"] == layer]))
     seeds = runs.set_index("run_id")["seed"]
-    found = []
+    parts = []
     for label, part in scores:
         if part["value"].notna().any():
             each = _over_checkpoints(part)
-            found.append(aggregate(each.assign(seed=each["run_id"].map(seeds)), label, spec=spec).assign(metric=label))
-    if not found:
+            parts.append(aggregate(each.assign(seed=each["run_id"].map(seeds)), label, spec=spec).assign(metric=label))
+    if not parts:
         return table([])
     method = "IQM over runs of the median over a run's checkpoints; percentile bootstrap over runs"
-    return pd.concat(found, ignore_index=True).assign(method=method)
+    return pd.concat(parts, ignore_index=True).assign(method=method)
 
 
 def _own_gradient(diagnosis: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:

@@ -289,15 +289,15 @@ def collapse_shares(
 
 def _doubts(counts: Mapping[str, int], at_risk: int, unknown: pd.Series, spec: Collapse) -> list[str]:
     """What to know about a share of collapses."""
-    said = [f"not determined for {n} of {counts['runs']} runs: {why}" for why, n in unknown.value_counts().items()]
+    doubts = [f"not determined for {n} of {counts['runs']} runs: {why}" for why, n in unknown.value_counts().items()]
     if not at_risk and not len(unknown):
-        said.append(f"no run reached {spec.level:.0%} of the way up: none was at risk")
+        doubts.append(f"no run reached {spec.level:.0%} of the way up: none was at risk")
     what = {
         "diverged": "diverged", "failed": "failed", "unfinished": "are not finished",
         "stopped": "were stopped when they had solved it, and watched no longer",
         "falling": "are falling at the end, too late to tell whether they collapse",
     }  # fmt: skip
-    return said + [f"{counts[name]} of {counts['runs']} runs {text}" for name, text in what.items() if counts[name]]
+    return doubts + [f"{counts[name]} of {counts['runs']} runs {text}" for name, text in what.items() if counts[name]]
 
 
 def _event(run_id: str, kind: str, t: np.ndarray, y: np.ndarray, start: int, end: int, *, origin: float) -> dict[str, Any]:

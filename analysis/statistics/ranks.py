@@ -79,7 +79,7 @@ def improvement_p(x: np.ndarray, y: np.ndarray, n_permutations: int = PERMUTATIO
     pooled = np.sort(np.concatenate([x, y]))
     wins = _wins(pooled, pooled).astype(np.float32)
     divisions, exact = _divisions(len(x), len(y), n_permutations, rng_seed)
-    found = np.abs(_brunner_munzel(_wins(x, y).mean(1)[None], _wins(y, x).mean(1)[None]))
+    observed = np.abs(_brunner_munzel(_wins(x, y).mean(1)[None], _wins(y, x).mean(1)[None]))
     extreme = 0
     for some in np.array_split(divisions, max(1, divisions.size // 2_000_000)):
         of_x = some.astype(np.float32)
@@ -88,7 +88,7 @@ def improvement_p(x: np.ndarray, y: np.ndarray, n_permutations: int = PERMUTATIO
             beats_y[some].reshape(-1, len(x)).astype(float) / len(y),
             beats_x[~some].reshape(-1, len(y)).astype(float) / len(x),
         )
-        extreme += int((np.abs(t) >= found * (1 - 1e-9)).sum())
+        extreme += int((np.abs(t) >= observed * (1 - 1e-9)).sum())
     return extreme / len(divisions) if exact else (extreme + 1) / (len(divisions) + 1)
 
 

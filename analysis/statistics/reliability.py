@@ -140,9 +140,9 @@ def over_runs(within: pd.DataFrame, runs: pd.DataFrame, spec: Bootstrap = Bootst
     parts = []
     for metric, rows in within.groupby("metric", sort=False):
         scores = rows[["run_id", "variant", "env"]].assign(seed=rows["run_id"].map(seeds).to_numpy(), value=rows["estimate"])
-        found = aggregate(scores, metric, "iqm", spec)
-        method = "IQM over runs; " + found["method"]
-        parts.append(found.assign(metric=metric, method=method, params_json=rows["params_json"].iloc[0]))
+        results = aggregate(scores, metric, "iqm", spec)
+        method = "IQM over runs; " + results["method"]
+        parts.append(results.assign(metric=metric, method=method, params_json=rows["params_json"].iloc[0]))
     return pd.concat(parts, ignore_index=True) if parts else table([])
 
 

@@ -31,9 +31,9 @@ def characters_across(ax: Axes) -> float:
     return ax.figure.get_figwidth() / ax.get_subplotspec().get_gridspec().ncols * 12
 
 
-def caption(ax: Axes, said: str, below: float = 34) -> None:
+def caption(ax: Axes, words: str, below: float = 34) -> None:
     """Under the axis label, so many points below the axis."""
-    wrapped = textwrap.fill(said, int(characters_across(ax)))
+    wrapped = textwrap.fill(words, int(characters_across(ax)))
     ax.annotate(wrapped, (0, 0), (0, -below), xycoords="axes fraction", textcoords="offset points", va="top",
                 ha="left", fontsize=9, color=INK, linespacing=1.25, annotation_clip=False, gid="caption")  # fmt: skip
 
@@ -45,9 +45,9 @@ def caption_of(ax: Axes) -> str:
 
 def take_caption(ax: Axes) -> str:
     """The same, and it is there no longer: for a figure of several Axes that has one caption."""
-    said = caption_of(ax)
+    words = caption_of(ax)
     remove(ax, "caption")
-    return said
+    return words
 
 
 def remove(ax: Axes, gid: str) -> None:
@@ -55,9 +55,9 @@ def remove(ax: Axes, gid: str) -> None:
         child.remove()
 
 
-def caption_below(figure: Figure, said: str) -> None:
+def caption_below(figure: Figure, words: str) -> None:
     """Under all of a figure."""
-    wrapped = textwrap.fill(said, int(figure.get_figwidth() * 12.5))
+    wrapped = textwrap.fill(words, int(figure.get_figwidth() * 12.5))
     figure.supxlabel(wrapped, x=0.01, ha="left", fontsize=9, color=INK, linespacing=1.25)
 
 
@@ -78,9 +78,9 @@ def statistic(rows: pd.DataFrame) -> str:
 
 def doubts(rows: pd.DataFrame, most: int = 2) -> str:
     """What is to be known of these numbers, as sentences; of more than `most` the others are counted."""
-    said = list(dict.fromkeys(part for warning in rows["warning"] for part in warning.split("; ") if part))
-    notes = "".join(f" {part[0].upper()}{part[1:]}." for part in said[:most])
-    if (more := len(said) - most) > 0:
+    parts = list(dict.fromkeys(part for warning in rows["warning"] for part in warning.split("; ") if part))
+    notes = "".join(f" {part[0].upper()}{part[1:]}." for part in parts[:most])
+    if (more := len(parts) - most) > 0:
         notes += f" {more} more {'note is' if more == 1 else 'notes are'} beside the numbers in the tables."
     return notes
 

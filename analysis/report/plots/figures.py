@@ -80,10 +80,10 @@ def _as_panel(ax: Axes, name: str, colour: str) -> None:
     """Without what all panels have in common; the group's own part of the legend is in the title."""
     remove(ax, "at risk")  # too narrow for them, and they are in the table `survival`
     legend = ax.get_legend()
-    said = [label.get_text() for label in legend.get_texts()] if legend else []
+    labels = [label.get_text() for label in legend.get_texts()] if legend else []
     if legend:
         legend.remove()
-    more = said[0].removeprefix(name.split(" · ")[0]).strip(" :,") if said else ""
+    more = labels[0].removeprefix(name.split(" · ")[0]).strip(" :,") if labels else ""
     broken = name.replace(", ", ",\n")
     ax.set_title(f"{broken}\n{more}".strip(), loc="left", pad=4, fontsize=9, fontweight="bold", color=colour)
     ax.xaxis.set_major_locator(MaxNLocator(3))

@@ -41,13 +41,13 @@ def looks_of(variants: Sequence[str]) -> dict[str, Look]:
         families.setdefault(variant.split(", ")[0], []).append(variant)
     if len(families) == 1 and len(variants) > 2:  # only one: its groups are told apart by colour
         families = {variant: [variant] for variant in sorted(variants)}
-    found = {}
+    looks = {}
     for members, i in zip(families.values(), _places(list(families)), strict=True):
         for k, member in enumerate(members):
             dashes = ("-", (0, (4, 1.5)), (0, (1.5, 1.2)), (0, (5, 1, 1, 1)))[k % 4]
             darker = 0.35 * k / max(1, len(members) - 1)
-            found[member] = Look(mixed(PALETTE[i], -darker), MARKERS[(i + 3 * k) % len(MARKERS)], dashes)
-    return found
+            looks[member] = Look(mixed(PALETTE[i], -darker), MARKERS[(i + 3 * k) % len(MARKERS)], dashes)
+    return looks
 
 
 def _places(names: Sequence[str]) -> list[int]:

@@ -27,8 +27,8 @@ def final_scores(
         for row in results[results["variant"] == variant].itertuples():
             ax.plot([row.lo, row.hi], [i + 0.18] * 2, color=look.colour, linewidth=3.5, solid_capstyle="butt", alpha=0.7)
             ax.plot(row.estimate, i + 0.18, look.marker, color=look.colour, markeredgecolor="white", markersize=9)
-            said = f"{text.number(row.estimate)}  {text.between(row.lo, row.hi)}"
-            ax.annotate(said, (1.01, i + 0.12), xycoords=("axes fraction", "data"), fontsize=8.5, color=GREY, va="center")
+            words = f"{text.number(row.estimate)}  {text.between(row.lo, row.hi)}"
+            ax.annotate(words, (1.01, i + 0.12), xycoords=("axes fraction", "data"), fontsize=8.5, color=GREY, va="center")
     ax.set_yticks(range(len(names)), [f"{name}\n(n = {_n(results, name)})" for name in names])
     ax.set_ylim(len(names) - 0.55, -0.5)
     ax.grid(axis="y", visible=False)
@@ -86,17 +86,17 @@ def improvement_matrix(results: pd.DataFrame, ax: Axes, *, of: str = "final scor
         ends = np.clip([row.lo, row.hi], 0, 1) * 0.8 + 0.1 + j  # room for half a dot at 0 and at 1
         ax.plot(ends, [i + 0.74] * 2, color="#222222", linewidth=2.5, solid_capstyle="butt")
         ax.plot(j + 0.1 + 0.8 * row.estimate, i + 0.74, "o", color="#222222", markersize=5)
-        said = text.share(row.estimate), text.between(row.lo, row.hi, text.share)
+        words = text.share(row.estimate), text.between(row.lo, row.hi, text.share)
         ax.text(
             j + 0.5,
             i + 0.2,
-            said[0],
+            words[0],
             ha="center",
             va="center",
             fontsize=size + 2,
             fontweight="bold" if sure else "normal",
         )
-        ax.text(j + 0.5, i + 0.42, said[1], ha="center", va="center", fontsize=size - 1, color="#444444")
+        ax.text(j + 0.5, i + 0.42, words[1], ha="center", va="center", fontsize=size - 1, color="#444444")
     for i in range(len(names)):
         ax.text(i + 0.5, i + 0.5, "–", ha="center", va="center", color="#bbbbbb")
     broken = [name.replace(", ", ",\n") for name in names]

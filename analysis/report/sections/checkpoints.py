@@ -17,22 +17,22 @@ def readable_estimators(study: Study) -> pd.DataFrame:
     noise, of_forms = (x.set_index(["variant", "env"]) for x in (study.noise, study.noise_of_forms))
     size = _trained_batch(study, rows["batch_size"].unique())
     at = rows[rows["batch_size"] == size].assign(metric=rows["metric"].str.removeprefix("iqm of "))
-    found = []
+    records = []
     for (env, name), group in at.groupby(["env", "variant"]):
         of = group.set_index("metric")
-        said = {
+        cells = {
             quantity: f"{text.number(of.loc[quantity, 'estimate'])} "
             + text.between(of.loc[quantity, "lo"], of.loc[quantity, "hi"])
             for quantity in of.index
         }
-        found.append({
+        records.append({
             "estimator": name, "env": env,
             "tr Σ / that of vanilla": _ratio(noise, name, env), "/ its plain form": _ratio(of_forms, name, env),
-            "SNR": said.get("snr", "–"), "two batches": said.get("cosine", "–"),
-            "with the reference": said.get("cosine_reference", "–"), "with pathwise": said.get("cosine_pathwise", "–"),
+            "SNR": cells.get("snr", "–"), "two batches": cells.get("cosine", "–"),
+            "with the reference": cells.get("cosine_reference", "–"), "with pathwise": cells.get("cosine_pathwise", "–"),
             "n": int(of["n_runs"].max()),
         })  # fmt: skip
-    frame = pd.DataFrame(found)
+    frame = pd.DataFrame(records)
     unused = [name for name in ("/ its plain form", "with pathwise") if name in frame and (frame[name] == "–").all()]
     return frame.drop(columns=[*unused, *(["env"] if len(study.envs) == 1 and len(frame) else [])])
 
@@ -116,9 +116,9 @@ def readable_parts(study: Study) -> pd.DataFrame:
     if rows.empty:
         return rows
     short = lambda x: text.number(round(x, 4) + 0.0)  # and no −0
-    said = [f"{short(x)} {text.between(lo, hi, short)}"
+    cells = [f"{short(x)} {text.between(lo, hi, short)}"
             for x, lo, hi in zip(rows["estimate"], rows["lo"], rows["hi"], strict=True)]  # fmt: skip
-    rows = rows.assign(said=said, part=rows["metric"].str.removesuffix(" / sum of reward_to_go"))
+    rows = rows.assign(said=cells, part=rows["metric"].str.removesuffix(" / sum of reward_to_go"))
     keys = ["env", "variant"] if len(study.envs) > 1 else ["variant"]
     wide = rows.pivot(index=keys, columns="part", values="said")[list(rows["part"].unique())]
     n = rows.groupby(keys)["n_runs"].max()
@@ -131,9 +131,9 @@ def readable_policies(study: Study) -> pd.DataFrame:
     if rows.empty:
         return rows
     records = rows.to_dict("records")
-    said = [f"{number(row, 'estimate')} [{number(row, 'lo')}, {number(row, 'hi')}]" for row in records]
+    cells = [f"{number(row, 'estimate')} [{number(row, 'lo')}, {number(row, 'hi')}]" for row in records]
     keys = ["env", "metric"] if len(study.envs) > 1 else ["metric"]
-    wide = rows.assign(said=said).pivot(index=keys, columns="variant", values="said").fillna("–")
+    wide = rows.assign(said=cells).pivot(index=keys, columns="variant", values="said").fillna("–")
     lines = list(dict.fromkeys(zip(*(rows[key] for key in keys), strict=True)))
     wide = wide.loc[lines if len(keys) > 1 else [line[0] for line in lines]]
     return wide.reset_index().rename(columns={"metric": "of the policies"}).rename_axis(columns=None)

@@ -19,8 +19,8 @@ class Gallery:
         self.folder = folder
 
     def __call__(self, figure: Figure, name: str) -> Picture:
-        said = [f"{ax.get_title(loc='left')}. {plots.caption_of(ax)}" for ax in figure.axes]
-        picture = Picture.of(figure, " ".join([figure.get_suptitle(), *said, figure.get_supxlabel()]).strip())
+        captions = [f"{ax.get_title(loc='left')}. {plots.caption_of(ax)}" for ax in figure.axes]
+        picture = Picture.of(figure, " ".join([figure.get_suptitle(), *captions, figure.get_supxlabel()]).strip())
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / f"{name}.png").write_bytes(picture.png)
@@ -40,11 +40,11 @@ def shown(frame: pd.DataFrame, otherwise: str = "Nothing was measured.", long: i
     return Html(f"<details><summary>{len(frame)} rows</summary>{table}</details>" if len(frame) > long else table)
 
 
-def _cell(said: str) -> str:
+def _cell(words: str) -> str:
     """Short ones are not broken: neither `CartPole-v1` nor an interval."""
-    return f"<td{' class=short' if len(said) <= 16 else ''}>{html.escape(said)}</td>"
+    return f"<td{' class=short' if len(words) <= 16 else ''}>{html.escape(words)}</td>"
 
 
-def escaped(said: str) -> str:
+def escaped(words: str) -> str:
     """Text that Markdown shows as it is: `estimator._target_` is no emphasis."""
-    return re.sub(r"([\\`*_<>\[\]])", r"\\\1", said)
+    return re.sub(r"([\\`*_<>\[\]])", r"\\\1", words)

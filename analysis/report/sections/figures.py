@@ -35,11 +35,11 @@ def forests(study: Study, looks: plots.Looks) -> Figure:
             ax.set_title(f"{ax.get_title(loc='left')} · {env}", loc="left")
     for ax in axes[len(groups) :]:
         ax.set_axis_off()
-    said = []
+    sentences = []
     for _, same in rows.groupby("method", sort=False):
         measures = [metric.split(" of ")[0] for metric in same["metric"].unique()]
-        said.append(f"{text.listed(measures)}: {plots.method_of(same)}.")
-    plots.caption_below(figure, " ".join(said))
+        sentences.append(f"{text.listed(measures)}: {plots.method_of(same)}.")
+    plots.caption_below(figure, " ".join(sentences))
     return figure
 
 

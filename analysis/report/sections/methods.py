@@ -41,12 +41,12 @@ def way_up(study: Study) -> list[str]:
     """What 0 and 1 are on the scale of collapses, in every environment."""
     smoothing, given = study.question.collapse.smoothing, study.question.base is not None
     of = "as given" if given else f"the median over all runs of the mean of their first {smoothing} episodes"
-    said = [
+    ways = [
         f"{env}: not determined, {way.undetermined}" if way.undetermined else
         f"{env}: from {text.number(way.base)} to {text.number(way.threshold)}"
         for env, way in study.ways.items() if env in study.envs
     ]  # fmt: skip
-    return [f"**The way up** goes from what an untrained policy returns ({of}) to the threshold. {'; '.join(said)}."]
+    return [f"**The way up** goes from what an untrained policy returns ({of}) to the threshold. {'; '.join(ways)}."]
 
 
 def final_score_of(score: str) -> str:
@@ -58,7 +58,7 @@ def final_score_of(score: str) -> str:
 def method(study: Study) -> str:
     q, boot, fall = study.question, study.question.bootstrap, study.question.collapse
     horizons = ", ".join(f"{n:,} env steps ({env})" for env, n in study.horizons.items()) or "no step"
-    said = [
+    lines = [
         "**Unit.** A run; never an episode. First every run is reduced to one number or one curve, then runs are resampled.",
         f"**Intervals.** {boot.level:.0%} percentile bootstrap over runs, {boot.n_boot:,} resamples, generator seeded "
         f"with {boot.rng_seed}: the same runs give the same numbers. With fewer than 10 seeds they are too narrow; "
@@ -91,4 +91,4 @@ def method(study: Study) -> str:
         "**Tables.** Every number is in `tables/*.parquet`, the results with method, n, resamples, seed, parameters "
         "and warnings.",
     ]
-    return "\n".join(f"- {line}" for line in said) + f"\n\n`{question_json(q)}`"
+    return "\n".join(f"- {line}" for line in lines) + f"\n\n`{question_json(q)}`"

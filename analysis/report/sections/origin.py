@@ -38,18 +38,18 @@ def _sweep_folder(runs: pd.DataFrame) -> Path:
 
 def commands(study: Study, most: int = 5) -> str:
     """What was typed, as Hydra has it beside the runs: one command a sweep if its runs are all of its combinations."""
-    said = []
+    lines = []
     for _, runs in study.runs.groupby("sweep", sort=False):
         known = [_overrides(Path(folder)) for folder in runs["folder"]]
         known = [overrides for overrides in known if overrides]
         together = command_of(known)
         every = [together] if together else ["python -m pgx.run " + shlex.join(overrides) for overrides in known]
-        said += every[:most]
+        lines += every[:most]
         if len(every) > most:
-            said.append(f"# … and {len(every) - most} more: .hydra/overrides.yaml in every run's folder")
-    if not said:
+            lines.append(f"# … and {len(every) - most} more: .hydra/overrides.yaml in every run's folder")
+    if not lines:
         return "The commands that made these runs are not recorded."
-    return "Made by, and to be made again with the code above:\n\n```\n" + "\n".join(said) + "\n```"
+    return "Made by, and to be made again with the code above:\n\n```\n" + "\n".join(lines) + "\n```"
 
 
 def _overrides(folder: Path) -> list[str]:
@@ -70,22 +70,22 @@ def command_of(known: list[list[str]]) -> str:
         for override in overrides:
             key, _, value = override.partition("=")
             values.setdefault(key, []).append(value)
-    if not known or any(len(found) != len(known) for found in values.values()):
+    if not known or any(len(choices) != len(known) for choices in values.values()):
         return ""
-    distinct = {key: list(dict.fromkeys(found)) for key, found in values.items()}
-    varied = [found for found in distinct.values() if len(found) > 1]
-    plain = not any(re.search(r"[,\[{('\"]", x) for found in varied for x in found)
+    distinct = {key: list(dict.fromkeys(choices)) for key, choices in values.items()}
+    varied = [choices for choices in distinct.values() if len(choices) > 1]
+    plain = not any(re.search(r"[,\[{('\"]", x) for choices in varied for x in choices)
     if not plain or math.prod(map(len, varied)) != len(set(map(tuple, known))):
         return ""
-    words = [f"{key}={_values(found)}" for key, found in distinct.items()]
+    words = [f"{key}={_values(choices)}" for key, choices in distinct.items()]
     return f"python -m pgx.run {'-m ' if varied else ''}{shlex.join(words)}"
 
 
-def _values(found: list[str]) -> str:
-    numbers = [int(x) for x in found] if all(x.isdecimal() for x in found) else []
+def _values(choices: list[str]) -> str:
+    numbers = [int(x) for x in choices] if all(x.isdecimal() for x in choices) else []
     if len(numbers) > 3 and numbers == list(range(numbers[0], numbers[0] + len(numbers))):
         return f"range({numbers[0]},{numbers[-1] + 1})"
-    return ",".join(found)
+    return ",".join(choices)
 
 
 def provenance(study: Study) -> pd.DataFrame:
@@ -147,8 +147,8 @@ def differences_of_config(study: Study, most: int = 12) -> str:
 
 
 def _short(x: object) -> str:
-    said = "not set" if x is None or x != x else str(x)
-    return said if len(said) <= 48 else f"{said[:45]}…"
+    words = "not set" if x is None or x != x else str(x)
+    return words if len(words) <= 48 else f"{words[:45]}…"
 
 
 def readable_ledger(study: Study) -> pd.DataFrame:
@@ -164,5 +164,5 @@ def warnings(study: Study) -> str:
     _ = study.primary, study.outcomes
     if not study.warnings:
         return "Nothing speaks against using these runs: all are completed, and replicates differ in their seed alone."
-    said = (line[:1].upper() + line[1:].rstrip(".") + "." for line in study.warnings)
-    return "> **Warnings**\n>\n" + "\n".join(f"> - {escaped(line)}" for line in said)
+    sentences = (line[:1].upper() + line[1:].rstrip(".") + "." for line in study.warnings)
+    return "> **Warnings**\n>\n" + "\n".join(f"> - {escaped(line)}" for line in sentences)

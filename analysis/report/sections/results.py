@@ -54,11 +54,11 @@ def without_empty(frame: pd.DataFrame) -> pd.DataFrame:
 
 def readable_pairs(study: Study) -> pd.DataFrame:
     rows = study.primary.sort_values(["env", "p_adjusted"], kind="stable")
-    said = [f"{text.share(x)} {text.between(lo, hi, text.share)}"
+    cells = [f"{text.share(x)} {text.between(lo, hi, text.share)}"
             for x, lo, hi in zip(rows["estimate"], rows["lo"], rows["hi"], strict=True)]  # fmt: skip
     frame = pd.DataFrame(
         {
-            "pair": rows["variant"], "env": rows["env"], "endpoint": rows["endpoint"], "P(the first is better)": said,
+            "pair": rows["variant"], "env": rows["env"], "endpoint": rows["endpoint"], "P(the first is better)": cells,
             "n": rows["n_runs"], "p": rows["p"].map(text.p_value), "adjusted": rows["p_adjusted"].map(text.p_value),
             "family": rows["p_method"].map(text.family),
             "smallest p": rows["smallest_p_adjusted"].map(text.number), "verdict": rows["conclusion"],

@@ -41,14 +41,14 @@ class Curves(Runs):
     def horizons(self) -> dict[str, int]:
         """Env steps, by environment, that every completed run reached (or every run, where none is completed)."""
         ends = self.scored.groupby("run_id")["env_steps"].max()
-        found = {}
+        ends_of = {}
         for env, runs in self.runs.groupby("env"):
             for statuses in (["completed"], ["running", "interrupted"], list(STATUSES)):
                 far = ends.reindex(runs.loc[runs["status"].isin(statuses), "run_id"]).dropna()
                 if len(far):
-                    found[env] = int(far.min())
+                    ends_of[env] = int(far.min())
                     break
-        return found
+        return ends_of
 
     def on_grid(self, curves: pd.DataFrame, points: int | None = None) -> pd.DataFrame:
         """Curves of every environment on its own grid, up to its horizon."""

@@ -73,12 +73,12 @@ class Pairs(Times):
              "diverged": worst & (status == "diverged"), "failed": worst & (status == "failed"), "unknown": value.isna()}
         )  # fmt: skip
         groups = of_run.groupby(["variant", "env"]).sum()
-        found = {}
+        counts = {}
         for side in "ab":
             of = groups.loc[pd.MultiIndex.from_frame(pairs[[side, "env"]])].reset_index(drop=True)
-            found |= {f"n_{side}": of["n"], f"absent_{side}": (of["failed"] + of["unknown"]) / of["runs"]}
-            found |= {f"{what}_{side}": of[what] for what in ("runs", "diverged", "failed", "unknown")}
-        pairs = pairs.assign(**found)
+            counts |= {f"n_{side}": of["n"], f"absent_{side}": (of["failed"] + of["unknown"]) / of["runs"]}
+            counts |= {f"{what}_{side}": of[what] for what in ("runs", "diverged", "failed", "unknown")}
+        pairs = pairs.assign(**counts)
         lost = sum(pairs[f"{what}_{side}"] for what in ("diverged", "failed", "unknown") for side in "ab")
         none = lost == pairs["runs_a"] + pairs["runs_b"]  # that all are equally lost is no result
         numbers = {name: pairs[name].mask(none) for name in ("estimate", "lo", "hi", "p")}

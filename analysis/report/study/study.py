@@ -21,53 +21,53 @@ class Study(Frozen):
     @cached_property
     def warnings(self) -> list[str]:
         """What has to be known before any number, problems included."""
-        said = [*self.problems, *self.notes, *warnings(self.runs, self.by), *self._seed_hygiene(), *self._diagnosis[1]]
+        sentences = [*self.problems, *self.notes, *warnings(self.runs, self.by), *self._seed_hygiene(), *self._diagnosis[1]]
         if len(self.runs) == 1:
-            said.append("one run only: nothing can be compared, and no interval can be given")
+            sentences.append("one run only: nothing can be compared, and no interval can be given")
         if not self.runs["status"].isin(["completed", "running", "interrupted"]).any():
-            said.append("all runs failed: there is nothing to measure")
+            sentences.append("all runs failed: there is nothing to measure")
         if dirty := int(self.runs["git_sha"].str.contains("+", regex=False).sum()):
-            said.append(
+            sentences.append(
                 f"{dirty} runs were made by code with uncommitted changes or from outside: the commit does not say what ran"
             )
         seeds = self.runs.groupby(["variant", "env"])["seed"].nunique()
         if len(few := seeds[seeds.between(2, 9)]):
             count = f"{few.min()}" if few.min() == few.max() else f"{few.min()}–{few.max()}"
-            said.append(f"{count} seeds in {len(few)} of {len(seeds)} groups: with fewer than 10 intervals are too narrow")
+            sentences.append(f"{count} seeds in {len(few)} of {len(seeds)} groups: with fewer than 10 intervals are too narrow")
         ends = self.scored.groupby("run_id")["env_steps"].max()
         done = self.runs[self.runs["status"] == "completed"].set_index("run_id")
         for env, horizon in self.horizons.items():
             far = ends.reindex(done.index[done["env"] == env]).max()
             if far > 1.1 * horizon:
-                said.append(f"{env}: completed runs end between {horizon:,.0f} and {far:,.0f} env steps; final scores "
+                sentences.append(f"{env}: completed runs end between {horizon:,.0f} and {far:,.0f} env steps; final scores "
                             f"are those at {horizon:,.0f}")  # fmt: skip
         gone = self.outcomes["diverged"] | self.outcomes["failed"]
         unknown = self.outcomes[~gone & (self.outcomes["undetermined"] != "")]
         for (env, why), rows in unknown.groupby(["env", "undetermined"]):
             of = (self.runs["env"] == env).sum()
-            said.append(f"{env}: collapses are not determined for {len(rows)} of {of} runs: {why}")
+            sentences.append(f"{env}: collapses are not determined for {len(rows)} of {of} runs: {why}")
         for env, of_env in self.times.groupby("env"):
             if late := int(of_env["late"].iloc[0]):
-                said.append(f"{env}: the runs were not all followed as long: times are cut at "
+                sentences.append(f"{env}: the runs were not all followed as long: times are cut at "
                             f"{of_env['horizon'].iloc[0]:,.0f} env steps, which all have, and {late} runs that reached "
                             "the threshold later count as not there")  # fmt: skip
         if len(self.shown) < len(self.variants):
-            said.append(f"{len(self.variants)} groups: the pictures show the {len(self.shown)} with the best final scores")
+            sentences.append(f"{len(self.variants)} groups: the pictures show the {len(self.shown)} with the best final scores")
         if len(self.sweeps) > 1 and (same := self._same_twice()):
-            said.append(f"{same} runs have the same configuration and seed in two sweeps: if the code is the same too, "
+            sentences.append(f"{same} runs have the same configuration and seed in two sweeps: if the code is the same too, "
                         "so are their numbers")  # fmt: skip
-        return list(dict.fromkeys(said))
+        return list(dict.fromkeys(sentences))
 
     def _seed_hygiene(self) -> list[str]:
         """With the commands of the second stage, where values were chosen."""
-        said = []
+        sentences = []
         for _, runs in self.loaded.groupby("sweep", sort=False):
-            said += seed_hygiene(runs)
+            sentences += seed_hygiene(runs)
             where = os.path.commonpath(list(runs["folder"]))
             if commands := second_stage(runs, self._merits, f"{where}-confirmed"):
                 report = shlex.join(["python", "-m", "analysis.report", f"{where}-confirmed", "--chosen-on", where])
-                said.append(f"second stage, the best values on fresh seeds: `{' && '.join([*commands, report])}`")
-        return said
+                sentences.append(f"second stage, the best values on fresh seeds: `{' && '.join([*commands, report])}`")
+        return sentences
 
     @property
     def _merits(self) -> pd.DataFrame:
