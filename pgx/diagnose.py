@@ -54,6 +54,7 @@ QUANTITIES = {
     "no_gradient": "share of batches whose gradient is exactly 0; they have no part in the cosines",
     "cosine_halves": "between the means of the two halves of a reference: how far it can be trusted",
     "snr_reference": "signal / variance of a reference, the mean over all its episodes: below 1 it is mostly noise",
+    "largest_share": "of its noisiest episode in tr Σ of a reference: where it is large, other episodes may say otherwise",
     "agreement": "cosine of the two references with the noise taken off: 1 if they estimate the same; may be above 1",
     "variance_state": "Σ_s of one step's term (pgx/diagnosis/decomposition.py); unbiased, as the next two: may be negative",
     "variance_action": "Σ_a, all that a baseline can change; `exact V`: the mean of the continuations",

@@ -28,9 +28,8 @@ QUALITY = {
 }
 """What a gradient is judged by, and its label."""
 
-REFERENCES = {"snr_reference": "‖G‖² / tr Σ of the reference", "cosine_halves": "cosine of its two halves",
-              "agreement": "cosine with the other one, noise taken off"}  # fmt: skip
-"""What a reference is judged by, and its label."""
+REFERENCES = ("snr_reference", "cosine_halves", "largest_share", "agreement")
+"""What a reference is judged by."""
 TRUSTED = 1.0
 """A reference of a lower signal to noise ratio is mostly noise."""
 

@@ -327,6 +327,8 @@ def _of_references(references: dict[str, Float[Array, "N P"]]) -> dict[Row, Floa
         rows[Row(name, "cosine_halves", 0, 2)] = cosine(each[:half].mean(0), each[half : 2 * half].mean(0))
         variance, signals[name] = noise_and_signal(each)
         rows[Row(name, "snr_reference", 0, len(each))] = signals[name] * len(each) / variance
+        square = ((each - each.mean(0)[None]) ** 2).sum(1)
+        rows[Row(name, "largest_share", 0, len(each))] = square.max() / square.sum()
     for name, each in references.items():
         if name != "baseline":
             both = each.mean(0) @ references["baseline"].mean(0)

@@ -88,8 +88,9 @@ def _pathwise(study: Study) -> str:
         "nothing with score functions. Signal to noise of the references themselves, over all their episodes: baseline "
         f"{quantity('snr_reference', 'baseline')}, pathwise {quantity('snr_reference', 'pathwise')}; the cosine of the "
         f"two with the noise taken off: {quantity('agreement', 'pathwise')}. Derivatives of chaotic dynamics explode over "
-        f"long episodes: at {noisy} of {checkpoints} checkpoints the pathwise gradient is mostly noise and not to be "
-        "trusted, and cosines with it are left out."
+        f"long episodes. One episode alone makes {quantity('largest_share', 'pathwise')} of the pathwise tr Σ (where that "
+        f"is a tenth or more, other episodes may say otherwise), and at {noisy} of {checkpoints} checkpoints the pathwise "
+        "gradient is mostly noise and not to be trusted: cosines with it are left out there."
     )
 
 
