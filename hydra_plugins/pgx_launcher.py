@@ -79,20 +79,20 @@ class PgxLauncher(Launcher):
         sweep = Path(self._config.hydra.sweep.dir)
         if self._inner is None and not accelerator() and not (sweep / index.FILE).exists():  # all is missing
             self._start(min(len(job_overrides), self._processes or cores()))  # its imports overlap with composing the members
-        found = composed(self._loader, self._config, enumerate(job_overrides, initial_job_idx))
-        distinct(found, self._asked)
+        members = composed(self._loader, self._config, enumerate(job_overrides, initial_job_idx))
+        distinct(members, self._asked)
         if self._dry_run:
-            return dry_run(placed(found, write=False), self._processes)
+            return dry_run(placed(members, write=False), self._processes)
         if self._inner is not None:
             cluster.require(self._inner)
-        found = placed(found)
+        members = placed(members)
         Gate.sweep_begins()
         if self._inner is not None:
             task = cluster.Task(self._context, self._config, self._executor, self._width, self._processes, self._patience)
-            return cluster.launch_on(self._inner, task, found, size=self._members_per_task, detach=self._detach)
-        given = batches(missing(found), self._executor, self._width)
+            return cluster.launch_on(self._inner, task, members, size=self._members_per_task, detach=self._detach)
+        given = batches(missing(members), self._executor, self._width)
         self._start(at_once(given, self._processes))
-        return launch(found, self._pool, given)
+        return launch(members, self._pool, given)
 
     def _check(self) -> None:
         from pgx.errors import ConfigError

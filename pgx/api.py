@@ -217,8 +217,8 @@ class _InPython(Typed):
     """A refusal shows what to write instead."""
 
     def and_(self, words: Sequence[str]) -> str:
-        said = {"config_dir": _after("--config-dir", words), "modules": _after("--import", words)}
-        return "if that is yours: " + ", ".join(f"{name}={x}" for name, x in said.items() if x)
+        options = {"config_dir": _after("--config-dir", words), "modules": _after("--import", words)}
+        return "if that is yours: " + ", ".join(f"{name}={x}" for name, x in options.items() if x)
 
 
 def _after(option: str, words: Sequence[str]) -> list[str]:

@@ -122,8 +122,8 @@ def declared_folders() -> list[Path]:
 def on_search_path(hydra: Any, modules: tuple[str, ...] | None = None) -> Declared:
     """What Hydra's search path declares, from Hydra's part of a composed configuration."""
     sources = ((source.path, source.schema) for source in hydra.runtime.config_sources if source.provider != "hydra")
-    found = (folder_of(f"{schema}://{path}") for path, schema in sources)
-    return Declared(tuple(Path(hydra.runtime.cwd, folder) for folder in found if folder is not None), modules)
+    folders = (folder_of(f"{schema}://{path}") for path, schema in sources)
+    return Declared(tuple(Path(hydra.runtime.cwd, folder) for folder in folders if folder is not None), modules)
 
 
 def folder_of(source: str) -> Path | None:
@@ -213,5 +213,5 @@ def _modules(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for path, x in _leaves(config):
         if isinstance(x, str) and path.split(".")[-1] == "id" and ":" in x:
             yield path, x.split(":")[0]
-        elif isinstance(x, str) and path.startswith("env.") and (found := re.match(r"([A-Za-z_][\w.]*):\w", x)):
-            yield path, found[1]
+        elif isinstance(x, str) and path.startswith("env.") and (match := re.match(r"([A-Za-z_][\w.]*):\w", x)):
+            yield path, match[1]

@@ -158,21 +158,21 @@ def _parsed(word: str) -> Override | None:
 def _of_hydra(error: HydraException, declared: Declared) -> ConfigError:
     """The ConfigError that says what Hydra's message says."""
     text = f"{error}\n{error.__cause__ or ''}"
-    if found := re.search(r"Could not find '([\w/@.]+)/([^'/]*)'", text):
-        group, option = found.groups()
+    if match := re.search(r"Could not find '([\w/@.]+)/([^'/]*)'", text):
+        group, option = match.groups()
         if option == "submitit_slurm":
             missing = "hydra-submitit-launcher is not installed"
             return ConfigError("hydra/launcher", missing, hint="pip install -e '.[slurm]'")
         known = getattr(error, "options", None) or options(group.split("@")[0], declared)
         return ConfigError(group, f"there is no {option!r}", known=known, value=option)
-    if found := re.search(r"Could not override '([^']+)'", text):
+    if match := re.search(r"Could not override '([^']+)'", text):
         inside = re.search(r"full_key: ([\w.]+)", text)  # of `policy={wide: 4}`
-        key = max(found[1], inside[1] if inside else "", key=len)
+        key = max(match[1], inside[1] if inside else "", key=len)
         if declared.has_group(key):
             return ConfigError(key, "not chosen yet", f"+{key}={'|'.join(options(key, declared))}", "put a + before it")
         return unknown_key(key, declared)
-    if found := re.search(r"An item is already at '([^']+)'", text):
-        return ConfigError(found[1], "is there already", hint="leave the + out")
+    if match := re.search(r"An item is already at '([^']+)'", text):
+        return ConfigError(match[1], "is there already", hint="leave the + out")
     hint = "several values are a multirun: add -m" if "Ambiguous value" in text else None
     return ConfigError("command line", next(line for line in text.splitlines() if line.strip()), hint=hint)
 
@@ -299,7 +299,7 @@ def _names_a_moment(where: DictConfig) -> bool:
 
 def quoted(text: str) -> str:
     """A string of Hydra's grammar: a backslash counts as one, unless a quote follows."""
-    return "'" + re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + (r"\'" if found[2] else ""), text) + "'"
+    return "'" + re.sub(r"(\\*)('|\Z)", lambda match: 2 * match[1] + (r"\'" if match[2] else ""), text) + "'"
 
 
 def _claim(folder: Path, where: str = "hydra.run.dir") -> Path:

@@ -162,10 +162,10 @@ def _fields(node: ast.ClassDef) -> dict[str, Setting]:
             continue
         default, required = x.value, x.value is None
         if isinstance(x.value, ast.Call) and (_dotted(x.value.func) or "").rpartition(".")[2] == "field":
-            said = {keyword.arg: keyword.value for keyword in x.value.keywords}
-            if isinstance(said.get("init"), ast.Constant) and said["init"].value is False:
+            options = {keyword.arg: keyword.value for keyword in x.value.keywords}
+            if isinstance(options.get("init"), ast.Constant) and options["init"].value is False:
                 continue
-            default, required = said.get("default"), not {"default", "default_factory"} & said.keys()
+            default, required = options.get("default"), not {"default", "default_factory"} & options.keys()
         fields[x.target.id] = Setting(x.annotation, default, required, positional=True)
     return fields
 
@@ -241,20 +241,20 @@ def _absolute(module: str, dotted: str) -> str:
     first, _, rest = dotted.partition(".")
     x = (_names(module) or {}).get(first)
     base = x if isinstance(x, str) else f"{module}.{first}" if isinstance(x, Definition) else first
-    found = f"{base}.{rest}" if rest else base
-    source = None if found in _WITHOUT_SETTINGS else _find(found)
-    return found if source is None else source.name
+    name = f"{base}.{rest}" if rest else base
+    source = None if name in _WITHOUT_SETTINGS else _find(name)
+    return name if source is None else source.name
 
 
 @_remembered
 def _split(target: str) -> tuple[str | None, list[str]]:
     """(the longest beginning that is a module, the names after it)."""
-    words, found = target.split("."), None
+    words, last = target.split("."), None
     for n in range(1, len(words) + 1):
         if _place(".".join(words[:n])) is None:
             break
-        found = n
-    return (".".join(words[:found]), words[found:]) if found else (None, words)
+        last = n
+    return (".".join(words[:last]), words[last:]) if last else (None, words)
 
 
 class _Place(NamedTuple):

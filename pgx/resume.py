@@ -44,8 +44,8 @@ def command(
     if len(declared.folders) > 1:
         both = ",".join(f"file://{place}" for place in declared.folders[1:])
         raise ConfigError("--config-dir", "pgx.run takes one", hint=f"hydra.searchpath=[{both}] adds more")
-    said = {_key(override) for override in more}
-    before = [override for override in _task_overrides(folder) if _key(override.input_line) not in said]
+    keys = {_key(override) for override in more}
+    before = [override for override in _task_overrides(folder) if _key(override.input_line) not in keys]
     if missing := _missing(folder, before, more, declared, config_name):
         given = [override for override in more if _key(override) not in map(_key, missing)]
         modules = [word for module in declared.modules or () for word in ("--import", module)]
@@ -70,14 +70,14 @@ def _task_overrides(folder: Path) -> list[Override]:
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
         raise ConfigError(str(file), "cannot be read: it is no list of overrides")
     try:
-        found = _parsed(lines)
+        overrides = _parsed(lines)
     except HydraException as error:
         raise ConfigError(str(file), f"cannot be read: {error}") from error
-    for override in found:
+    for override in overrides:
         for name in (override.key_or_group, override.package or ""):
             if re.split(r"[./]", name)[0] == "hydra":
                 raise ConfigError(str(file), f"{override.input_line!r} is about Hydra itself, which no folder decides")
-    return found
+    return overrides
 
 
 def _parsed(overrides: Sequence[str]) -> list[Override]:

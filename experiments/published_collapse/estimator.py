@@ -118,8 +118,8 @@ def _walk(env, state, algorithm, key, episodes):
         new, row = update(state, episode, algorithm, key_, jnp.array(False))
         return ravel_pytree(jax.tree.map(jnp.subtract, new.policy, state.policy))[0], row["kl"]
 
-    found = [jax.device_get(one(state, jnp.array(2 * 10**6 + i))) for i in range(episodes)]
-    return np.array([d for d, _ in found]), np.array([kl for _, kl in found])
+    points = [jax.device_get(one(state, jnp.array(2 * 10**6 + i))) for i in range(episodes)]
+    return np.array([d for d, _ in points]), np.array([kl for _, kl in points])
 
 
 class _Gradient:

@@ -81,8 +81,8 @@ def curve(frame: pd.DataFrame, metric: str, against: str = "env_steps") -> pd.Da
 
 def falls_of(frame: pd.DataFrame, spec: Collapse) -> pd.DataFrame:
     """Falls that lasted as long as `spec` asks for; their steps are episodes."""
-    found = collapses(curve(frame, "return_mean", "episodes"), WAYS, spec)
-    return found[found["kind"] != "falling"]
+    falls = collapses(curve(frame, "return_mean", "episodes"), WAYS, spec)
+    return falls[falls["kind"] != "falling"]
 
 
 def of_runs(frame: pd.DataFrame) -> pd.DataFrame:
@@ -124,6 +124,6 @@ def of_interventions(runs: pd.DataFrame) -> pd.DataFrame:
                         part=part, count=count)  # fmt: skip
             parts.append(table([share]))
         for column, metric in SCORES.items():
-            found = aggregate(common.assign(value=common[column].astype(float)), metric, spec=Bootstrap())
-            parts.append(found.assign(part=part))
+            results = aggregate(common.assign(value=common[column].astype(float)), metric, spec=Bootstrap())
+            parts.append(results.assign(part=part))
     return pd.concat(parts, ignore_index=True)

@@ -246,10 +246,10 @@ class Checkpoints:
         except Exception as error:
             raise CheckpointError(f"is intact, but Orbax cannot read it: {one_line(error)}") from error
         wanted = {name: _kind(leaf) for name, leaf in _named_leaves(skeleton).items()}
-        found = {name: (dtype, tuple(shape)) for name, dtype, shape in about["leaves"]}
-        if difference := _difference(found, wanted):
+        saved = {name: (dtype, tuple(shape)) for name, dtype, shape in about["leaves"]}
+        if difference := _difference(saved, wanted):
             raise CheckpointError(f"is of another state: {difference}")
-        arrays = _unpack(data, found)
+        arrays = _unpack(data, saved)
         leaves, static = eqx.partition(skeleton, _is_leaf)
         # uncommitted, so that the compiled code of a fresh state serves; jnp.array would compile a program a shape
         state = jax.device_put(jax.tree_util.tree_map_with_path(lambda path, _: arrays[_name(path)], leaves))
@@ -303,8 +303,8 @@ def _orbax_save(step: Path, data: list[bytes], about: dict[str, Any]) -> None:
 def _orbax_restore(step: Path) -> tuple[np.ndarray, dict[str, Any]]:
     args = _orbax().args
     with _checkpointer() as checkpointer:
-        found = checkpointer.restore(step, args=args.Composite(state=args.StandardRestore(), meta=args.JsonRestore()))
-    return found["state"]["bytes"], found["meta"]
+        restored = checkpointer.restore(step, args=args.Composite(state=args.StandardRestore(), meta=args.JsonRestore()))
+    return restored["state"]["bytes"], restored["meta"]
 
 
 @cache
@@ -345,14 +345,14 @@ def _unpack(data: np.ndarray, kinds: dict[str, tuple[str, tuple[int, ...]]]) -> 
     return arrays
 
 
-def _difference(found: dict[str, tuple], wanted: dict[str, tuple]) -> str | None:
+def _difference(saved: dict[str, tuple], wanted: dict[str, tuple]) -> str | None:
     """The first leaf in which a checkpoint differs from the state that is wanted, and how many more do."""
-    names = [name for name in wanted | found if wanted.get(name) != found.get(name)]
+    names = [name for name in wanted | saved if wanted.get(name) != saved.get(name)]
     if not names:
         return None
-    found_text, wanted_text = ("{}{}".format(*kinds[names[0]]) if names[0] in kinds else "nothing" for kinds in (found, wanted))
+    saved_text, wanted_text = ("{}{}".format(*kinds[names[0]]) if names[0] in kinds else "nothing" for kinds in (saved, wanted))
     more = f" (and {len(names) - 1} more)" if names[1:] else ""
-    return f"leaf {names[0]} is {found_text} in the checkpoint and {wanted_text} in this run{more}"
+    return f"leaf {names[0]} is {saved_text} in the checkpoint and {wanted_text} in this run{more}"
 
 
 # Files.

@@ -143,9 +143,9 @@ def _place(module: Any) -> Path:
 
 def environment() -> dict[str, str]:
     """The variables, as a person has set them, that jax and XLA read and that may decide bits."""
-    found = {name: x for name, x in os.environ.items() if name.startswith("JAX_") and not _is_ours(name)}
+    variables = {name: x for name, x in os.environ.items() if name.startswith("JAX_") and not _is_ours(name)}
     flags = os.environ.get("XLA_FLAGS", "").replace(backend.ONE_KERNEL, "").strip()
-    return found | ({"XLA_FLAGS": flags} if flags else {})
+    return variables | ({"XLA_FLAGS": flags} if flags else {})
 
 
 def _is_ours(name: str) -> bool:

@@ -118,9 +118,9 @@ def _nearest_run(folder: Path) -> Path | None:
     """The newest run in this folder (a sweep, a day), else around it, else under outputs/."""
     places = ((folder, ("*", "*/*")), (folder.parent, (".", "*")), (Path("outputs"), ("*/*",)))
     for place, depths in places:
-        found = [path for depth in depths for path in place.glob(f"{depth}/run.json")]
-        if found:
-            return max(found, key=lambda path: path.stat().st_mtime).parent
+        runs = [path for depth in depths for path in place.glob(f"{depth}/run.json")]
+        if runs:
+            return max(runs, key=lambda path: path.stat().st_mtime).parent
     return None
 
 
@@ -174,9 +174,9 @@ def recorded(folder: Path) -> Recorded:
     file = folder / HYDRA
     if not file.exists():
         return Recorded()
-    said = read_yaml(file)
+    settings = read_yaml(file)
     try:
-        hydra = said["hydra"]
+        hydra = settings["hydra"]
         sources = [(x["provider"], x["schema"], x["path"]) for x in hydra["runtime"]["config_sources"]]
         named = [x for x in sources if x[0] not in ("hydra", "main", "schema")]
         cwd, inside = Path(hydra["runtime"]["cwd"]), folder.resolve()
@@ -243,12 +243,12 @@ def trained(folder: Path, config: dict[str, Any], *, best: bool, num_lanes: int 
     except Exception as error:  # say, of another version; or a part of somebody's own that is not as it was
         raise ConfigError(str(folder / "run.json"), f"its configuration cannot be built: {one_line(error)}") from error
     with Checkpoints(folder / "checkpoints", run=run_hash(config)) as checkpoints:
-        found = checkpoints.best(state) if best else checkpoints.restore(state)
-    if found is None and best:
+        restored = checkpoints.best(state) if best else checkpoints.restore(state)
+    if restored is None and best:
         raise ConfigError("--best", f"no checkpoint of {folder} has a score", hint="it takes 100 episodes to get one")
-    if found is None:
+    if restored is None:
         raise _no_checkpoint(folder, config)
-    update, state, _ = found
+    update, state, _ = restored
     return Trained(env, state.actor, Keys.of_seed(config["seed"]).evaluate, update)
 
 

@@ -146,8 +146,8 @@ class WandbTracker(Tracker):
             self._ask("checkpoint", folder=str(folder.absolute()))
 
     def finish(self, summary, exit_code=0):
-        told = {name: x for name, x in summary.items() if name not in ("config", "made_with")}  # that it has; not numbers
-        self._ask("finish", summary=_applicable(told), exit_code=exit_code)
+        about = {name: x for name, x in summary.items() if name not in ("config", "made_with")}  # that it has; not numbers
+        self._ask("finish", summary=_applicable(about), exit_code=exit_code)
         if not self._over.wait(self._patience):
             self.end(f"no answer for {self._patience:g} s")
             self._process.kill()
@@ -225,7 +225,7 @@ def _descendants(pid: int) -> list[int]:
     except FileNotFoundError:  # a machine without ps
         return [pid]
     parents = [tuple(map(int, line.split())) for line in table.splitlines()]
-    found = [pid]
-    for parent in found:
-        found += [child for child, its in parents if its == parent]
-    return found[::-1]
+    descendants = [pid]
+    for parent in descendants:
+        descendants += [child for child, its in parents if its == parent]
+    return descendants[::-1]

@@ -86,10 +86,10 @@ def _overrides(folder: Path) -> list[str]:
     import yaml
 
     try:
-        found = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
+        overrides = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return []
-    return [str(override) for override in found] if isinstance(found, list) else []
+    return [str(override) for override in overrides] if isinstance(overrides, list) else []
 
 
 def _last_update(folder: Path, id: str) -> int:

@@ -17,13 +17,13 @@ def main() -> None:
     status.add_argument("folder", metavar="SWEEP_DIR", type=Path)
     with tolerant_streams(), one_line_errors():
         folder = parser.parse_args().folder
-        found = index.Index(folder)
-        if not found.runs:
+        sweep = index.Index(folder)
+        if not sweep.runs:
             what = f"{folder} holds no sweep and no run" if folder.is_dir() else f"there is no folder {folder}"
             raise ConfigError("SWEEP_DIR", what)
-        if found.there:
-            found.tell()
-        sys.exit(ledger.show(found))
+        if sweep.there:
+            sweep.tell()
+        sys.exit(ledger.show(sweep))
 
 
 if __name__ == "__main__":

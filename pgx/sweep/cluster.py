@@ -58,8 +58,8 @@ class Task:
 
     def _work(self, mine: Sequence[tuple[int, Sequence[str], str]]) -> list[signal.Signals]:
         loader, numbered = fast_loader(self.context.config_loader), [(number, overrides) for number, overrides, _ in mine]
-        found = composed(loader, self.config, numbered)
-        todo = missing([at(member, name) for member, (_, _, name) in zip(found, mine, strict=True)])
+        members = composed(loader, self.config, numbered)
+        todo = missing([at(member, name) for member, (_, _, name) in zip(members, mine, strict=True)])
         for member in todo:
             _make_plain(member.hydra_config.hydra)
         given = batches(todo, self.executor, self.width)
@@ -86,12 +86,12 @@ def require(inner: Launcher) -> None:
         raise ConfigError("hydra/launcher", "there is no Slurm here (no srun)", hint="a cluster's login node has it")
 
 
-def launch_on(inner: Launcher, task: Task, found: Sequence[Member], *, size: int, detach: bool) -> list[JobReturn]:
+def launch_on(inner: Launcher, task: Task, members: Sequence[Member], *, size: int, detach: bool) -> list[JobReturn]:
     """Run what is missing in tasks like `task`, each of up to `size` members that share a program.
 
     Raises SystemExit(0) when all is submitted, if `detach`.
     """
-    todo = missing(found)
+    todo = missing(members)
     packs = [group[i : i + size] for group in by_program(todo) for i in range(0, len(group), size)]
     if packs:
         task = replace(task, packs=[[(member.number, member.overrides, member.name) for member in pack] for pack in packs])
@@ -99,22 +99,22 @@ def launch_on(inner: Launcher, task: Task, found: Sequence[Member], *, size: int
         context = HydraContext(config_loader=task.context.config_loader, callbacks=Callbacks())
         inner.setup(hydra_context=context, task_function=task, config=task.config)
         jobs = [[f"hydra.sweep.subdir=.tasks/{i}", "hydra.output_subdir=null"] for i in range(len(packs))]
-        with _followed(inner, found, todo, detach):
+        with _followed(inner, members, todo, detach):
             inner.launch(jobs, 0)
     elif detach:
         print("nothing is missing, nothing was submitted")
     if detach:
         raise SystemExit(0)
-    return returns(found, {})
+    return returns(members, {})
 
 
 @contextlib.contextmanager
-def _followed(inner: Launcher, found: Sequence[Member], todo: Sequence[Member], detach: bool) -> Iterator[None]:
+def _followed(inner: Launcher, members: Sequence[Member], todo: Sequence[Member], detach: bool) -> Iterator[None]:
     """hydra-submitit-launcher ends by asking its jobs for their results, and gives up at the first that has none.
     Within this it waits until they have ended, with a bar, or, to detach, not even that."""
     import submitit
 
-    sweep = found[0].sweep
+    sweep = members[0].sweep
     asked: list[str] = []
 
     def results(job: submitit.Job) -> list[None]:
@@ -132,7 +132,7 @@ def _followed(inner: Launcher, found: Sequence[Member], todo: Sequence[Member], 
     submitit.Job.results = results
     logging.getLogger(type(inner).__module__).setLevel(logging.WARNING)  # it knows tasks, not members
     try:
-        with progress_bar(len(found), len(found) - len(todo)) as bar:
+        with progress_bar(len(members), len(members) - len(todo)) as bar:
             yield
     except KeyboardInterrupt:
         print(f"the tasks continue; to end them: scancel {asked[0].split('_')[0]}" if asked else "nothing was submitted")

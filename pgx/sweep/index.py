@@ -59,15 +59,15 @@ class Index:
     def _read(self) -> dict[str, Entry]:
         """The entries of members.json, as far as they make sense."""
         try:
-            said = json.loads((self.sweep / FILE).read_bytes())
-            entries = {name: entry for name, x in said.items() if is_name(name) and (entry := _entry(x))}
+            content = json.loads((self.sweep / FILE).read_bytes())
+            entries = {name: entry for name, x in content.items() if is_name(name) and (entry := _entry(x))}
         except FileNotFoundError:
             self.there = False
             return {}
         except (OSError, ValueError, AttributeError, RecursionError) as error:
             self.remarks.append(f"it cannot be read ({one_line(error)})")
             return {}
-        if left_out := sorted(said.keys() - entries.keys()):
+        if left_out := sorted(content.keys() - entries.keys()):
             self.remarks.append(f"what it says of {', '.join(map(repr, left_out))} names no folder of this sweep")
         return entries
 
@@ -182,10 +182,10 @@ def _owners_of_checkpoints(folder: Path) -> Iterator[str]:
             yield json.loads(file.read_bytes())["origin"]["run"]
 
 
-def _entry(said: Any) -> Entry | None:
-    if not isinstance(said, dict):
+def _entry(content: Any) -> Entry | None:
+    if not isinstance(content, dict):
         return None
-    key, overrides = said.get("config_hash"), said.get("overrides")
+    key, overrides = content.get("config_hash"), content.get("overrides")
     right = isinstance(key, str) and isinstance(overrides, list) and all(isinstance(x, str) for x in overrides)
     return Entry(key, overrides) if right else None
 

@@ -137,8 +137,8 @@ def returns(members: Sequence[Member], errors: Mapping[str, str]) -> list[JobRet
     if not all(ended):
         ledger.show(Index(members[0].sweep), errors)
     error = RunFailed(f"{ended.count(False)} of {len(members)} members did not end, see the table above")
-    told = [record.objective(summary) if has_ended else error for (_, summary), has_ended in zip(there, ended, strict=True)]
-    return [_returned(member, value) for member, value in zip(members, told, strict=True)]
+    values = [record.objective(summary) if has_ended else error for (_, summary), has_ended in zip(there, ended, strict=True)]
+    return [_returned(member, value) for member, value in zip(members, values, strict=True)]
 
 
 def _has_ended(member: Member, summary: dict[str, Any] | None) -> bool:

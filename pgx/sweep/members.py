@@ -66,19 +66,19 @@ def composed(loader: ConfigLoader, config: DictConfig, numbered: Iterable[tuple[
     Raises ConfigError if a member's configuration is wrong, or the folder that it wants.
     """
     sweep = Path(str(config.hydra.sweep.dir))
-    found = []
+    members = []
     for number, overrides in numbered:
         whole = _compose(loader, config, overrides, number)
         task = OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"])
         checked = check(task, on_search_path(whole.hydra))
-        found.append(Member(number, list(overrides), whole, checked, sweep, _wanted(whole, sweep)))
-    return found
+        members.append(Member(number, list(overrides), whole, checked, sweep, _wanted(whole, sweep)))
+    return members
 
 
-def distinct(found: Sequence[Member], asked: dict[str, dict[str, Any]]) -> None:
+def distinct(members: Sequence[Member], asked: dict[str, dict[str, Any]]) -> None:
     """Raise ConfigError if two members are one run, but cannot both be as they are asked for. `asked`: key → config of
     those that the command has asked for so far; these are added."""
-    for member in found:
+    for member in members:
         one, other = asked.setdefault(member.key, member.config), member.config
         for key in (*BUDGET, *OPERATIONAL):
             if one[key] != other[key]:
@@ -88,15 +88,15 @@ def distinct(found: Sequence[Member], asked: dict[str, dict[str, Any]]) -> None:
                 raise ConfigError(key, what, "one value in a sweep", hint)
 
 
-def placed(found: Sequence[Member], *, write: bool = True) -> list[Member]:
+def placed(members: Sequence[Member], *, write: bool = True) -> list[Member]:
     """The members in their folders, which are written down, unless not to `write`.
 
     Raises ConfigError, before anything is written, if the run in a member's folder had a larger budget.
     """
-    with index.locked(found[0].sweep) if write else contextlib.nullcontext():
-        entries = index.Index(found[0].sweep)
-        names = [entries.choose(member.key, member.name, member.task_overrides) for member in found]
-        there = [at(member, name) for member, name in zip(found, names, strict=True)]
+    with index.locked(members[0].sweep) if write else contextlib.nullcontext():
+        entries = index.Index(members[0].sweep)
+        names = [entries.choose(member.key, member.name, member.task_overrides) for member in members]
+        there = [at(member, name) for member, name in zip(members, names, strict=True)]
         if write:
             entries.write()
     entries.tell()

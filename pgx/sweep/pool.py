@@ -261,9 +261,9 @@ def _work(connection: Connection, callbacks: Callbacks) -> None:
 def _alone(number: int, config: DictConfig, context: HydraContext, watch: Callable[[int, float, int], None]) -> JobReturn:
     def task(config: DictConfig) -> float:
         with job() as (folder, about):
-            told = partial(watch, number)
+            report = partial(watch, number)
             checked = check(config, on_search_path(HydraConfig.get()))
-            return objective(run(checked, folder, executor="map", watch=told, **about))
+            return objective(run(checked, folder, executor="map", watch=report, **about))
 
     where = {"job_dir_key": "hydra.sweep.dir", "job_subdir_key": "hydra.sweep.subdir"}
     return run_job(hydra_context=context, task_function=task, config=config, **where)
