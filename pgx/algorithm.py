@@ -27,4 +27,4 @@ class Algorithm(eqx.Module):
     reward_scale: float | Float[Array, ""] = 1.0
     """The learner sees r · reward_scale; what is reported is r."""
     batch: BySteps | None = None
-    """How many episodes the next batch has; None: always the same number, which whoever plays them knows."""
+    """How many episodes the next batch has; None: always the same number, which the rollout is given."""

@@ -13,7 +13,7 @@ from pgx.lanes import largest
 BLOCK_STEPS = 320
 """Steps of a block on a CPU: enough for a matrix product, few enough for a core's cache (40 kB a layer of 32 units)."""
 STRETCH = 32
-"""Time steps of a block in which episodes stay apart, and what an accelerator's block has of every episode."""
+"""Time steps per block on an accelerator, and in `by_time`."""
 
 
 class Blocks(NamedTuple):
@@ -22,7 +22,7 @@ class Blocks(NamedTuple):
     arrays: PyTree[Array]
     """[..., blocks, N]"""
     steps: Int[Array, ""]
-    """How many there are; after them come zeros."""
+    """How many there are. In `to_blocks` zeros follow them, in `by_time` padding lies between them."""
     length: Int[Array, " B"]
     """How many each episode has."""
     count: Int[Array, ""] | None = None
@@ -109,8 +109,8 @@ def _segments(length: Int[Array, " B"]) -> tuple[Int[Array, " B"], Int[Array, " 
 
 
 def by_time(tree: PyTree[Array], mask: Bool[Array, "T B"]) -> Blocks:
-    """[T, B, …] → [..., blocks, STRETCH · B] up to the end of the longest episode, for whoever asks what each episode
-    does by itself."""
+    """[T, B, …] → [..., blocks, STRETCH · B] up to the end of the longest episode, with episodes in columns of
+    their own, for gradients of single episodes."""
     size = min(STRETCH, mask.shape[0])
 
     def one(x):

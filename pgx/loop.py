@@ -46,7 +46,7 @@ class Chunk(NamedTuple):
 
     @property
     def state(self) -> TrainState:
-        """After the last row, and so always finite. In a pack it is fetched when it is asked for."""
+        """The state after the last finite update. Packs transfer it when it is first asked for."""
         return self.after()
 
 

@@ -2,7 +2,7 @@
 
 Sums, not means: the caller divides by the number of *episodes* (policy) or of valid steps (critic).
 A mean over the steps of one's own episode would weigh steps by 1/length and optimise something else.
-Whoever calls zeroes `weight` on padding; that is the only masking a loss needs.
+The caller sets `weight` to 0 on padding; that is the only masking a loss needs.
 """
 
 import jax

@@ -118,7 +118,7 @@ class HostRollout:
     """The other door: the environment steps on the host, the policy is one compiled call a step.
 
     With fewer lanes than episodes, a lane that is done begins the next one, until all have begun. All that begin are
-    played to their ends, so that short ones are not preferred, and lanes wait less for the longest.
+    played to their ends: stopping early would favour short ones. And lanes wait less for the longest.
     """
 
     def __init__(self, env: HostEnv, num_episodes: int, *, greedy: bool = False):

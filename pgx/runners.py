@@ -31,7 +31,7 @@ class Program:
     only in numbers share a program."""
 
     _compiled: ClassVar[dict[Hashable, Callable]] = {}
-    """By signature, in this process."""
+    """The compiled programs of this process, by signature."""
 
     def __init__(self, signature: Hashable, lower: Callable[[], Any]):
         self._signature, self._program = signature, None
@@ -39,7 +39,7 @@ class Program:
             self._lowered = lower()
 
     def compile(self) -> None:
-        """Unless it is."""
+        """Compile, unless that is done."""
         if self._program is None:
             if self._signature not in self._compiled:
                 self._compiled[self._signature] = self._lowered.compile(compiler_options=compiler_options())
@@ -62,7 +62,7 @@ class JittedRunner:
         self._program = Program((signature(arguments), num_episodes, max_updates), lambda: one_chunk.lower(*arguments))
 
     def compile(self) -> None:
-        """Before the first chunk, if its time is to be that of a chunk."""
+        """Compile now, so that the first chunk takes no longer than the others."""
         self._program.compile()
 
     def __call__(self, state: TrainState, limits: Limits = Limits()) -> Chunk:
@@ -82,7 +82,7 @@ _fold_in = jax.jit(jax.random.fold_in)
 
 
 class HostRunner:
-    """The same for an environment on the host, in chunks of one update: the host is there at every step anyway."""
+    """Chunks of a run on the host, one update each: the host is involved in every step anyway."""
 
     max_updates = 1
 
@@ -115,7 +115,7 @@ def make_runner(
     diagnose_every: int,
     max_updates: int,
 ) -> JittedRunner | HostRunner:
-    """What makes chunks in this kind of environment, of at most `max_updates` where it compiles."""
+    """The runner for this kind of environment; where it compiles, a chunk has at most `max_updates`."""
     common = {"num_episodes": num_episodes, "diagnose_every": diagnose_every}
     if isinstance(env, HostEnv):
         return HostRunner(state, algorithm, env, keys, **common)
@@ -168,7 +168,7 @@ class PackRunner:
         self._program = Program((*signatures, width, num_episodes, max_updates), lower)
 
     def compile(self) -> None:
-        """Before the first chunk, if its time is to be that of a chunk."""
+        """Compile now, so that the first chunk takes no longer than the others."""
         self._program.compile()
 
     def __call__(self, limits: Sequence[Limits | None]) -> list[Chunk | None]:

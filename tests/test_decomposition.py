@@ -145,7 +145,7 @@ def test_with_a_baseline(drawn):
 
 
 def test_time_limit_and_discount(drawn):
-    """A return goes on with V where the limit cuts it off, wherever it was gone on from; γ^t is of the step's own t."""
+    """A return is bootstrapped with V where the limit cuts it off, from any state; γ^t is of the step's own t."""
     states, done, found = drawn
     wanted = exact(lambda s, t: value_of(s), bootstrap=LARGE, power=True)
     factor, value = GAMMA ** states.time.astype(jnp.float32), jax.vmap(V)(states.obs)

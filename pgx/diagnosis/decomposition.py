@@ -46,7 +46,7 @@ from pgx.rollout import act
 
 
 class States(NamedTuple):
-    """n states, with all that it takes to go on from them."""
+    """n states, with all that rolling on from them takes."""
 
     env_state: PyTree[Array]
     obs: Float[Array, "n O"]
@@ -63,23 +63,24 @@ def take(
     return States(env_state, obs, states.time + 1), reward, ended
 
 
-Watch = Callable[[PyTree, States, Float[Array, " n"], Bool[Array, " n"], PRNGKeyArray], PyTree]
-"""(what was seen so far, states, reward of the step from there, whether it is taken at all, key) → what is seen now."""
+Fold = Callable[[PyTree, States, Float[Array, " n"], Bool[Array, " n"], PRNGKeyArray], PyTree]
+"""(what was seen so far, states, reward of the step from there, whether it is taken at all, key) → what is seen with it."""
 
 
-def go_on(
-    env: JittedEnv, policy: Callable, states: States, going: Bool[Array, " n"], key: PRNGKeyArray, watch: Watch, seen: PyTree
+def roll_on(
+    env: JittedEnv, policy: Callable, states: States, going: Bool[Array, " n"], key: PRNGKeyArray, fold: Fold, seen: PyTree
 ) -> tuple[PyTree, Float[Array, "n O"], Bool[Array, " n"]]:
-    """The policy plays on until all have ended or are cut off: (what was seen, last observations, terminated)."""
+    """Play on from these states until all episodes have ended or are cut off: (what was seen, last observations,
+    terminated)."""
     T = env.spec.max_steps
-    of_actions, of_steps, of_watch = jax.random.split(key, 3)
+    of_actions, of_steps, of_fold = jax.random.split(key, 3)
     noise = jax.eval_shape(policy, states.obs.T).noise(of_actions, T)
 
     def step(carry):
         i, states, alive, terminated, seen = carry
         action = act(policy, states.obs.T, noise[i], greedy=False)
         new, reward, ended = take(env, states, action, jax.random.fold_in(of_steps, i))
-        seen = watch(seen, states, reward, alive, jax.random.fold_in(of_watch, i))
+        seen = fold(seen, states, reward, alive, jax.random.fold_in(of_fold, i))
         new = new._replace(obs=jax.vmap(jnp.where)(alive, new.obs, states.obs))
         return i + 1, new, alive & ~ended & (new.time < T), terminated | (alive & ended), seen
 
@@ -107,7 +108,7 @@ def visited(env: JittedEnv, policy: Callable, key: PRNGKeyArray, num_states: int
         return jax.tree.map(lambda old, x: jax.vmap(jnp.where)(now, x[which], old), drawn, states), steps
 
     first = jax.tree.map(lambda x: jnp.broadcast_to(x[0], (num_states, *x.shape[1:])), start)  # replaced at once
-    (drawn, _), _, _ = go_on(env, policy, start, jnp.ones(num_episodes, bool), of_play, draw, (first, jnp.zeros(())))
+    (drawn, _), _, _ = roll_on(env, policy, start, jnp.ones(num_episodes, bool), of_play, draw, (first, jnp.zeros(())))
     return drawn
 
 
@@ -139,7 +140,7 @@ class Continuations(NamedTuple):
     last_obs: Float[Array, "M K L O"]
 
     def bootstrapped(self, value: Callable[[Float[Array, "O N"]], Float[Array, " N"]]) -> Float[Array, "M K L"]:
-        """At the time limit the return goes on with V(s_L)."""
+        """The returns, bootstrapped with V(s_L) at the time limit."""
         after = value(self.last_obs.reshape(-1, self.last_obs.shape[-1]).T)
         return self.total + self.cut_off * after.reshape(self.total.shape)
 
@@ -153,7 +154,7 @@ def continuations(
     key: PRNGKeyArray,
     num: int,
 ) -> Continuations:
-    """After each action, taken `num` times in its state, the policy goes on."""
+    """After each action, taken `num` times in its state, roll on by the policy."""
     M, K = taken.shape[:2]
     of_first, of_rest = jax.random.split(key)
     each = jax.tree.map(lambda x: jnp.repeat(x, K * num, axis=0), states)
@@ -165,7 +166,7 @@ def continuations(
         return total + jnp.where(alive, discount * reward, 0.0), jnp.where(alive, discount * gamma, discount)
 
     seen = (reward, jnp.broadcast_to(jnp.asarray(gamma, jnp.float32), reward.shape))
-    (total, discount), last_obs, terminated = go_on(env, policy, after, ~ended, of_rest, add, seen)
+    (total, discount), last_obs, terminated = roll_on(env, policy, after, ~ended, of_rest, add, seen)
     found = (total, jnp.where(terminated, 0.0, discount), last_obs)
     return Continuations(*(x.reshape(M, K, num, *x.shape[1:]) for x in found))
 

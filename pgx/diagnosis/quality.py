@@ -4,11 +4,11 @@ From the gradients g_k of K independent batches, with mean ḡ:
 
     tr Σ = Σ_k ‖g_k − ḡ‖² / (K − 1)      ‖G‖² = ‖ḡ‖² − tr Σ / K, unbiased: may be negative      SNR = ‖G‖² / tr Σ
 
-All estimators see the same policy and the same episodes. They differ in the weight of each step and nowhere else, and
-a gradient is linear in the weights: so each episode's gradients are made once, and a batch of any size is a sum of
-them. The bonus for entropy, the same for all, is left out. All have the plain score of an action; where actions may be scored otherwise (CAPG), that is
-measured beside it, with the weights of `baseline`. `own` is the run's own way to weigh and to score a batch,
-whatever it is: its estimator, its critic as it is now, its switches, its score.
+All estimators see the same policy and the same episodes. They differ in the weight of each step and nowhere else, and a
+gradient is linear in the weights: so each episode's gradients are made once, and a batch of any size is a sum of them.
+The bonus for entropy, the same for all, is left out. All have the plain score of an action; where actions may be scored
+otherwise (CAPG), that is measured beside it, with the weights of `baseline`. `own` is the run's own way to weigh and to
+score a batch, whatever it is: its estimator, its critic as it is now, its switches, its score.
 """
 
 from collections.abc import Callable
@@ -52,7 +52,7 @@ class Scored(eqx.Module):
 
 
 class Estimand(eqx.Module):
-    """What a run's gradients estimate, whatever its estimator."""
+    """What a run's gradients estimate, with any estimator."""
 
     gamma: float | Float[Array, ""]
     lam: float | Float[Array, ""]
@@ -231,7 +231,7 @@ def batches(estimates: Estimates, size: int) -> dict[str, Float[Array, "K P"]]:
 
 
 class Row(NamedTuple):
-    """What a number is of."""
+    """What a number describes."""
 
     of: str
     """An estimator, a hidden layer, or empty."""

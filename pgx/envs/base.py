@@ -65,5 +65,5 @@ class HostEnv(abc.ABC):
         """(observation, reward, terminated, truncated).
 
         In a lane that has ended, the next step begins a fresh episode whatever the action: the observation is its first,
-        and there is nothing to terminate. Where as many episodes are played as there are lanes, it may do anything.
+        the reward counts for nothing, and both flags are False. With as many lanes as episodes that step is ignored.
         """
