@@ -260,6 +260,19 @@ def test_a_run_of_an_earlier_version_is_the_same_run(config, tmp_path):
     assert check_plain(earlier, Declared())["reward_scale"] == 1.0  # evaluate, play and diagnose read it
 
 
+@pytest.mark.parametrize(
+    ("overrides", "known"),
+    [
+        ("+variant=vanilla", "8b36479528191b49"),
+        ("+variant=baseline", "0fe6c9b0134b9814"),
+        ("+variant=baseline env=gymnasium_cartpole", "1b70da4cade366f5"),
+    ],
+)
+def test_a_default_run_keeps_its_hash_whatever_keys_are_added(overrides, known):
+    """A key whose default changes nothing belongs into NEUTRAL, or every sweep that there is would be run again."""
+    assert record.run_hash(checked(*overrides.split())) == known
+
+
 def test_an_identity_does_not_change():
     """Sweeps are kept for years: with another hash of the same things all their members would be called damaged."""
     config = {
