@@ -25,10 +25,10 @@ from pgx.declared import Declared
 from pgx.errors import ConfigError, one_line
 from pgx.gate import compose, quoted
 from pgx.progress import FORM, show
-from pgx.runs.record import History
+from pgx.runs.record import History, scored_by
 from pgx.runs.restore import Typed, read_run, title, trained
 from pgx.runs.table import Table
-from pgx.sizes import most_episodes
+from pgx.sizes import batches
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,7 +85,8 @@ def assemble(*words: Any, config_dir: Folders = (), **settings: Any) -> "Parts":
 
     parts = build.assemble(config)
     spec, on_host = parts.env.spec, isinstance(parts.env, HostEnv)
-    backend.check_memory(spec.max_steps, most_episodes(config), spec.obs_size, on_host=on_host)
+    for most in batches(config):
+        backend.check_memory(spec.max_steps, most, spec.obs_size, on_host=on_host)
     return parts
 
 
@@ -99,7 +100,8 @@ def train(*words: str, progress: bool = True, config_dir: Folders = (), **settin
     parts = assemble(*words, config_dir=config_dir, **settings)
     from pgx import build, loop
 
-    history, policy, chunk = History([], parts.env.spec.reward_threshold), parts.state.actor, None
+    history = History([], parts.env.spec.reward_threshold, scored_by(parts.config))
+    policy, chunk = parts.state.actor, None
     with _bar(parts.config, history) if progress else contextlib.nullcontext(lambda chunk: None) as show:
         parts.runner.compile()
         for chunk in loop.train(parts.runner, parts.state, **build.limits(parts.config, parts.env)):

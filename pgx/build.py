@@ -16,6 +16,7 @@ from pgx.algorithm import Algorithm
 from pgx.batch import BySteps
 from pgx.envs.base import EnvSpec, HostEnv, JittedEnv
 from pgx.errors import ConfigError
+from pgx.evaluating import Evaluation
 from pgx.loop import Keys, init
 from pgx.optimiser import Transformation, is_transformation
 from pgx.runners import HostRunner, JittedRunner, Lane, PackRunner, make_runner
@@ -78,13 +79,22 @@ def runner(
     config: dict[str, Any], env: JittedEnv | HostEnv, algorithm: Algorithm, state: TrainState, keys: Keys
 ) -> JittedRunner | HostRunner:
     """The runner of a run. Of `state` only the shapes matter."""
-    return make_runner(state, algorithm, env, keys, **_sizes(config), diagnose_every=config["diagnose_every"])
+    how, found = {"diagnose_every": config["diagnose_every"]}, evaluation(config)
+    if found is not None and isinstance(env, HostEnv):
+        how["evaluation_env"] = environment(config["env"] | {"num_lanes": found.episodes})
+    return make_runner(state, algorithm, env, keys, **_sizes(config), **how, evaluation=found)
+
+
+def evaluation(config: dict[str, Any]) -> Evaluation | None:
+    """When and how the policy is evaluated while it trains; None: never."""
+    every, how = config["evaluate_every"], (config["evaluate_episodes"], config["evaluate_greedy"])
+    return None if every is None else Evaluation(jax.device_put(np.int32(every)), *how)
 
 
 def lane(config: dict[str, Any], env: JittedEnv, algorithm: Algorithm, state: TrainState) -> Lane:
     """The lane of a pack that a run takes."""
     diagnose_every = jax.device_put(np.int32(config["diagnose_every"]))
-    return Lane(state, algorithm, env, Keys.of_seed(config["seed"]), diagnose_every)
+    return Lane(state, algorithm, env, Keys.of_seed(config["seed"]), diagnose_every, evaluation(config))
 
 
 def pack_runner(config: dict[str, Any], lanes: Sequence[Lane], *, width: int) -> PackRunner:
@@ -98,11 +108,10 @@ def _sizes(config: dict[str, Any]) -> dict[str, int]:
 
 def limits(config: dict[str, Any], env: JittedEnv | HostEnv) -> dict[str, float]:
     """The limits of a run: arguments of `pgx.loop.train`."""
-    return {
-        "num_updates": config["num_updates"] or math.inf,
-        "num_env_steps": config["num_env_steps"] or math.inf,
-        "solved_at": env.spec.reward_threshold if config["stop_when_solved"] else math.inf,
-    }
+    ends = {"num_updates": config["num_updates"] or math.inf, "num_env_steps": config["num_env_steps"] or math.inf}
+    if config["stop_when_solved"]:
+        ends["solved_at" if config["evaluate_every"] is None else "evaluated_at"] = env.spec.reward_threshold
+    return ends
 
 
 def tracker(config: dict[str, Any]) -> Tracker:

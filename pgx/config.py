@@ -54,6 +54,9 @@ RULES: dict[str, Rule] = {
     "discount_power": YES_OR_NO,
     "scale_observations": YES_OR_NO,
     "reward_scale": number(0, above=True),
+    "evaluate_every": whole(1, or_null=True),
+    "evaluate_episodes": whole(1),
+    "evaluate_greedy": YES_OR_NO,
     "diagnose_every": whole(1),
     "checkpoint_every": whole(1),
     "checkpoints_kept": whole(1),
@@ -262,6 +265,11 @@ def _check_together(config: dict[str, Any]) -> None:
     if config["discount_power"] and config["gamma"] < 1 and parts.declared(estimator, "discounted_from_start"):
         raise ConfigError("discount_power", "R(τ) has the factor γ^t already", hint="use it with estimator=reward_to_go")
     sizes.check(config, parts.declared(critic, "least_episodes", 1))
+    every, saved = config["evaluate_every"], config["checkpoint_every"]
+    if every is not None and saved % every and every % saved:
+        problem = f"{every} beside checkpoint_every={saved}: hardly any checkpoint would be of a policy that is evaluated"
+        near = min((n for n in range(1, saved + 1) if saved % n == 0), key=lambda n: abs(n - every))
+        raise ConfigError("evaluate_every", problem, "what divides it, or a multiple", hint=f"evaluate_every={near}")
     if config["update"].get("recompute_advantages") and not parts.defines(critic, "fit", beside="pgx.critics.Critic"):
         raise ConfigError("update.recompute_advantages", f"{critic} learns nothing: there is nothing to recompute")
     if config["update"].get("whiten_minibatches") and config["discount_power"]:

@@ -12,6 +12,9 @@ BUDGET = ("num_env_steps", "num_updates", "stop_when_solved")
 NEUTRAL = {
     "steps_per_update": None,
     "max_episodes_per_update": None,
+    "evaluate_every": None,
+    "evaluate_episodes": 10,
+    "evaluate_greedy": False,
     "scale_observations": False,
     "reward_scale": 1.0,
     "critic.standardise_target": False,

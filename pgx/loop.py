@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -9,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from pgx.algorithm import Algorithm
 from pgx.envs.base import EnvSpec, JittedEnv
+from pgx.evaluating import COLUMNS, Evaluation
 from pgx.lanes import largest
 from pgx.metrics import NO_GRADIENT_QUALITY
 from pgx.rollout import rollout
@@ -32,6 +34,8 @@ class Limits(NamedTuple):
     """The chunk ends with the first update that reaches it."""
     return_recent: float = math.inf
     """… or with the first after which the last 100 episodes return this on average."""
+    evaluation_return: float = math.inf
+    """… or with the first whose evaluation does."""
 
 
 class Chunk(NamedTuple):
@@ -67,6 +71,7 @@ class Keys(NamedTuple):
     train: PRNGKeyArray
     """Of the episodes that training plays."""
     evaluate: PRNGKeyArray
+    """Of those that a policy is judged by."""
     update: PRNGKeyArray
     """Of what an update draws once the episodes are there."""
 
@@ -95,8 +100,8 @@ def init(algorithm: Algorithm, make_policy: Callable, spec: EnvSpec, key: PRNGKe
 class Budget:
     """How far a run has come, and how far its next chunk may go: until a limit or a non-finite value ends the run.
 
-    `solved_at` is a mean return of the last 100 episodes. No chunk crosses a multiple of `pause_every` updates. Where
-    chunks begin and end does not change a bit of the results.
+    `solved_at` is a mean return of the last 100 episodes, `evaluated_at` one of an evaluation. No chunk crosses a multiple
+    of `pause_every` updates. Where chunks begin and end does not change a bit of the results.
     """
 
     def __init__(
@@ -104,16 +109,19 @@ class Budget:
         state: TrainState,
         *,
         env_steps: int = 0,
+        evaluation: float = math.nan,
         num_updates: float = math.inf,
         num_env_steps: float = math.inf,
         solved_at: float = math.inf,
+        evaluated_at: float = math.inf,
         pause_every: float = math.inf,
     ):
-        """`state` was reached after `env_steps`."""
+        """`state` was reached after `env_steps`, and its last `evaluation` returned that; NaN: there was none."""
         self._updates, self._env_steps = int(state.update), env_steps
-        self._num_updates, self._num_env_steps, self._solved_at = num_updates, num_env_steps, solved_at
-        self._pause_every = pause_every
-        self._over = bool(np.asarray(state.recent_returns).mean() >= solved_at)  # jax would compile it
+        self._num_updates, self._num_env_steps = num_updates, num_env_steps
+        self._solved_at, self._evaluated_at, self._pause_every = solved_at, evaluated_at, pause_every
+        recent = np.asarray(state.recent_returns).mean()  # jax would compile it
+        self._over = bool(recent >= solved_at) or evaluation >= evaluated_at
 
     def limits(self, max_updates: int) -> Limits | None:
         """Those of the next chunk, which has at most `max_updates`; None: the run has ended."""
@@ -121,13 +129,15 @@ class Budget:
             return None
         until = self._pause_every - self._updates % self._pause_every
         size = min(max_updates, until, self._num_updates - self._updates)
-        return Limits(int(size), self._num_env_steps - self._env_steps, self._solved_at)
+        return Limits(int(size), self._num_env_steps - self._env_steps, self._solved_at, self._evaluated_at)
 
     def count(self, chunk: Chunk) -> None:
         """`chunk` is done."""
         self._updates += len(chunk.rows["env_steps"])
         self._env_steps += int(chunk.rows["env_steps"].sum())
-        self._over = chunk.not_finite is not None or bool(chunk.rows["return_recent"][-1] >= self._solved_at)
+        ends = {"return_recent": self._solved_at, "evaluation_return": self._evaluated_at}
+        reached = [chunk.rows[name][-1:] >= end for name, end in ends.items() if name in chunk.rows]
+        self._over = chunk.not_finite is not None or bool(np.any(reached))
 
 
 def train(runner: Runner, state: TrainState, **limits: float) -> Iterator[Chunk]:
@@ -166,6 +176,7 @@ def chunk(
     keys: Keys,
     limits: Limits,
     diagnose_every: Int[Array, ""],
+    evaluation: Evaluation | None = None,
     *,
     num_episodes: int,
     max_updates: int,
@@ -184,20 +195,61 @@ def chunk(
         solved = state.recent_returns.mean() >= limits.return_recent
         return within & ~solved & finite.all()
 
-    def step(carry):
-        state, rows, done, env_steps, _ = carry
-        # always going, but for a lane that has ended before the others: it must not hold them up
-        state, row, finite = one(state, running(carry))
-        vectors = [jnp.stack([row[name] for name in names]) for names in columns]
-        rows = [jax.lax.dynamic_update_index_in_dim(xs, x, done, 0) for xs, x in zip(rows, vectors, strict=True)]
-        return state, rows, done + finite.all().astype(done.dtype), env_steps + row["env_steps"], finite
-
     _, row, finite = jax.eval_shape(one, state, True)
     # numbers of one type are written together: a kernel each is two instead of eighteen
     types = dict.fromkeys(x.dtype for x in row.values())
     columns = [[name for name, x in row.items() if x.dtype == kind] for kind in types]
     rows = [jnp.zeros((max_updates, len(names)), kind) for kind, names in zip(types, columns, strict=True)]
-    start = (state, rows, jnp.array(0), jnp.array(0), jnp.ones(finite.shape, bool))
-    state, rows, done, _, finite = jax.lax.while_loop(running, step, start)
-    rows = {name: x[:, i] for names, x in zip(columns, rows, strict=True) for i, name in enumerate(names)}
+    carry = (state, rows, jnp.array(0), jnp.array(0), jnp.ones(finite.shape, bool))
+    updates = partial(_updates, one, columns)
+    if evaluation is None:
+        carry, evaluated = updates(running, carry), []
+    else:
+        evaluate = partial(evaluation, env, keys.evaluate)
+        unsolved = lambda returns: ~(returns >= limits.evaluation_return)
+        carry, found = _with_evaluations(updates, evaluation.next_after, evaluate, running, unsolved, carry)
+        evaluated = [(COLUMNS, found)]
+    state, rows, done, _, finite = carry
+    tables = [*zip(columns, rows, strict=True), *evaluated]
+    rows = {name: x[:, i] for names, x in tables for i, name in enumerate(names)}
     return state, rows, done, finite
+
+
+_Carry = tuple[TrainState, list[Shaped[Array, "K _"]], Int[Array, ""], Int[Array, ""], Bool[Array, "4"]]
+"""State, rows, how many of them are filled, env steps, finite."""
+
+
+def _updates(one: Callable, columns: list[list[str]], going: Callable, carry: _Carry) -> _Carry:
+    """As many as are `going`, each with its row."""
+
+    def step(carry):
+        state, rows, done, env_steps, _ = carry
+        # always going, but for a lane that has ended before the others: it must not hold them up
+        state, row, finite = one(state, going(carry))
+        vectors = [jnp.stack([row[name] for name in names]) for names in columns]
+        rows = [jax.lax.dynamic_update_index_in_dim(xs, x, done, 0) for xs, x in zip(rows, vectors, strict=True)]
+        return state, rows, done + finite.all().astype(done.dtype), env_steps + row["env_steps"], finite
+
+    return jax.lax.while_loop(going, step, carry)
+
+
+def _with_evaluations(
+    updates: Callable, next_after: Callable, evaluate: Callable, running: Callable, unsolved: Callable, carry: _Carry
+) -> tuple[_Carry, Float[Array, "K 2"]]:
+    """A loop around that of `updates`, which goes as far as the next evaluation and is the same as without any, to the
+    last bit; and what the evaluations found, in rows like its own."""
+    size = len(carry[1][0])
+
+    def going(both):
+        carry, found = both
+        return running(carry) & unsolved(found[carry[2] - 1, 0])
+
+    def stretch(both):
+        carry, found = both
+        due_at = next_after(carry[0].update)
+        state, _, done, _, finite = carry = updates(lambda carry: running(carry) & (carry[0].update < due_at), carry)
+        due = finite.all() & (state.update == due_at)
+        columns = evaluate(state.actor, due)
+        return carry, found.at[jnp.where(due, done - 1, size)].set(columns, mode="drop")
+
+    return jax.lax.while_loop(going, stretch, (carry, jnp.full((size, len(COLUMNS)), jnp.nan)))

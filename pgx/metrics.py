@@ -15,6 +15,9 @@ COLUMNS = {
     "return_min": "… minimum",
     "return_max": "… maximum",
     "return_recent": "mean return of the last 100 training episodes; empty until there are 100",
+    "evaluation_return": "mean return of the policy after this update in `evaluate_episodes` episodes, the same at every "
+    "evaluation; empty of updates that are not evaluated",
+    "evaluation_std": "… standard deviation (n, not n − 1)",
     "length_mean": "steps an episode, mean over the batch",
     "policy_loss": "−(1/B) ΣΣ log π · A − c · entropy; means nothing by itself",
     "value_loss": "mean squared error of V in the last pass of its fit, in what the learner sees of returns (× reward_scale); "

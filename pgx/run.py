@@ -159,8 +159,7 @@ def _logged(file: Path, error: BaseException) -> Path | None:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def task(config: DictConfig) -> float:
-    """What Hydra calls for a run, or for every job of a launcher of its own; the objective is the interquartile mean
-    of the last 100 returns."""
+    """What Hydra calls for a run, or for every job of a launcher of its own; see `record.objective`."""
     from pgx.runs import record
 
     many = HydraConfig.get().mode.name == "MULTIRUN"

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from pgx.algorithm import Algorithm
 from pgx.envs.base import HostEnv, JittedEnv
+from pgx.evaluating import COLUMNS, Evaluation, common_key, summary
 from pgx.loop import WATCHED, Chunk, Keys, Limits, advance, chunk
 from pgx.rollout import HostRollout
 from pgx.types import TrainState
@@ -53,11 +54,11 @@ class Program:
 class JittedRunner:
     """Chunks of a run whose environment compiles."""
 
-    def __init__(self, state, algorithm, env, keys, *, num_episodes, max_updates, diagnose_every):
+    def __init__(self, state, algorithm, env, keys, *, num_episodes, max_updates, diagnose_every, evaluation=None):
         self._inputs = (algorithm, env, keys)
-        self._diagnose_every = jax.device_put(np.int32(diagnose_every))
+        self._schedule = jax.device_put(np.int32(diagnose_every)), evaluation
         self.max_updates = max_updates
-        arguments = (state, *self._inputs, _traced(STILL), self._diagnose_every)
+        arguments = (state, *self._inputs, _traced(STILL), *self._schedule)
         one_chunk = eqx.filter_jit(partial(chunk, num_episodes=num_episodes, max_updates=max_updates))
         self._program = Program((signature(arguments), num_episodes, max_updates), lambda: one_chunk.lower(*arguments))
 
@@ -74,22 +75,31 @@ class JittedRunner:
         return _chunk(lambda: after, rows, int(done), finite, time.perf_counter() - start)
 
     def _run(self, state: TrainState, limits: Limits) -> tuple:
-        return self._program(state, *self._inputs, _traced(_within(limits, self.max_updates)), self._diagnose_every)
+        return self._program(state, *self._inputs, _traced(_within(limits, self.max_updates)), *self._schedule)
 
 
 _advance = eqx.filter_jit(advance)
 _fold_in = jax.jit(jax.random.fold_in)
+_common_key = jax.jit(common_key)
+_summary = jax.jit(summary)
 
 
 class HostRunner:
-    """Chunks of a run on the host, one update each: the host is involved in every step anyway."""
+    """Chunks of a run on the host, one update each: the host is involved in every step anyway.
+
+    Evaluation has an environment of its own, which may keep what it likes from one episode to the next, with a lane for
+    each episode: so all of them begin as the seed says, whatever became of those before.
+    """
 
     max_updates = 1
 
-    def __init__(self, state, algorithm, env, keys, *, num_episodes, diagnose_every):
+    def __init__(self, state, algorithm, env, keys, *, num_episodes, diagnose_every, evaluation=None, evaluation_env=None):
         self._keys, self._algorithm = keys, algorithm
         self._diagnose_every = jax.device_put(np.int32(diagnose_every))
         self._rollout = HostRollout(env, num_episodes)
+        self._evaluation = evaluation
+        if evaluation is not None:
+            self._evaluate = HostRollout(evaluation_env, evaluation.episodes, greedy=evaluation.greedy)
 
     def compile(self) -> None:
         """Nothing to do: the first update compiles."""
@@ -102,7 +112,15 @@ class HostRunner:
         row, finite = jax.device_get((row, finite))
         rows = {name: x[None] for name, x in row.items()}
         done = int(finite.all())
+        if self._evaluation is not None:
+            rows |= self._evaluated(after, due=bool(done) and int(after.update) % int(self._evaluation.every) == 0)
         return _chunk(lambda: after if done else state, rows, done, finite, time.perf_counter() - start)
+
+    def _evaluated(self, state: TrainState, *, due: bool) -> dict[str, np.ndarray]:
+        if not due:
+            return dict.fromkeys(COLUMNS, np.full(1, np.nan, np.float32))
+        found = jax.device_get(_summary(self._evaluate(state.actor, _common_key(self._keys.evaluate)).reward))
+        return {name: x[None] for name, x in zip(COLUMNS, found, strict=True)}
 
 
 def make_runner(
@@ -114,11 +132,14 @@ def make_runner(
     num_episodes: int,
     diagnose_every: int,
     max_updates: int,
+    evaluation: Evaluation | None = None,
+    evaluation_env: HostEnv | None = None,
 ) -> JittedRunner | HostRunner:
-    """The runner for this kind of environment; where it compiles, a chunk has at most `max_updates`."""
-    common = {"num_episodes": num_episodes, "diagnose_every": diagnose_every}
+    """The runner for this kind of environment; where it compiles, a chunk has at most `max_updates`, and on the host an
+    `evaluation` needs an environment of its own."""
+    common = {"num_episodes": num_episodes, "diagnose_every": diagnose_every, "evaluation": evaluation}
     if isinstance(env, HostEnv):
-        return HostRunner(state, algorithm, env, keys, **common)
+        return HostRunner(state, algorithm, env, keys, **common, evaluation_env=evaluation_env)
     return JittedRunner(state, algorithm, env, keys, **common, max_updates=max_updates)
 
 
@@ -130,6 +151,7 @@ class Lane(NamedTuple):
     env: JittedEnv
     keys: Keys
     diagnose_every: Int[Array, ""]
+    evaluation: Evaluation | None = None
 
 
 class PackRunner:
@@ -154,9 +176,9 @@ class PackRunner:
         self._width, self.max_updates = width, max_updates
 
         def one(numbers, limits):
-            state, *others, diagnose_every = eqx.combine(numbers, common)
+            state, algorithm, env, keys, *schedule = eqx.combine(numbers, common)
             sizes = {"num_episodes": num_episodes, "max_updates": max_updates}
-            state, *told = chunk(state, *others, limits, diagnose_every, **sizes)
+            state, *told = chunk(state, algorithm, env, keys, limits, *schedule, **sizes)
             return eqx.filter(state, eqx.is_array), told
 
         sharded = {"mesh": mesh, "in_specs": over_lanes, "out_specs": over_lanes}
@@ -238,7 +260,8 @@ def _within(limits: Limits, max_updates: int) -> Limits:
 def _traced(limits: Limits, sharding: NamedSharding | None = None) -> Limits:
     """As arrays: of numbers, or of one column a number for several runs."""
     counts = [np.minimum(x, 2**31 - 1).astype(np.int32) for x in (limits.updates, limits.env_steps)]
-    return jax.device_put(Limits(*counts, np.asarray(limits.return_recent, np.float32)), sharding)
+    returns = [np.asarray(x, np.float32) for x in (limits.return_recent, limits.evaluation_return)]
+    return jax.device_put(Limits(*counts, *returns), sharding)
 
 
 def _chunk(

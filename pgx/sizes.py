@@ -44,6 +44,12 @@ def most_episodes(config: dict[str, Any]) -> Most:
     return Most("max_episodes_per_update", config["max_episodes_per_update"] or max(2, math.ceil(steps / SHORT_EPISODE)))
 
 
+def batches(config: dict[str, Any]) -> list[Most]:
+    """Of every kind of batch that a run plays."""
+    evaluated = [] if config["evaluate_every"] is None else [Most("evaluate_episodes", config["evaluate_episodes"])]
+    return [most_episodes(config), *evaluated]
+
+
 def fewest_episodes(config: dict[str, Any], max_steps: int | None) -> int:
     """The fewest of a batch, if all go to the time limit: an environment on the host has so many lanes unless it says how
     many, and none of them is ever idle. Raises ConfigError if there is no limit."""

@@ -59,14 +59,14 @@ def test_a_summary_says_when_it_was_solved_and_what_was_best(threshold, solved):
     history = History([], threshold)
     history.extend(columns())
     expected = {"updates": 3, "env_steps": 120, "episodes": 30, "return_best": 20.0}
-    assert history.summary() == expected | {"solved_at_env_steps": solved, "warning": None}
+    assert history.summary() == expected | {"solved_at_env_steps": solved, "evaluation_final": None, "warning": None}
 
 
 def test_a_history_of_nothing_has_a_summary():
     """A run that diverges in its first update has one, too."""
     history = History([], 475.0)
     expected = {"updates": 0, "env_steps": 0, "episodes": 0, "return_best": None}
-    expected |= {"solved_at_env_steps": None, "warning": None}
+    expected |= {"solved_at_env_steps": None, "evaluation_final": None, "warning": None}
     assert history.summary() == expected and history.recent is None
 
 

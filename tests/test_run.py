@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from program import checked, finish, rows, start, summary, train_here
 
+from pgx.evaluating import COLUMNS as EVALUATION
 from pgx.metrics import COLUMNS
 from pgx.runs.checkpoint import Checkpoints
 
@@ -78,8 +79,10 @@ def test_what_does_not_apply_is_empty(folder, tmp_path):
         diagnosed = int(row["update"]) % 5 == 0
         assert (row["grad_variance"] != "") == (row["grad_snr"] != "") == diagnosed
         assert (row["return_recent"] != "") == (int(row["update"]) >= 10)  # 100 episodes
-    empty_at_times = ("grad_variance", "grad_snr", "return_recent")
-    assert all(cell != "" for row in table for name, cell in row.items() if name not in empty_at_times)
+    of_others = ("std_mean", "std_min", "saturated_share", "epochs", "clip_share", "ratio_max", "halvings", *EVALUATION)
+    assert all(row[name] == "" for row in table for name in of_others)
+    at_times = ("grad_variance", "grad_snr", "return_recent", *of_others)
+    assert all(cell != "" for row in table for name, cell in row.items() if name not in at_times)
     train_here("+variant=vanilla", "num_updates=2", folder=tmp_path)
     for row in rows(tmp_path):
         assert row["value_loss"] == row["explained_variance"] == ""

@@ -33,8 +33,9 @@ STATUSES = ("running", "completed", "interrupted", "failed", "diverged")
 class History:
     """The rows of a run so far, and what they say about it."""
 
-    def __init__(self, rows: list[dict[str, Any]], reward_threshold: float | None):
-        self.rows, self._threshold = rows, reward_threshold
+    def __init__(self, rows: list[dict[str, Any]], reward_threshold: float | None, scored_by: str = "return_recent"):
+        """`scored_by`: the column that says what is best, and what is solved."""
+        self.rows, self._threshold, self._scored_by = rows, reward_threshold, scored_by
 
     @property
     def updates(self) -> int:
@@ -48,6 +49,17 @@ class History:
     def recent(self) -> float | None:
         """Mean return of the last 100 episodes; None before there are 100."""
         return self.rows[-1]["return_recent"] if self.rows else None
+
+    @property
+    def score(self) -> float | None:
+        """Of the policy after the last update; None if it has none."""
+        return self.rows[-1].get(self._scored_by) if self.rows else None
+
+    @property
+    def evaluation(self) -> float | None:
+        """What the last evaluation returned; None before the first."""
+        found = (row.get("evaluation_return") for row in reversed(self.rows))
+        return next((x for x in found if x is not None), None)
 
     def extend(self, columns: "dict[str, np.ndarray]") -> list[dict[str, Any]]:
         """Add a chunk's rows, numbered and with running totals; returns them."""
@@ -78,23 +90,25 @@ class History:
         return min(1.0, max(used / budget for used, budget in budgets if budget is not None))
 
     def summary(self) -> dict[str, Any]:
-        recent = [row for row in self.rows if row["return_recent"] is not None]
-        reached = (
-            row["env_steps"] for row in recent if self._threshold is not None and row["return_recent"] >= self._threshold
-        )
+        scored = [(row["env_steps"], x) for row in self.rows if (x := row.get(self._scored_by)) is not None]
+        reached = (env_steps for env_steps, x in scored if self._threshold is not None and x >= self._threshold)
         return {
             "updates": self.updates,
             "env_steps": self.env_steps,
             "episodes": self.rows[-1]["episodes"] if self.rows else 0,
-            "return_best": max((row["return_recent"] for row in recent), default=None),
+            "return_best": max((x for _, x in scored), default=None),
             "solved_at_env_steps": next(reached, None),
+            "evaluation_final": self.evaluation,
             "warning": self.warning,
         }
 
     @property
     def warning(self) -> str | None:
-        """A sentence if the policy looks dead: in the last 100 episodes there was one action only, or hardly any noise, or
-        nothing but the ends of the actions, for less than half of the best return."""
+        """A sentence if no policy was evaluated that should have been, or if the policy looks dead: in the last 100
+        episodes there was one action only, or hardly any noise, or nothing but the ends of the actions, for less than half
+        of the best return."""
+        if self._scored_by == "evaluation_return" and self.evaluation is None:
+            return f"no policy was evaluated: there were only {self.updates} updates"
         rows = [row for row in self.rows if row["episodes"] > self.rows[-1]["episodes"] - 100]
         best = max((row["return_recent"] for row in self.rows if row["return_recent"] is not None), default=math.inf)
         if not rows or best == math.inf or self.recent >= best - abs(best) / 2:
@@ -113,6 +127,12 @@ class History:
 def _mean(values: list[float | None]) -> float:
     """The mean; NaN, for which no comparison holds, if a value is missing."""
     return math.nan if None in values else sum(values) / len(values)
+
+
+def scored_by(config: dict[str, Any]) -> str:
+    """The column of metrics.csv that says which policy is the best, and whether the environment is solved: that of the
+    evaluations, if there are any."""
+    return "return_recent" if config["evaluate_every"] is None else "evaluation_return"
 
 
 def last_returns(recent_returns: "np.ndarray") -> tuple[float, float] | tuple[None, None]:
@@ -233,9 +253,13 @@ def needs_more(before: dict[str, Any], config: dict[str, Any]) -> bool:
 
 
 def objective(summary: dict[str, Any] | None) -> float:
-    """The objective of a sweeper, to be maximised: the interquartile mean of the last 100 returns. −∞ where it means
-    nothing: a run that diverged, failed or never finished an episode is not the best one for what it had before."""
-    value = summary.get("return_final_iqm") if summary is not None and summary["status"] == "completed" else None
+    """The objective of a sweeper, to be maximised: the mean return of the last evaluation, or the interquartile mean of the
+    last 100 returns where nothing is evaluated. −∞ where it means nothing: a run that diverged, failed or never finished an
+    episode is not the best one for what it had before."""
+    if summary is None or summary["status"] != "completed":
+        return -math.inf
+    evaluated = summary["config"].get("evaluate_every") is not None
+    value = summary.get("evaluation_final" if evaluated else "return_final_iqm")
     return -math.inf if value is None else value
 
 
@@ -251,6 +275,8 @@ def last_line(summary: dict[str, Any], folder: Path) -> str:
         what += f": {summary['status']} ({summary['error']})"
     if summary["return_final"] is not None:
         what += f": return {summary['return_final']:.1f} over the last {min(100, summary['episodes'])} episodes"
+        if (evaluation := summary.get("evaluation_final")) is not None:
+            what += f", {evaluation:.1f} in the last evaluation"
         solved = summary["solved_at_env_steps"]
         if solved is not None:
             what += f", solved at {solved:,} of {summary['env_steps']:,} env steps"

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from pgx.errors import CheckpointError, Interrupted, one_line
 from pgx.runs import curve, provenance, record
 from pgx.runs.table import Table
 from pgx.runs.tracker import of_run
-from pgx.sizes import most_episodes
+from pgx.sizes import batches
 
 if TYPE_CHECKING:
     from pgx.loop import Chunk
@@ -110,7 +111,8 @@ class Recording:
 
         self.env, self.algorithm = build(config)
         spec = self.env.spec
-        backend.check_memory(spec.max_steps, most_episodes(config), spec.obs_size, on_host=on_host(config["env"]))
+        for most in batches(config):
+            backend.check_memory(spec.max_steps, most, spec.obs_size, on_host=on_host(config["env"]))
         self.skeleton = skeleton(config, self.env, self.algorithm)
         threshold = self.env.spec.reward_threshold
         self._metrics = Table(folder / "metrics.csv", tuple(COLUMNS))
@@ -128,7 +130,7 @@ class Recording:
         else:
             self._saved, self.state = restored.update, lambda: restored.state
             _check_old(restored, len(self._metrics), folder)
-        self.history = record.History(self._metrics.keep(self._saved), threshold)
+        self.history = record.History(self._metrics.keep(self._saved), threshold, record.scored_by(config))
         self._timing.keep_until(self._saved)
         now = provenance.made_with(config, jax.devices()[0].device_kind)
         made_with, changes = provenance.stretches(before, self._saved, now)
@@ -165,8 +167,9 @@ class Recording:
         """The limits of this run: arguments of `pgx.loop.train`."""
         from pgx.build import limits
 
-        so_far = {"env_steps": self.history.env_steps, "pause_every": self.config["checkpoint_every"]}
-        return limits(self.config, self.env) | so_far
+        evaluation = self.history.evaluation
+        so_far = {"env_steps": self.history.env_steps, "evaluation": math.nan if evaluation is None else evaluation}
+        return limits(self.config, self.env) | so_far | {"pause_every": self.config["checkpoint_every"]}
 
     @property
     def share(self) -> float:
@@ -194,7 +197,7 @@ class Recording:
         """Save a checkpoint, unless there is one of this update."""
         if self._saved != self.history.updates:
             self._saved = self.history.updates
-            self._checkpoints.save(self._saved, self.state(), self._metrics.sum, self.history.recent)
+            self._checkpoints.save(self._saved, self.state(), self._metrics.sum, self.history.score)
 
     def interrupted(self, by: signal.Signals) -> None:
         """Note that a signal ends the run before its budget does."""

@@ -245,7 +245,9 @@ def trained(folder: Path, config: dict[str, Any], *, best: bool, num_lanes: int 
     with Checkpoints(folder / "checkpoints", run=run_hash(config)) as checkpoints:
         restored = checkpoints.best(state) if best else checkpoints.restore(state)
     if restored is None and best:
-        raise ConfigError("--best", f"no checkpoint of {folder} has a score", hint="it takes 100 episodes to get one")
+        every = config["evaluate_every"]
+        hint = "it takes 100 episodes to get one" if every is None else f"those of updates that {every} divides get one"
+        raise ConfigError("--best", f"no checkpoint of {folder} has a score", hint=hint)
     if restored is None:
         raise _no_checkpoint(folder, config)
     update, state, _ = restored
