@@ -304,7 +304,7 @@ def test_every_experiment_passes_the_check_and_says_its_command():
         own = [] if find_spec("mujoco") or "override /env: mujoco" not in file.read_text() else ["env.id=Pendulum-v1"]
         config = checked(f"+experiment={file.stem}", *own)
         assert f"# python -m pgx.run +experiment={file.stem}\n" in file.read_text()
-        assert config["whiten"] and config["num_env_steps"] <= 1_000_000
+        assert config["variant"] == "gae" and config["num_env_steps"] <= 1_000_000
     assert len(files) >= 6
 
 

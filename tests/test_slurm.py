@@ -17,7 +17,8 @@ from program import environment, finish, pgx, results, stamps, start, summary
 pytestmark = pytest.mark.slurm
 
 SWEEP = (
-    "-m", "+variant=reward_to_go,baseline", "seed=0,1", "num_updates=300", "episodes_per_update=4",
+    "-m", "+variant=reward_to_go,baseline", "env=pendulum", "scale_observations=true", "seed=0,1", "num_updates=300",
+    "episodes_per_update=4", "+env.params.max_steps_in_episode=60",
     "checkpoint_every=7", "updates_per_chunk=5", "hydra.sweep.dir=s",
 )  # fmt: skip
 SLURM = (*SWEEP, "hydra/launcher=slurm", "hydra.launcher.members_per_task=2")

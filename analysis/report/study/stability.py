@@ -15,6 +15,8 @@ HEALTH = {
     "entropy": "entropy, nats",
     "kl": "KL of an update, nats",
     "action_share": "share of the most frequent action",
+    "std_min": "least standard deviation of u",
+    "saturated_share": "share of actions at their ends",
     "explained_variance": "explained variance of V",
     "grad_norm": "gradient norm",
 }
