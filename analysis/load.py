@@ -32,7 +32,8 @@ RUNS = {
     "error": "why it is not completed, and what is wrong with its files",
     "reward_threshold": "of the environment; NaN if it has none",
     "return_final": "mean return of the last 100 training episodes",
-    "solved_at_env_steps": "first step where that mean reached the threshold; NaN if never",
+    "solved_at_env_steps": "first step where that mean, or the return of an evaluation if there were any, reached the "
+    "threshold; NaN if never",
     "stopped_when_solved": "whether it ended because it had solved the environment",
     "device": "what it ran on",
     "sweep": "name of the folder that was given; the whole of what was given where names are the same",
@@ -44,6 +45,7 @@ METRICS = ("run_id", "update", "env_steps", "metric", "value", "episodes")
 """`episodes` are those of the update; 0: not recorded."""
 INCIDENTAL = (
     "num_updates", "stop_when_solved", "diagnose_every", "checkpoint_every", "checkpoints_kept", "updates_per_chunk",
+    "evaluate_every", "evaluate_episodes", "evaluate_greedy",
 )  # fmt: skip
 """Configuration values that make no other learner of a run."""
 BATCH = ("episodes_per_update", "steps_per_update")

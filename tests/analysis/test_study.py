@@ -3,9 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from run_folders import made_tables
+from run_folders import made_tables, write_run
 
-from analysis.report import verdict
+from analysis.load import load
+from analysis.report import sections, verdict
 from analysis.report.study import Question, Study
 from analysis.statistics.aggregates import Bootstrap
 from analysis.statistics.ranks import probability_of_improvement
@@ -230,3 +231,41 @@ def test_tables_of_a_study_can_be_saved(tmp_path, rng: np.random.Generator):
     study({v: [reaches(x) for x in rng.lognormal(np.log(3e5), 0.5, 5)] for v in "ab"}).save(tmp_path)
     rows = pd.read_parquet(tmp_path / "final_pairs.parquet")
     assert {"smallest_p", "conclusion", "n_a", "absent_b"} <= set(rows.columns)
+
+
+# Scores of evaluations, of which most updates have none
+
+
+def evaluated(folder, returns: list[float], **summary):
+    """A run that is evaluated after every third update, and learns with a delay that its evaluations do not have."""
+    write_run(folder, [0.0] * 9, **summary)
+    header, *rows = (folder / "metrics.csv").read_text().splitlines()
+    rows = [f"{row},{returns[i // 3] if i % 3 == 2 else ''}" for i, row in enumerate(rows)]
+    (folder / "metrics.csv").write_text("\n".join([f"{header},evaluation_return", *rows]) + "\n")
+
+
+def test_a_report_can_score_by_the_evaluations(tmp_path):
+    """Final score, time to the threshold and horizon are those of the updates that were evaluated."""
+    for seed in range(3):
+        evaluated(tmp_path / f"a{seed}", [10.0, 480.0, 490.0 + seed], variant="a", seed=seed)
+        evaluated(tmp_path / f"b{seed}", [10.0, 20.0, 480.0 + seed], variant="b", seed=seed)
+    found = Study(load(tmp_path), Question(score="evaluation_return", bootstrap=QUICK))
+    assert found.horizons == {"CartPole-v1": 900} and not found.problems
+    assert found.scores.set_index(["variant", "seed"])["value"].to_dict() == {
+        **{("a", seed): 490.0 + seed for seed in range(3)}, **{("b", seed): 480.0 + seed for seed in range(3)},
+    }  # fmt: skip
+    assert found.times.groupby("variant")["time"].unique().map(list).to_dict() == {"a": [600.0], "b": [900.0]}
+    assert len(found.aligned) and found.aligned["value"].notna().all()
+    assert "mean of an evaluation's episodes" in sections.method(found) and "evaluation" in sections.primary_endpoint(found)
+
+
+def test_runs_that_their_evaluations_stopped_are_not_judged_by_training_without_a_word(tmp_path):
+    """By its last 100 episodes such a run seems to have given up early."""
+    solved = {"config": {"stop_when_solved": True}, "solved_at_env_steps": 900}
+    evaluated(tmp_path / "a", [10.0, 20.0, 480.0], seed=0, **solved)
+    evaluated(tmp_path / "b", [10.0, 20.0, 480.0], seed=1)
+    by = {
+        score: Study(load(tmp_path), Question(score=score, bootstrap=QUICK)) for score in ("return_recent", "evaluation_return")
+    }
+    said = {score: [line for line in study.warnings if "stopped by an evaluation" in line] for score, study in by.items()}
+    assert [line[:6] for line in said["return_recent"]] == ["1 runs"] and said["evaluation_return"] == []

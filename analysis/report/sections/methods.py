@@ -6,7 +6,10 @@ from analysis import text
 from analysis.report.study import Study, question_json
 from analysis.statistics.compare import FEW_SEEDS, LEAST_SEEDS, MOST_ABSENT
 
-SMOOTHING = {"return_recent": "mean of the last 100 training episodes"}
+SMOOTHING = {
+    "return_recent": "mean of the last 100 training episodes",
+    "evaluation_return": "mean of an evaluation's episodes, which are the same for all runs of one seed",
+}
 
 
 def smoothing(metric: str) -> str:
@@ -52,6 +55,8 @@ def way_up(study: Study) -> list[str]:
 def final_score_of(score: str) -> str:
     if score == "return_recent":
         return "The mean of the last 100 training episodes, which is `return_final` of run.json and of a sweep's table,"
+    if score == "evaluation_return":
+        return f"`{score}`, the {SMOOTHING[score]},"
     return f"`{score}`"
 
 

@@ -14,6 +14,9 @@ from analysis.report.study.frozen import Frozen
 from analysis.results import table
 from analysis.statistics import events, reliability, survival
 
+EVALUATION = "evaluation_return"
+"""Where it was measured, it decided when a run is solved."""
+
 
 class Study(Frozen):
     """The tables of one or several sweeps; every property is one (see `named`)."""
@@ -34,6 +37,11 @@ class Study(Frozen):
         if len(few := seeds[seeds.between(2, 9)]):
             count = f"{few.min()}" if few.min() == few.max() else f"{few.min()}–{few.max()}"
             sentences.append(f"{count} seeds in {len(few)} of {len(seeds)} groups: with fewer than 10 intervals are too narrow")
+        if self.question.score != EVALUATION:
+            evaluated = self.runs["run_id"].isin(self.curves(EVALUATION, problem=False)["run_id"])
+            if stopped := int((self.runs["stopped_when_solved"] & evaluated).sum()):
+                what = f"{stopped} runs were stopped by an evaluation that reached the threshold"
+                sentences.append(f"{what}: --score {EVALUATION} goes by these, {self.question.score} may not be there yet")
         ends = self.scored.groupby("run_id")["env_steps"].max()
         done = self.runs[self.runs["status"] == "completed"].set_index("run_id")
         for env, horizon in self.horizons.items():
