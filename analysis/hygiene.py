@@ -1,5 +1,6 @@
-"""What makes a result look better than it is: values that were chosen on the seeds that are reported, and looking again
-until it is clear. The second stage, a confirmation on fresh seeds, and the memory of what was looked at."""
+"""Hygiene, against what makes a result look better than it is: values that were chosen on the seeds that are reported,
+and looking again until it is clear. The second stage, a confirmation on fresh seeds, and the memory of what was looked
+at."""
 
 import json
 import os
@@ -50,7 +51,7 @@ def sweeper_of(folder: Path) -> str:
 
 
 def tuned(runs: pd.DataFrame) -> pd.Series:
-    """Of every run, whether a sweeper chose it (any but Hydra's basic one, which only lists): its name, or nothing."""
+    """The sweeper that chose each run (any but Hydra's basic one, which only lists): its name, or nothing."""
     sweepers = pd.Series([sweeper_of(Path(folder)) for folder in runs["folder"]], index=runs.index, dtype="str")
     return sweepers.where(~sweepers.str.endswith(".BasicSweeper"), "").str.rsplit(".", n=1).str[-1]
 
@@ -66,7 +67,7 @@ def grids(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def seed_hygiene(runs: pd.DataFrame) -> list[str]:
-    """Seeds on which values were chosen, by a sweeper or by whoever reads a grid, show too good a result.
+    """Seeds on which values were chosen, by a sweeper or by a reader of a grid, show too good a result.
 
     `runs` are as loaded: `variant` is the variant, not a group.
     """
@@ -113,7 +114,7 @@ def second_stage(runs: pd.DataFrame, scores: pd.DataFrame, output: str, least: i
 
 
 def overrides(folder: Path) -> list[str]:
-    """What a run was started with, as Hydra wrote it down."""
+    """The overrides that a run was started with, as Hydra wrote them down."""
     try:
         text = (folder / ".hydra" / "overrides.yaml").read_text()
     except (OSError, UnicodeDecodeError):
@@ -123,7 +124,7 @@ def overrides(folder: Path) -> list[str]:
 
 
 def confirmed(runs: pd.DataFrame, stage_one: pd.DataFrame, name: str) -> tuple[str, bool]:
-    """What to say of runs whose values were chosen on other runs, and whether their seeds are fresh."""
+    """(the sentence about runs whose values were chosen on other runs, whether their seeds are fresh)."""
     again = sorted(set(runs["seed"].dropna()) & set(stage_one["seed"].dropna()))
     if again:
         return (f"seed hygiene: seeds {ranges(again)} are among those of {name}, on which the values were chosen: a "
@@ -136,7 +137,7 @@ def confirmed(runs: pd.DataFrame, stage_one: pd.DataFrame, name: str) -> tuple[s
 
 
 def look_again(sweep: Path, runs: pd.DataFrame) -> list[str]:
-    """What has to be said because this sweep was reported before with fewer seeds. This look is remembered."""
+    """The warnings if this sweep was reported before with fewer seeds. This look is remembered."""
     ended = runs[~runs["status"].isin(["running", "missing"])].dropna(subset="seed")
     now = {f"{variant} on {env}": sorted({int(x) for x in group["seed"]})
            for (variant, env), group in ended.groupby(["variant", "env"])}  # fmt: skip

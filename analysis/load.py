@@ -54,7 +54,7 @@ CURVES = ("run_id", "variant", "env", "seed", "env_steps", "value")
 
 
 class InputError(ValueError):
-    """What was asked for is not there; the message is one line that says what is."""
+    """An error in a request: the message is one line that says what there is."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def ledger(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def warnings(runs: pd.DataFrame, by: Sequence[str] = ("variant",)) -> list[str]:
-    """What a reader of any number about these runs has to know first: one sentence each. `by`: what they are grouped by."""
+    """The warnings about these runs, to be read before any number: one sentence each. `by`: what they are grouped by."""
     sentences = []
     bad = runs.loc[runs["status"] != "completed", "status"].value_counts()
     if len(bad):
@@ -161,7 +161,7 @@ def grouped_by(tables: Tables, keys: Sequence[str]) -> Tables:
 
 
 def replicate_keys(runs: pd.DataFrame) -> tuple[str, ...]:
-    """What makes a group of replicates unless somebody says otherwise: the variant, and every configuration value that
+    """The keys that make a group of replicates by default: the variant, and every configuration value that
     differs among its runs in one environment and sweep, but for those that only say how long a run is or what it
     writes down. A value that another one decides is not named beside it."""
     keys = ["variant"]
@@ -181,7 +181,7 @@ def _label(values: dict[str, Any], names: list[str]) -> str:
 
 
 def _short_names(keys: Sequence[str]) -> list[str]:
-    """What stands before a value: the last part of its key, all of it where two end alike, nothing for the variant."""
+    """The names before values: the last part of its key, all of it where two end alike, nothing for the variant."""
     last = ["" if key in RUNS and key != "seed" else key.removesuffix("._target_").rsplit(".", 1)[-1] for key in keys]
     return [key if name and last.count(name) > 1 else name for key, name in zip(keys, last, strict=True)]
 
@@ -242,7 +242,7 @@ def _run_id(relative: Path, sweep: Path, name: str) -> str:
 
 
 def _distinct_names(folders: Sequence[Path]) -> list[str]:
-    """What goes in front of run_ids: nothing for one sweep, otherwise names that tell them apart."""
+    """The prefixes of run_ids: nothing for one sweep, otherwise names that tell them apart."""
     if len(folders) < 2:
         return [""] * len(folders)
     names = [folder.resolve().name for folder in folders]
@@ -297,13 +297,13 @@ def _record(folder: Path, run_id: str, sweep: str, reached: int | None, note: st
 
 
 def _code(made_with: dict[str, Any]) -> str:
-    """The commit, and a `+` if it does not say all."""
+    """The commit, and a `+` if it is not the whole of the code."""
     more = made_with.get("git_dirty") or made_with.get("own_code")
     return _text(made_with.get("git_commit")) + ("+" if more else "")
 
 
 def _read_json(path: Path) -> tuple[dict[str, Any], str]:
-    """What is in it, and what is wrong with it."""
+    """The content of a JSON file, and what is wrong with it."""
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:

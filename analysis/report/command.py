@@ -50,7 +50,7 @@ def _number(text: str, above: float = -math.inf) -> float:
 def say(line: str, stream: TextIO | None = None) -> None:
     """Print a line if anybody can take it: a closed pipe, a full disk or an ASCII terminal changes no exit code."""
     stream = stream or sys.stdout
-    if stream is None:  # closed by whoever started us
+    if stream is None:  # closed by the parent process
         return
     try:
         encoding = stream.encoding or "utf-8"
@@ -125,14 +125,14 @@ def write(study: Study, output: Path, *, quiet: bool | None = None) -> list[str]
 
 
 def _heading(cells: list[Cell]) -> str:
-    """The first that is shown, as plain text; empty if none is."""
+    """The first heading that is shown, as plain text; empty if none is."""
     text = "\n".join(bundle.get("text/markdown", "") for cell in cells for bundle in cell.shown)
     match = re.search(r"^# (.*)$", text, flags=re.MULTILINE)
     return re.sub(r"\\(.)", r"\1", match[1]) if match else ""
 
 
 def _usable(sweeps: list[Path], complaints: list[str]) -> list[Path]:
-    """Those that can be loaded, each once; what is wrong with the others is said."""
+    """The sweeps that can be loaded, each once; the others are complained of."""
     usable: dict[Path, Path] = {}
     for sweep in sweeps:
         if sweep.resolve() in usable:
@@ -145,7 +145,7 @@ def _usable(sweeps: list[Path], complaints: list[str]) -> list[Path]:
 
 
 def _study(tables, question: Question, complaints: list[str]) -> Study:
-    """With a grouping that there is not: grouped as it is by default, and said. Raises InputError if that is none."""
+    """The study; if its grouping does not exist, grouped by default, with a complaint. Raises InputError if that is none."""
     try:
         return Study(tables, question)
     except InputError as error:

@@ -120,7 +120,7 @@ def _seeds(n: int) -> str:
 
 
 def of_pairs(study: Study, env: str) -> list[str]:
-    """On the primary endpoint."""
+    """Sentences about pairs on the primary endpoint."""
     return _sentences(study.primary[study.primary["env"] == env], _Known.of(study, env), "primary")
 
 
@@ -138,7 +138,7 @@ def of_collapses(study: Study, env: str) -> list[str]:
 
 @dataclass(frozen=True)
 class _Known:
-    """What is told beside a pair: results of each of the two, by variant."""
+    """Results told beside a pair, by variant."""
 
     medians: Mapping[str, pd.Series]
     restricted: Mapping[str, pd.Series]
@@ -153,7 +153,7 @@ class _Known:
 
 
 def _sentences(pairs: pd.DataFrame, known: _Known, name: str) -> list[str]:
-    """The clearest first. Pairs of which there is the same to say are named together."""
+    """Sentences about pairs, the clearest first. Pairs of which there is the same to say are named together."""
     together, alone = {}, []
     order = pd.DataFrame({"clear": ~pairs["conclusive"], "p": pairs["p"], "by": -(pairs["estimate"] - pairs["null"]).abs()})
     for _, pair in pairs.loc[order.sort_values(["clear", "p", "by"], kind="stable").index].iterrows():
@@ -176,7 +176,7 @@ def _sentences(pairs: pd.DataFrame, known: _Known, name: str) -> list[str]:
 
 
 def _said_together(pair: pd.Series, known: _Known) -> str | None:
-    """What is true of several pairs and said once, before their names; None if the pair has a sentence of its own."""
+    """The sentence that several pairs share, said once before their names; None if the pair has a sentence of its own."""
     if pair["conclusion"] == "undecidable":
         return _undecidable(pair)
     fisher = pair["test"] == "fisher"
@@ -189,7 +189,7 @@ def _said_together(pair: pd.Series, known: _Known) -> str | None:
 
 
 def _undecidable(pair: pd.Series) -> str:
-    """No result of so few seeds could have been clear."""
+    """The sentence of a pair of which no result could have been clear, with so few seeds."""
     family, n = int(pair["family"]), int(min(pair["n_a"], pair["n_b"]))
     what = {"fisher": "run{} at risk", "signs": "pair{}", "ranks": "seed{}"}[pair["test"]].format("" if n == 1 else "s")
     needed = f"{pair['seeds_least']:.0f} {'at risk in' if pair['test'] == 'fisher' else 'seeds'} each would be needed"
@@ -255,7 +255,7 @@ def of_pair(pair: pd.Series, known: _Known) -> str:
 
 @dataclass(frozen=True)
 class _Kind:
-    """How pairs of one sort are worded. `{0}` is the one that has more of it."""
+    """The wording of pairs of one sort. `{0}` is the one that has more of it."""
 
     word: str
     claim: str
@@ -296,7 +296,7 @@ def _collapsed(pair: pd.Series, first: str, second: str, known: _Known) -> str:
 
 
 def _of_both(pair: pd.Series, known: _Known) -> str:
-    """How many runs, and how many of them collapsed."""
+    """The numbers of runs of both groups."""
     a, b = (int(pair[f"runs_{side}"]) for side in "ab")
     seeds = _seeds(a) if a == b else f"{a} runs of {pair['a']} and {b} of {pair['b']}"
     if pair["test"] == "signs":

@@ -69,7 +69,7 @@ def statistic_named(name: str) -> Callable[..., np.ndarray]:
 
 
 def mean_improvement(*samples: np.ndarray, axis: int) -> np.ndarray:
-    """Its mean over environments, of samples x, y, x, y, …"""
+    """The mean over environments of P, of samples x, y, x, y, …"""
     return np.mean([improvement_along(*pair, axis) for pair in zip(samples[::2], samples[1::2], strict=True)], axis=0)
 
 
@@ -115,7 +115,7 @@ def interval(
 
 
 def doubts_about(n: int, statistic: str = "", level: float = 0.95) -> list[str]:
-    """What a reader has to know about an interval over n runs; the figures are at the top of this file."""
+    """The warnings about an interval over n runs; the figures are at the top of this file."""
     doubts = []
     if statistic == "iqm" and n < 4:
         doubts.append(f"with {n} runs nothing is trimmed: the IQM is the mean")

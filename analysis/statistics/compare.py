@@ -231,7 +231,7 @@ CONCLUSIONS = {
     "undecidable": "so few seeds that no result could have been clear",
     "none": "nothing to compare",
 }
-"""What `concluded` says of a pair; it has the last of these that is true of it."""
+"""The conclusions about a pair; it has the last of these that is true of it."""
 
 
 def concluded(

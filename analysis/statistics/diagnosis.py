@@ -26,10 +26,10 @@ QUALITY = {
     "cosine_reference": "cosine with the reference",
     "cosine_pathwise": "cosine with the gradient through the dynamics",
 }
-"""What a gradient is judged by, and its label."""
+"""The measures of a gradient, and their labels."""
 
 REFERENCES = ("snr_reference", "cosine_halves", "largest_share", "agreement")
-"""What a reference is judged by."""
+"""The measures of a reference."""
 TRUSTED = 1.0
 """A reference of a lower signal to noise ratio is mostly noise."""
 
@@ -68,7 +68,7 @@ def load_diagnosis(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _described(diagnosis: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """With variant, env and seed of the run."""
+    """Rows with variant, env and seed of the run."""
     return diagnosis.merge(runs[["run_id", "variant", "env", "seed"]], on="run_id")
 
 

@@ -52,7 +52,7 @@ TINY = 1e-9
 
 @dataclass(frozen=True)
 class Collapse:
-    """When a fall counts as a collapse; everything in shares of the way up (WayUp) and in episodes.
+    """The definition of a collapse; everything in shares of the way up (WayUp) and in episodes.
 
     `level`: what the smoothed return must have reached; `fall`: what it then stays below, a share of its running peak,
     for at least `lasting` episodes; `back`: the share of the peak that ends the collapse; `smoothing`: episodes of the
@@ -288,7 +288,7 @@ def collapse_shares(
 
 
 def _doubts(counts: Mapping[str, int], at_risk: int, unknown: pd.Series, spec: Collapse) -> list[str]:
-    """What to know about a share of collapses."""
+    """The warnings about a share of collapses."""
     doubts = [f"not determined for {n} of {counts['runs']} runs: {why}" for why, n in unknown.value_counts().items()]
     if not at_risk and not len(unknown):
         doubts.append(f"no run reached {spec.level:.0%} of the way up: none was at risk")

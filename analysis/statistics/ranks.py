@@ -32,7 +32,7 @@ def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def improvement_along(x: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
-    """The same along another axis."""
+    """P(X > Y) + ½ P(X = Y) along another axis."""
     return probability_of_improvement(np.moveaxis(x, axis, -1), np.moveaxis(y, axis, -1))
 
 
@@ -42,7 +42,7 @@ def _wins(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def improvement_interval(x: np.ndarray, y: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Of the last axes; NaN where a group has fewer than 3 runs. See the top of this file."""
+    """The interval, of the last axes; NaN where a group has fewer than 3 runs. See the top of this file."""
     wins = _wins(x, y)
     n, m = wins.shape[-2:]
     p = wins.mean((-2, -1))

@@ -128,7 +128,7 @@ def within_runs(curves: pd.DataFrame, metric: str, spec: Reliability = Reliabili
 
 
 def _scale(span: float, spec: Reliability) -> tuple[float, str]:
-    """What to divide by, and a warning if that is NaN."""
+    """The divisor, and a warning if that is NaN."""
     if not spec.normalise:
         return 1.0, ""
     return (span, "") if span > 0 else (np.nan, "P95(y) − y₀ is not positive: nothing to normalise by")

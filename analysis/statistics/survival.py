@@ -14,7 +14,7 @@ from analysis.statistics.aggregates import Bootstrap, doubts_about, interval
 
 TIMES = ("run_id", "variant", "env", "seed", "time", "reached", "cut_short")
 NEVER = ("completed", "diverged", "failed")
-"""How a run ended that will not get there any more: it is followed to any horizon."""
+"""Statuses of runs that will not get there any more: it is followed to any horizon."""
 
 
 def times_to_threshold(curves: pd.DataFrame, runs: pd.DataFrame, threshold: float | None = None) -> pd.DataFrame:
@@ -59,7 +59,7 @@ def common_horizon(times: pd.DataFrame, runs: pd.DataFrame) -> float:
 
 
 def at_horizon(times: pd.DataFrame, runs: pd.DataFrame, horizon: float) -> pd.DataFrame:
-    """The same times, cut at a horizon that all runs have: whoever got there later did not get there within it.
+    """The same times, cut at a horizon that all runs have: a run that got there later did not get there within it.
 
     A run that diverged or failed stays in the comparison, as one that never gets there: it is followed to the horizon.
     `cut_short`: it ended before the horizon for a reason that says nothing about what it would have done.
@@ -211,7 +211,7 @@ def restricted_means(times: pd.DataFrame, horizon: float, spec: Bootstrap = Boot
 
 
 def _known_until(times: pd.DataFrame, horizon: float) -> bool:
-    """Whether S is: some run was followed up to there, or the last of them got there."""
+    """Whether S is known until then: some run was followed up to there, or the last of them got there."""
     last = times["time"] == times["time"].max()
     return bool(times["time"].max() >= horizon or times.loc[last, "reached"].all())
 

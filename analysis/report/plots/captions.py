@@ -32,19 +32,19 @@ def characters_across(ax: Axes) -> float:
 
 
 def caption(ax: Axes, words: str, below: float = 34) -> None:
-    """Under the axis label, so many points below the axis."""
+    """Write a caption under the axis label, so many points below the axis."""
     wrapped = textwrap.fill(words, int(characters_across(ax)))
     ax.annotate(wrapped, (0, 0), (0, -below), xycoords="axes fraction", textcoords="offset points", va="top",
                 ha="left", fontsize=9, color=INK, linespacing=1.25, annotation_clip=False, gid="caption")  # fmt: skip
 
 
 def caption_of(ax: Axes) -> str:
-    """What stands under a plot."""
+    """The caption of a plot."""
     return " ".join(" ".join(child.get_text().split()) for child in ax.texts if child.get_gid() == "caption")
 
 
 def take_caption(ax: Axes) -> str:
-    """The same, and it is there no longer: for a figure of several Axes that has one caption."""
+    """Take the caption off a plot and return it: for a figure of several Axes that has one caption."""
     words = caption_of(ax)
     remove(ax, "caption")
     return words
@@ -56,7 +56,7 @@ def remove(ax: Axes, gid: str) -> None:
 
 
 def caption_below(figure: Figure, words: str) -> None:
-    """Under all of a figure."""
+    """Write a caption under the whole figure."""
     wrapped = textwrap.fill(words, int(figure.get_figwidth() * 12.5))
     figure.supxlabel(wrapped, x=0.01, ha="left", fontsize=9, color=INK, linespacing=1.25)
 
@@ -77,7 +77,7 @@ def statistic(rows: pd.DataFrame) -> str:
 
 
 def doubts(rows: pd.DataFrame, most: int = 2) -> str:
-    """What is to be known of these numbers, as sentences; of more than `most` the others are counted."""
+    """The warnings about these numbers, as sentences; of more than `most` the others are counted."""
     parts = list(dict.fromkeys(part for warning in rows["warning"] for part in warning.split("; ") if part))
     notes = "".join(f" {part[0].upper()}{part[1:]}." for part in parts[:most])
     if (more := len(parts) - most) > 0:

@@ -51,8 +51,8 @@ def looks_of(variants: Sequence[str]) -> dict[str, Look]:
 
 
 def _places(names: Sequence[str]) -> list[int]:
-    """Of each name in the palette: that of its hash, so that it has the same colour in every report, unless another one has
-    taken it; then the next that is free."""
+    """The place of each name in the palette: that of its hash, so that it has the same colour in every report, unless
+    another one has taken it; then the next that is free."""
     taken: list[int] = []
     for name in names:
         wanted = int(hashlib.sha256(name.encode()).hexdigest(), 16) % len(PALETTE)
@@ -62,6 +62,6 @@ def _places(names: Sequence[str]) -> list[int]:
 
 
 def mixed(colour: str, white: float) -> str:
-    """With so much white in it; with black if that is negative."""
+    """The colour with so much white in it; with black if that is negative."""
     towards = float(white > 0)
     return "#" + "".join(f"{round(255 * (c + (towards - c) * abs(white))):02x}" for c in to_rgb(colour))

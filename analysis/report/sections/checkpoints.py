@@ -1,4 +1,4 @@
-"""What was measured at frozen checkpoints, as people read it."""
+"""Measurements at frozen checkpoints, as people read them."""
 
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def _trained_batch(study: Study, sizes: np.ndarray) -> float:
 
 
 def frozen(study: Study) -> str:
-    """What was measured at frozen checkpoints, or how to."""
+    """The text about measurements at frozen checkpoints, or how to make them."""
     if study.estimators.empty:
         where = " ".join(sorted({str(Path(folder).parent) for folder in study.runs["folder"]})[:3])
         return (f"**Estimators at the same policy** were not measured: `python -m pgx.diagnose {where}` measures them "
@@ -73,7 +73,7 @@ def frozen(study: Study) -> str:
 
 
 def _pathwise(study: Study) -> str:
-    """What is said where the environment's dynamics were differentiated."""
+    """The text where the environment's dynamics were differentiated."""
     of = study.references.set_index(["metric", "variant"])
     if "pathwise" not in of.index.get_level_values("variant"):
         return ""
@@ -95,7 +95,7 @@ def _pathwise(study: Study) -> str:
 
 
 def parts(study: Study) -> str:
-    """What the table of the variance's parts says."""
+    """The text about the table of the variance's parts."""
     return (
         "**Where the variance comes from.** One step's term ∇ log π(a|s) (G − φ(s)), its variance divided (Tucker et "
         "al. 2018) into that of states, Σ_s; of the actions taken there, Σ_a, all that a baseline φ changes; and of what "

@@ -1,4 +1,4 @@
-"""How the report shows figures, tables and text."""
+"""The display of figures, tables and text in the report."""
 
 import html
 import re
@@ -41,7 +41,7 @@ def shown(frame: pd.DataFrame, otherwise: str = "Nothing was measured.", long: i
 
 
 def _cell(words: str) -> str:
-    """Short ones are not broken: neither `CartPole-v1` nor an interval."""
+    """A cell; short ones are not broken: neither `CartPole-v1` nor an interval."""
     return f"<td{' class=short' if len(words) <= 16 else ''}>{html.escape(words)}</td>"
 
 

@@ -61,7 +61,7 @@ def underwater(study: Study, looks: plots.Looks, most: int = 100) -> Figure:
 
 
 def health(study: Study, looks: plots.Looks, metrics: Mapping[str, str]) -> Figure:
-    """How the run was doing when it collapsed."""
+    """The health of runs around their collapse."""
     curves = {label: study.few(study.around_collapse(metric)) for metric, label in metrics.items()}
     curves = {label: aligned for label, aligned in curves.items() if aligned["value"].notna().any()}
     if not curves:

@@ -1,4 +1,4 @@
-"""What is asked, and how every number is made."""
+"""The question, and the method of every number."""
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def primary_endpoint(study: Study) -> str:
 
 
 def way_up(study: Study) -> list[str]:
-    """What 0 and 1 are on the scale of collapses, in every environment."""
+    """The ends 0 and 1 of the scale of collapses, in every environment."""
     smoothing, given = study.question.collapse.smoothing, study.question.base is not None
     of = "as given" if given else f"the median over all runs of the mean of their first {smoothing} episodes"
     ways = [

@@ -1,4 +1,4 @@
-"""What was run: which runs, by which commands, with which code, and what is wrong with them."""
+"""The origin of the runs: their commands and their code, and what is wrong with them."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from analysis.report.study import Study
 
 
 def headline(study: Study) -> str:
-    """What a report is of: folders, and what varies in them."""
+    """The subject of a report: folders, and what varies in them."""
     if len(study.sweeps) > 1:
         return text.listed(study.sweeps)
     folder = _sweep_folder(study.runs)
@@ -37,7 +37,8 @@ def _sweep_folder(runs: pd.DataFrame) -> Path:
 
 
 def commands(study: Study, most: int = 5) -> str:
-    """What was typed, as Hydra has it beside the runs: one command a sweep if its runs are all of its combinations."""
+    """The commands that were typed, as Hydra has them beside the runs: one command a sweep if its runs are all of its
+    combinations."""
     lines = []
     for _, runs in study.runs.groupby("sweep", sort=False):
         known = [_overrides(Path(folder)) for folder in runs["folder"]]
@@ -160,7 +161,7 @@ def readable_ledger(study: Study) -> pd.DataFrame:
 
 
 def warnings(study: Study) -> str:
-    """Computed last of what is above the verdict, so that every problem is known."""
+    """The warnings. They are computed after all else above the verdict, so that every problem is known."""
     _ = study.primary, study.outcomes
     if not study.warnings:
         return "Nothing speaks against using these runs: all are completed, and replicates differ in their seed alone."

@@ -1,4 +1,4 @@
-"""What `python -m pgx.diagnose` measured at frozen checkpoints."""
+"""Measurements of `python -m pgx.diagnose` at frozen checkpoints."""
 
 import dataclasses
 from functools import cached_property
@@ -22,7 +22,7 @@ class Frozen(Stability):
 
     @cached_property
     def estimators(self) -> pd.DataFrame:
-        """Looked at, not tested: fewer resamples."""
+        """Gradient estimators; looked at, not tested, and so with fewer resamples."""
         spec = dataclasses.replace(self.question.bootstrap, n_boot=min(500, self.question.bootstrap.n_boot))
         return diagnosis.estimators(self.diagnosis, self.runs, spec)
 

@@ -65,7 +65,8 @@ class Pairs(Times):
         return self._counted(rows, self._with_worst("diverged", "failed"))
 
     def _counted(self, pairs: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-        """With the runs of both groups that were compared, the share of those that are missing, and what became of both."""
+        """Pairs with the runs of both groups that were compared, the share of those that are missing, and what became
+        of both."""
         status, value = scores["run_id"].map(self._status), scores["value"]
         worst = np.isneginf(value)
         of_run = pd.DataFrame(
@@ -90,6 +91,6 @@ class Pairs(Times):
 
 
 def _same_pairs(rows: pd.DataFrame, wanted: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Of `rows`, which have every pair both ways, those of `wanted`, in its order."""
+    """(those of `rows`, which have every pair both ways, that are in `wanted`; `wanted`), in the same order."""
     keys = ["a", "b", "env"]
     return wanted[keys].merge(rows, on=keys)[rows.columns], wanted

@@ -1,4 +1,4 @@
-"""What a report asks."""
+"""The question of a report."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from analysis.statistics.reliability import Reliability
 
 @dataclass(frozen=True)
 class Question:
-    """What a report asks. `score` is what curves, threshold and final scores are of, `metric` the unsmoothed one that
+    """The question of a report. `score` is what curves, threshold and final scores are of, `metric` the unsmoothed one that
     reliability and collapses are of; `threshold` None: the environment's own; `base`, what an untrained policy returns,
     None: measured, see events.ways_up; `by`: columns of `runs` whose values make a group of replicates, None: the
     variant and whatever else its runs differ in. `paired` None: by seed where that is shown to gain (compare.Comparison).

@@ -39,12 +39,12 @@ class Runs:
 
     @property
     def permutations(self) -> int:
-        """So many that a p that is adjusted over all pairs can be far below α."""
+        """The number of permutations: so many that a p, adjusted over all pairs, can be far below α."""
         groups = self.runs.groupby("env")["variant"].nunique()
         return compare.PERMUTATIONS * max(1, round((groups * (groups - 1) / 2).sum() / 100))
 
     def _asked(self, pairs: pd.DataFrame) -> pd.DataFrame:
-        """Of several sweeps only a group against itself in another sweep, where there are such; otherwise all pairs."""
+        """The pairs that are asked for: of several sweeps only a group against itself in another, where there are such."""
         same = pairs["a"].map(self.family_of) == pairs["b"].map(self.family_of)
         return pairs[same].reset_index(drop=True) if len(self.sweeps) > 1 and same.any() else pairs
 

@@ -67,7 +67,7 @@ class Scores(Curves):
 
     @cached_property
     def differences(self) -> pd.DataFrame:
-        """In the units of the score; a run that failed has none, one that diverged has the lowest."""
+        """Mean differences, in the units of the score; a run that failed has none, one that diverged has the lowest."""
         boot = self.question.bootstrap
         spec = compare.Comparison(
             paired=self.question.paired, level=boot.level, n_boot=boot.n_boot, rng_seed=boot.rng_seed,
@@ -78,7 +78,7 @@ class Scores(Curves):
 
     @cached_property
     def correlations(self) -> pd.DataFrame:
-        """Between final scores of the same seed: what pairing has to work with."""
+        """Correlations between final scores of the same seed: what pairing has to work with."""
         name = f"final {self.question.score}"
         return self._asked(compare.correlations(self._with_worst("diverged"), name, self.question.bootstrap.level))
 
@@ -88,7 +88,7 @@ class Scores(Curves):
 
     @cached_property
     def spans(self) -> dict[str, float]:
-        """What the curve of a run spans, by environment: the median of P95 − the first score."""
+        """The span of a run's curve, by environment: the median of P95 − the first score."""
         curves = self.scored.dropna(subset="value")
         of_runs = curves.groupby(["env", "run_id"])["value"].agg(lambda y: reliability.span(y.to_numpy()))
         return of_runs.groupby("env").median().to_dict()
@@ -103,7 +103,7 @@ class Scores(Curves):
         return sorted(order.index[: self.question.shown])
 
     def few(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """The rows of those groups."""
+        """The rows of a table that are of the groups in the pictures."""
         if len(self.shown) == len(self.variants):
             return frame
         names = ("a", "b") if "a" in frame else ("variant",)

@@ -20,7 +20,7 @@ HEALTH = {
     "explained_variance": "explained variance of V",
     "grad_norm": "gradient norm",
 }
-"""What the health panel shows around a collapse, and its label."""
+"""The metrics of the health panel around a collapse, and their labels."""
 
 
 class Stability(Pairs):
@@ -42,7 +42,7 @@ class Stability(Pairs):
 
     @cached_property
     def drawdowns(self) -> pd.DataFrame:
-        """Of the smoothed score: of an unsmoothed curve every second point is one."""
+        """Drawdowns of the smoothed score: of an unsmoothed curve every second point is one."""
         return events.drawdowns(self.scored)
 
     @cached_property

@@ -23,7 +23,7 @@ class Study(Frozen):
 
     @cached_property
     def warnings(self) -> list[str]:
-        """What has to be known before any number, problems included."""
+        """Sentences to be read before any number, problems included."""
         sentences = [*self.problems, *self.notes, *warnings(self.runs, self.by), *self._seed_hygiene(), *self._diagnosis[1]]
         if len(self.runs) == 1:
             sentences.append("one run only: nothing can be compared, and no interval can be given")
@@ -67,7 +67,7 @@ class Study(Frozen):
         return list(dict.fromkeys(sentences))
 
     def _seed_hygiene(self) -> list[str]:
-        """With the commands of the second stage, where values were chosen."""
+        """Warnings about seeds on which values were chosen, with the commands of the second stage."""
         sentences = []
         for _, runs in self.loaded.groupby("sweep", sort=False):
             sentences += seed_hygiene(runs)
@@ -110,8 +110,8 @@ class Study(Frozen):
         """Every table by the name of its file."""
         names = """runs ledger scores final areas tolerance profile bands tolerance_bands better differences effects
             correlations final_pairs times survival medians restricted restricted_ratios log_rank sooner primary
-            within reliability events outcomes collapse_shares collapse_tests worst sensitivity estimators noise noise_of_forms references
-            parts_of_variance policies post_update"""
+            within reliability events outcomes collapse_shares collapse_tests worst sensitivity estimators noise
+            noise_of_forms references parts_of_variance policies post_update"""
         return {"runs": self.runs} | {name: getattr(self, name) for name in names.split()[1:]}
 
     def save(self, folder: Path) -> None:

@@ -25,13 +25,13 @@ class Times(Scores):
 
     @cached_property
     def ways(self) -> dict[str, WayUp]:
-        """From an untrained policy's return to the threshold, by environment."""
+        """The way up, from an untrained policy's return to the threshold, by environment."""
         thresholds = {env: self.threshold(env) for env in sorted(set(self.runs["env"]))}
         return events.ways_up(self.measured, thresholds, self.question.collapse, self.question.base)
 
     @cached_property
     def times(self) -> pd.DataFrame:
-        """Of the environments that have a threshold."""
+        """Times to the threshold, in the environments that have one."""
         return self.times_to(1.0)
 
     def times_to(self, part: float) -> pd.DataFrame:
@@ -79,7 +79,7 @@ class Times(Scores):
 
     @cached_property
     def log_rank(self) -> pd.DataFrame:
-        """Of the survival curves, beside them in the tables. It is of another hypothesis than P, and makes no sentence."""
+        """The log-rank test of the survival curves. It is of another hypothesis than P, and makes no sentence."""
         return self._asked(survival.log_rank(self.times))
 
     def sooner_of(self, times: pd.DataFrame, n_permutations: int) -> pd.DataFrame:
