@@ -39,7 +39,7 @@ lock: ## resolve pyproject.toml again into requirements.lock: make lock ARGS=--u
 	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && $(PYTHON) -m venv "$$tools" && \
 	"$$tools/bin/python" $(PIP) install -qq uv && \
 	"$$tools/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	    --extra test --extra slurm --group install $(ARGS) pyproject.toml -o requirements.lock
+	    --extra test --extra slurm --extra mujoco --group install $(ARGS) pyproject.toml -o requirements.lock
 
 clean: ## remove .venv and caches, never the results in outputs/ and multirun/
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache

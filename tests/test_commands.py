@@ -67,6 +67,13 @@ def host_run(tmp_path_factory) -> Path:
     return train(tmp_path_factory.mktemp("runs") / "host", "num_updates=1", "env=gymnasium", "env.id=FrozenLake-v1")
 
 
+@pytest.fixture(scope="module")
+def mujoco_run(tmp_path_factory) -> Path:
+    """Its observations are scaled, which whoever plays it must know."""
+    chosen = ("env=mujoco", "env.id=InvertedPendulum-v5", "env.max_steps=20", "num_updates=1")
+    return train(tmp_path_factory.mktemp("runs") / "mujoco", *chosen)
+
+
 @pytest.fixture
 def copy(run, tmp_path) -> Path:
     return shutil.copytree(run, tmp_path / "copy")
@@ -350,3 +357,22 @@ def test_refusals_do_not_wait_for_jax():
     start = time.perf_counter()
     assert program("evaluate", "nowhere").returncode == 2
     assert time.perf_counter() - start < 5  # 0.4 s on an idle machine
+
+
+def test_mujoco_is_evaluated_and_drawn_or_says_what_it_would_take(mujoco_run, tmp_path, capsys):
+    """Without a display, MuJoCo draws by EGL, a library that not every machine has."""
+    evaluate.main([str(mujoco_run), "--episodes", "3", "--greedy"])
+    assert "greedy: return " in capsys.readouterr().out
+    film = tmp_path / "film.webp"
+    with_egl = program("play", mujoco_run, "--out", film)
+    if with_egl.returncode:
+        assert with_egl.returncode == 2 and "MUJOCO_GL=egl needs libEGL" in with_egl.stderr
+    else:
+        assert Image.open(film).n_frames >= 2 and not with_egl.stderr
+
+
+def test_where_no_display_and_no_library_is_one_line_says_so(mujoco_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "glfw")
+    done = program("play", mujoco_run, "--out", tmp_path / "film.webp")
+    assert done.returncode == 2 and done.stderr.startswith("pgx: env.id: InvertedPendulum-v5 cannot be drawn: ")
+    assert done.stderr.count("\n") == 1 and "Debian: libegl1" in done.stderr and not list(tmp_path.iterdir())

@@ -224,7 +224,6 @@ def test_observations_that_have_no_one_size_are_refused_like_continuous_actions(
 
 def test_what_mujoco_warns_of_is_in_the_log(monkeypatch, caplog, tmp_path):
     """By itself it says it on the terminal for every lane, and leaves a file MUJOCO_LOG.TXT in the working folder."""
-    pytest.importorskip("mujoco")
     monkeypatch.chdir(tmp_path)
     caplog.set_level("DEBUG", "pgx")
     env = GymnasiumEnv("HalfCheetah-v5", 2)
