@@ -16,7 +16,6 @@ are in it already are not measured again, and the same command gives the same by
 
 import csv
 import io
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
@@ -30,7 +29,7 @@ from pgx.envs.checks import on_host
 from pgx.errors import ConfigError
 from pgx.runs.files import write_atomically
 from pgx.runs.record import run_hash
-from pgx.runs.restore import Arguments, Typed, read_as, read_run, short_errors
+from pgx.runs.restore import Arguments, Typed, read_as, read_run, runs_below, short_errors
 from pgx.sizes import most_episodes
 
 FILE = "diagnosis.csv"
@@ -114,24 +113,11 @@ def run_folders(folders: Sequence[Path]) -> list[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise ConfigError("SWEEP_DIR", f"{folder} is no folder" if folder.exists() else f"there is no folder {folder}")
-        inside = list(_below(folder))
+        inside = list(runs_below(folder))
         if not inside:
             raise ConfigError("SWEEP_DIR", f"{folder} holds no run (a run is a folder with run.json in it)")
         found |= {run.resolve(): run for run in inside if run.resolve() not in found}
     return list(found.values())
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    seen: set[str] = set()
-    for path, subfolders, files in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(path)) in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted((name for name in subfolders if not name.startswith(".")), key=lambda x: (len(x), x))
-        if "run.json" in files:
-            subfolders.clear()
-            yield Path(path)
 
 
 def plan(folder: Path, options: Options, typed: Typed = Typed()) -> Job:

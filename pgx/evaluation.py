@@ -5,7 +5,7 @@ jax is imported when episodes are played, so that a wrong command line is answer
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,6 @@ def of_run(
 
 def play(env: Any, policy: Callable, key: Any, *, episodes: int, lanes: int, greedy: bool) -> np.ndarray:
     """The undiscounted return of each episode, `lanes` of them at a time."""
-    import equinox as eqx
     import jax
 
     from pgx.envs.base import HostEnv
@@ -51,8 +50,15 @@ def play(env: Any, policy: Callable, key: Any, *, episodes: int, lanes: int, gre
     if isinstance(env, HostEnv):
         batch = HostRollout(env, lanes, greedy=greedy)
     else:
-        batch = partial(eqx.filter_jit(rollout), env, num_episodes=lanes, greedy=greedy)
+        batch = partial(_compiled(rollout), env, num_episodes=lanes, greedy=greedy)
     batches = math.ceil(episodes / lanes)
     returns = [batch(policy, jax.random.fold_in(key, number)).reward.sum(0) for number in range(batches)]
     # whole lanes are left out, however they ended: to drop the episodes that end last would be a bias
     return np.concatenate(returns).astype(np.float64)[:episodes]
+
+
+@cache  # the runs of a sweep share a program
+def _compiled(function: Callable) -> Callable:
+    import equinox as eqx
+
+    return eqx.filter_jit(function)

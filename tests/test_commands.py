@@ -125,6 +125,31 @@ def test_evaluation_can_be_repeated_and_says_what_it_is_of(run, capsys):
     assert line.endswith(f", {returns.min():g} to {returns.max():g}\n")
 
 
+def test_a_sweep_is_evaluated_run_by_run_and_by_groups_of_replicates(run, tmp_path, capsys):
+    """The numbers of each run are those that it has alone; one that has none does not keep the others from theirs."""
+    sweep, seed = tmp_path / "sweep", ["--episodes", str(EPISODES), "--seed", "7"]
+    for name in ("2", "10"):
+        shutil.copytree(run, sweep / name)
+    shutil.copytree(run, sweep / "broken", ignore=shutil.ignore_patterns("checkpoints"))
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main([str(sweep), *seed])
+    out, err = capsys.readouterr()
+    assert ended.value.code == 1 and "broken has no checkpoint yet" in err
+    evaluate.main([str(run), *seed])
+    alone = capsys.readouterr().out
+    _, returns = evaluation.of_run(run, config(run), episodes=EPISODES, seed=7)
+    assert f"return {returns.mean():.4g} ±" in alone
+    first, second, nothing, group = out.splitlines()
+    assert [first, second, nothing] == [f"2       {alone.strip()}", f"10      {alone.strip()}", ""]
+    assert group.startswith("baseline on CartPole-v1 ") and group.endswith(
+        f"return {returns.mean():.4g} ± 0 (mean ± sd of 2 runs), {returns.mean():g} to {returns.mean():g}"
+    )
+    shutil.rmtree(sweep / "broken")
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main([str(sweep), *seed])
+    assert ended.value.code == 0 and capsys.readouterr().out.splitlines()[0] == f"2   {alone.strip()}"
+
+
 def test_no_episode_of_an_evaluation_is_one_of_training(learnt, monkeypatch):
     monkeypatch.setattr(evaluation, "trained", lambda *_, **__: learnt)
     _, fresh = evaluation.of_run(Path(), COMPILED, episodes=EPISODES)

@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import copy
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -42,14 +43,14 @@ class Parser(argparse.ArgumentParser):
 class Arguments(Parser):
     """The command line of a program that works on a run's folder."""
 
-    def __init__(self, command: str, description: str, *, many: bool = False):
+    def __init__(self, command: str, description: str, *, many: bool = False, what: str = "a run's folder"):
         form = argparse.RawDescriptionHelpFormatter
         super().__init__(prog=f"python -m pgx.{command}", description=description, formatter_class=form)
         self._command = f"python -m pgx.{command}"
         if many:
             self.add_argument("folders", metavar="SWEEP_DIR", type=Path, nargs="+", help="a folder with runs anywhere below it")
         else:
-            self.add_argument("folder", metavar="RUN_DIR", type=Path, help="a run's folder, e.g. outputs/2026-05-04/09-30-00")
+            self.add_argument("folder", metavar="RUN_DIR", type=Path, help=f"{what}, e.g. outputs/2026-05-04/09-30-00")
         where = "a folder of the configuration that the run was made with, as for pgx.run (also PGX_CONFIG_DIR)"
         self.add_argument("--config-dir", metavar="DIR", type=_folder, action="append", default=[], help=where)
         what = "a module that the environment's id may import (also PGX_IMPORT)"
@@ -112,6 +113,20 @@ def require_run(folder: Path, file: str = "run.json") -> None:
     problem = f"{folder} holds no run (no {file})" if folder.is_dir() else f"there is no folder {folder}"
     run = _nearest_run(folder)
     raise ConfigError("RUN_DIR", problem, hint=run and f"the newest run near it is {run}")
+
+
+def runs_below(folder: Path) -> Iterator[Path]:
+    """Every folder with run.json below this one, once, whatever links lead there."""
+    seen: set[str] = set()
+    for path, subfolders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(path)) in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted((name for name in subfolders if not name.startswith(".")), key=lambda x: (len(x), x))
+        if "run.json" in files:
+            subfolders.clear()
+            yield Path(path)
 
 
 def _nearest_run(folder: Path) -> Path | None:
