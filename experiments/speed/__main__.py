@@ -13,8 +13,11 @@ from pathlib import Path
 
 from experiments.speed.common import Figure
 
-PARTS = ("one_run", "host", "post_loop", "start_up", "overhead", "sweep", "vmapped", "ppo")
-PACKAGES = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "gymnax", "flax", "numpy", "wandb", "stable-baselines3", "torch")
+PARTS = ("one_run", "host", "post_loop", "start_up", "overhead", "sweep", "vmapped", "ppo", "pendulum", "half_cheetah")
+PACKAGES = (
+    *("jax", "jaxlib", "equinox", "optax", "gymnasium", "gymnax", "flax", "mujoco", "numpy", "wandb"),
+    *("stable-baselines3", "torch"),
+)
 RESULTS = Path(__file__).parent / "results"
 
 

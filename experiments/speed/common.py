@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 
 import pgx
+from pgx import backend
 
 
 class Figure(NamedTuple):
@@ -132,7 +133,10 @@ def child(*arguments: str, cache: Path | None = None, exits_with: int = 0) -> Ch
     """`python arguments` from the root of the repository, with its compilation cache in `cache`."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # a user's Python keeps its bytecode
-    environment.pop("PJRT_NPROC", None)  # ours, not the child's
+    environment.pop("PJRT_NPROC", None)  # ours, not the child's, as the next
+    if "XLA_FLAGS" in environment:  # an empty one would be taken for the name of a file
+        flags = environment.pop("XLA_FLAGS").replace(backend.ONE_KERNEL, "").strip()
+        environment |= {"XLA_FLAGS": flags} if flags else {}
     if cache is not None:
         environment["JAX_COMPILATION_CACHE_DIR"] = str(cache)
     start = time.perf_counter()

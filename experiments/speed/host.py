@@ -2,7 +2,7 @@
 
 import importlib.util
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from experiments.speed.common import (
     Figure,
@@ -24,21 +24,20 @@ SEVERAL = 8
 
 
 def run(repeat: int, seconds: float) -> list[Figure]:
-    missing = [name for name in ("stable_baselines3", "torch") if importlib.util.find_spec(name) is None]
-    figures = []
+    missing, figures = missing_for_a2c(), []
     for envs in (8, 64):
         lengths, contenders = {}, {}
         for width in (32, 64):
             contenders |= _ours(envs, width, lengths)
         if not missing:
-            contenders |= _theirs(envs)
+            contenders |= a2c("CartPole-v1", envs, env_steps=1_200 * envs if envs < 16 else 600 * envs)
         values = interleave(contenders, repeat)
         named = {name: Figure(f"{envs} envs: {name}", "env steps/s", x) for name, x in values.items()}
         for name, length in lengths.items():
             named[name] = named[name]._replace(note=f"mean length {length:.0f}")
         figures += named.values()
         if missing:
-            figures.append(skipped(f"{envs} envs: ratio to SB3", f"{' and '.join(missing)} (pip install '.[bench]')"))
+            figures.append(skipped(f"{envs} envs: ratio to SB3", missing))
             continue
         best = max((name for name in named if name.startswith("SB3")), key=lambda name: named[name].median)
         for name in lengths:
@@ -78,15 +77,20 @@ def _ours(envs: int, width: int, lengths: dict[str, float]) -> dict:
     return {name: contender(name, measure) for name, measure in named.items()}
 
 
-def _theirs(envs: int) -> dict:
+def missing_for_a2c() -> str:
+    """What has to be installed; nothing: ""."""
+    missing = [name for name in ("stable_baselines3", "torch") if importlib.util.find_spec(name) is None]
+    return f"{' and '.join(missing)} (pip install '.[bench]')" if missing else ""
+
+
+def a2c(id: str, envs: int, env_steps: int, threads: Sequence[int] = (1, 2)) -> dict[str, Callable[[], float]]:
+    """SB3's, with its own settings, as contenders that train for so many steps."""
     import torch
     from stable_baselines3 import A2C
     from stable_baselines3.common.env_util import make_vec_env
 
-    env_steps = 1_200 * envs if envs < 16 else 600 * envs
-
     def contender(threads: int):
-        model = A2C("MlpPolicy", make_vec_env("CartPole-v1", n_envs=envs, seed=0), device="cpu", seed=0)
+        model = A2C("MlpPolicy", make_vec_env(id, n_envs=envs, seed=0), device="cpu", seed=0)
 
         def measure():
             torch.set_num_threads(threads)
@@ -98,4 +102,4 @@ def _theirs(envs: int) -> dict:
         measure()
         return measure
 
-    return {f"SB3 A2C, {threads} threads": contender(threads) for threads in (1, 2)}
+    return {f"SB3 A2C, {n} threads": contender(n) for n in threads}
