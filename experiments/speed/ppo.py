@@ -20,7 +20,7 @@ ENV_STEPS = 500_000
 MINIBATCH = 1250
 """A quarter of 10 episodes near the limit."""
 OURS = (
-    *("+variant=ppo", f"num_env_steps={ENV_STEPS}"),
+    *("+variant=ppo", "update.stop_at_kl=null", f"num_env_steps={ENV_STEPS}"),
     *(f"{part}.{key}" for part in ("policy", "critic") for key in ("width=64", "activation=tanh")),
     *(f"{part}.minibatch_steps={MINIBATCH}" for part in ("update", "critic")),
 )
