@@ -347,8 +347,9 @@ def test_a_folder_without_a_run_is_refused_with_the_nearest_run(command, run, tm
     beside = run.with_name("rum")
     line = one_line(capsys, code=2, call=command.main, arguments=[beside])
     assert f"there is no folder {beside}; the newest run near it is {run}" in line
-    line = one_line(capsys, code=2, call=command.main, arguments=[run.parent])
-    assert f"{run.parent} holds no run" in line and f"is {run}" in line
+    if command is not evaluate:  # which takes a folder of many runs
+        line = one_line(capsys, code=2, call=command.main, arguments=[run.parent])
+        assert f"{run.parent} holds no run" in line and f"is {run}" in line
     assert "required: RUN_DIR" in one_line(capsys, code=2, call=command.main, arguments=[])
     assert "--frob" in one_line(capsys, code=2, call=command.main, arguments=[run, "--frob"])
 
