@@ -173,6 +173,9 @@ def _of_hydra(error: HydraException, declared: Declared) -> ConfigError:
         return unknown_key(key, declared)
     if match := re.search(r"An item is already at '([^']+)'", text):
         return ConfigError(match[1], "is there already", hint="leave the + out")
+    if match := re.search(r"Multiple values for ([\w/]+)\. To override a value use 'override \1: ([^']+)'", text):
+        group, option = match.groups()  # of `+experiment=pendulum +variant=ppo`
+        return ConfigError(group, "is chosen already, by a file", hint=f"leave the + out: {group}={option}")
     hint = "several values are a multirun: add -m" if "Ambiguous value" in text else None
     return ConfigError("command line", next(line for line in text.splitlines() if line.strip()), hint=hint)
 

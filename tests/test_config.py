@@ -91,6 +91,7 @@ MISTAKES = [
     ("+variant=baseline critic.lr=1", "critic.lr: unknown key", "did you mean 'critic.optimiser.learning_rate'?"),
     ("+variant=baseline hydra/job_logging=foo", "hydra/job_logging: there is no 'foo'", "disabled, none"),
     ("+variant=baseline env=gymnasium env.id=MountinCar-v0", "no Gymnasium", "did you mean 'MountainCar-v0'?"),
+    ("+experiment=pendulum +variant=ppo", "variant: is chosen already, by a file", "leave the + out: variant=ppo"),
     ("+variant=baseline device=gpu", "device: unknown key", "JAX_PLATFORMS=cpu"),
     ("+variant=baseline hydra/launcher=joblib", "hydra/launcher: there is no 'joblib'", "basic, pgx, slurm"),
     (f"{SWEEP} +experiment=variant_stability", "variant: none chosen", "add -m"),
