@@ -36,6 +36,17 @@ def test_a_learning_curve_has_nothing_of_the_one_before(folder, tmp_path):
     assert first == again != other
 
 
+def test_evaluations_are_on_the_learning_curve_of_a_run_that_has_some(folder, tmp_path):
+    """Also where they are beyond what training returned; of a run that has none, nothing is left of another's."""
+    plain = [{k: float(x) if x else None for k, x in row.items()} for row in rows(folder)]
+    evaluated = [row | {"evaluation_return": 900.0 if row["update"] % 10 == 0 else None} for row in plain]
+    for name, some in (("before.png", plain), ("evaluated.png", evaluated), ("after.png", plain)):
+        draw(some, "a run", 475.0, tmp_path / name)
+    before, after = ((tmp_path / name).read_bytes() for name in ("before.png", "after.png"))
+    colours = [set(Image.open(tmp_path / name).convert("RGB").getdata()) for name in ("before.png", "evaluated.png")]
+    assert before == after and [(0, 158, 115) in found for found in colours] == [False, True]
+
+
 @pytest.mark.parametrize("scale", [1.0, -500.0, -123456.0])
 def test_the_labels_of_a_learning_curve_are_not_cut(tmp_path, scale):
     """Of Acrobot's returns, −500 … 0, half of the axis label was beyond the edge."""

@@ -129,22 +129,23 @@ def lane(*overrides: str):
 
 
 def test_a_lane_of_a_pack_is_evaluated_as_if_it_were_alone():
-    """Whatever its companions do: some end, one goes on from another update, and one is never evaluated with it."""
+    """Whatever its companions do: one ends, one is at another update, and one is evaluated at other times."""
     pack = lambda *lanes: PackRunner(lanes, width=4, num_episodes=3, max_updates=UPDATES)
     without, one = lane("seed=3"), lane("seed=3", EVALUATED)
     later = lane("seed=4", EVALUATED)
     later = later._replace(state=dataclasses.replace(later.state, update=jax.numpy.int32(100)))
     unlike = one._replace(evaluation=eqx.tree_at(lambda x: x.every, one.evaluation, jax.numpy.int32(5)))
     plain, alone = (pack(x)([Limits(UPDATES)])[0] for x in (without, one))
-    beside, other, third, _ = pack(one, later, unlike, later)([Limits(UPDATES), Limits(7), Limits(UPDATES), Limits(2)])
+    limits = [Limits(UPDATES), Limits(7), Limits(UPDATES), Limits(UPDATES, evaluation_return=0.0)]
+    beside, other, third, solved = pack(one, later, unlike, later)(limits)
     assert same((alone.rows, alone.state), (plain.rows, plain.state))
-    assert same((beside.rows, beside.state), (plain.rows, plain.state)) and same(
-        (third.rows, third.state), (plain.rows, plain.state)
-    )
+    assert same((beside.rows, beside.state), (plain.rows, plain.state))
+    assert same((third.rows, third.state), (plain.rows, plain.state))
     for name in COLUMNS:
         np.testing.assert_array_equal(beside.rows[name], alone.rows[name])
     updates = [np.flatnonzero(np.isfinite(x.rows["evaluation_return"])) for x in (beside, other, third)]
     assert [(x + 1).tolist() for x in updates] == [[3, 6], [2, 5], [5]]  # 102 and 105 of the one that is at 100
+    assert len(solved.rows["env_steps"]) == 2, "it ends with its first evaluation, which reaches the threshold"
 
 
 def test_what_diverges_keeps_the_evaluation_before():

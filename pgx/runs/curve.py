@@ -86,8 +86,9 @@ def main() -> None:
 
 
 def draw(rows: list[dict[str, Any]], title: str, threshold: float | None, path: Path) -> None:
-    """Return against environment steps: each batch's mean and range, and the mean of the last 100 episodes."""
-    figure, ax, band, mean, last = _figure(threshold)
+    """Return against environment steps: each batch's mean and range, the mean of the last 100 episodes, and evaluations."""
+    evaluated = [(row["env_steps"], x) for row in rows if (x := row.get("evaluation_return")) is not None]
+    figure, ax, band, mean, last, evaluations = _figure(threshold, bool(evaluated))
     steps, middle, low, high = (
         [row[name] for row in rows] for name in ("env_steps", "return_mean", "return_min", "return_max")
     )
@@ -95,7 +96,8 @@ def draw(rows: list[dict[str, Any]], title: str, threshold: float | None, path: 
     band.set_data(steps, low, high)
     mean.set_data(steps, middle)
     last.set_data(*zip(*recent, strict=True) if recent else ([], []))
-    shown = [x for x in (*low, *high, threshold) if x is not None] or [0.0]
+    evaluations.set_data(*zip(*evaluated, strict=True) if evaluated else ([], []))
+    shown = [x for x in (*low, *high, threshold, *(x for _, x in evaluated)) if x is not None] or [0.0]
     margin = 0.05 * (max(shown) - min(shown)) or 1.0
     ax.set(xlim=(0, 1.02 * max(steps, default=1)), ylim=(min(shown) - margin, max(shown) + margin))
     labels = ax.yaxis.get_major_formatter().format_ticks(ax.yaxis.get_majorticklocs())
@@ -107,7 +109,7 @@ def draw(rows: list[dict[str, Any]], title: str, threshold: float | None, path: 
 
 
 @cache
-def _figure(threshold: float | None) -> tuple:
+def _figure(threshold: float | None, evaluated: bool) -> tuple:
     """(figure, axes, what shows the data), for all runs of a process: making one takes as long as drawing it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # not pyplot: no global state, and half the import
@@ -119,13 +121,14 @@ def _figure(threshold: float | None) -> tuple:
     band = ax.fill_between([], [], [], color="#0072B2", alpha=0.15, lw=0, label="batch: min to max")
     (mean,) = ax.plot([], [], color="#0072B2", alpha=0.5, lw=0.8, label="batch: mean")
     (last,) = ax.plot([], [], color="#D55E00", lw=2, label="last 100 episodes: mean")
+    (evaluations,) = ax.plot([], [], ".-", color="#009E73", lw=1, ms=4, label="evaluation: mean" if evaluated else None)
     if threshold is not None:
         ax.axhline(threshold, color="0.4", lw=1, ls="--", label=f"solved: {threshold:g}")
     ax.set(xlabel="environment steps", ylabel="undiscounted return")
     ax.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g}M" if x >= 1e6 else f"{x / 1e3:g}k" if x >= 1e3 else f"{x:g}")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1))
-    return figure, ax, band, mean, last
+    ax.legend(frameon=False, fontsize=8, ncols=4 + evaluated, loc="lower center", bbox_to_anchor=(0.5, 1))
+    return figure, ax, band, mean, last, evaluations
 
 
 if __name__ == "__main__":
