@@ -121,13 +121,14 @@ def _figure(threshold: float | None, evaluated: bool) -> tuple:
     band = ax.fill_between([], [], [], color="#0072B2", alpha=0.15, lw=0, label="batch: min to max")
     (mean,) = ax.plot([], [], color="#0072B2", alpha=0.5, lw=0.8, label="batch: mean")
     (last,) = ax.plot([], [], color="#D55E00", lw=2, label="last 100 episodes: mean")
-    (evaluations,) = ax.plot([], [], ".-", color="#009E73", lw=1, ms=4, label="evaluation: mean" if evaluated else None)
+    (evaluations,) = ax.plot([], [], ".-", color="#009E73", lw=1, ms=4, label="evaluation" if evaluated else None)
     if threshold is not None:
         ax.axhline(threshold, color="0.4", lw=1, ls="--", label=f"solved: {threshold:g}")
     ax.set(xlabel="environment steps", ylabel="undiscounted return")
     ax.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g}M" if x >= 1e6 else f"{x / 1e3:g}k" if x >= 1e3 else f"{x:g}")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize=8, ncols=4 + evaluated, loc="lower center", bbox_to_anchor=(0.5, 1))
+    tight = {"handlelength": 1.2, "columnspacing": 1.2} if evaluated else {}
+    ax.legend(frameon=False, fontsize=8, ncols=4 + evaluated, loc="lower center", bbox_to_anchor=(0.5, 1), **tight)
     return figure, ax, band, mean, last, evaluations
 
 
