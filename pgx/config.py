@@ -274,10 +274,6 @@ def _check_together(config: dict[str, Any]) -> None:
         raise ConfigError("update.recompute_advantages", f"{critic} learns nothing: there is nothing to recompute")
     if config["update"].get("whiten_minibatches") and config["discount_power"]:
         raise ConfigError("update.whiten_minibatches", "would whiten the factors γ^t, too", hint="use whiten")
-    if config["update"].get("recompute_advantages") and not parts.defines(critic, "fit", beside="pgx.critics.Critic"):
-        raise ConfigError("update.recompute_advantages", f"{critic} learns nothing: there is nothing to recompute")
-    if config["update"].get("whiten_minibatches") and config["discount_power"]:
-        raise ConfigError("update.whiten_minibatches", "would whiten the factors γ^t, too", hint="use whiten")
     for where, part in _parts(config):
         if part.get("schedule", "constant") == "constant" or part.get("decay_steps") is not None:
             continue
