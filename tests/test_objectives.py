@@ -16,8 +16,11 @@ command = pytest.fixture(sweeps.command)
 
 def test_a_run_that_went_wrong_never_wins():
     """Its return is of before it went wrong, and a tuner would prefer it."""
-    well = {"status": "completed", "return_final_iqm": -500.0}
+    well = {"status": "completed", "config": {"evaluate_every": None}, "return_final_iqm": -500.0}
     assert record.objective(well) == -500.0
+    evaluated = well | {"config": {"evaluate_every": 5}, "evaluation_final": -400.0}
+    assert record.objective(evaluated) == -400.0
+    assert record.objective(evaluated | {"evaluation_final": None}) == -math.inf
     for wrong in ("diverged", "failed", "interrupted", "running"):
         assert record.objective(well | {"status": wrong}) == -math.inf
     assert record.objective(well | {"return_final_iqm": None}) == record.objective(None) == -math.inf
