@@ -1,7 +1,7 @@
 """Two doors to one Episodes: environments that compile, and environments on the host."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -99,9 +99,9 @@ def _side_by_side(
     return *buffers, terminated, obs.T
 
 
-@partial(jax.jit, static_argnames=("structure", "greedy"))
-def _act(structure, greedy, leaves, obs, noise):
-    return act(jax.tree.unflatten(structure, leaves), obs.T, noise, greedy=greedy)
+@cache  # as an argument of a compiled function, the structure would be hashed at every step
+def _act(structure, greedy):
+    return jax.jit(lambda leaves, obs, noise: act(jax.tree.unflatten(structure, leaves), obs.T, noise, greedy=greedy))
 
 
 @partial(jax.jit, static_argnames=("structure", "times"))
@@ -139,7 +139,8 @@ class HostRollout:
         piece = most if count is None else T  # a size that does not follow B
         random_numbers = partial(_random_numbers, structure, piece, leaves, like, key)
         seed, noise = jax.device_get(random_numbers(None if count is None else 0))
-        action = jax.eval_shape(partial(_act, structure, self.greedy), leaves, like, noise[0])
+        choose = _act(structure, self.greedy)
+        action = jax.eval_shape(choose, leaves, like, noise[0])
         obs = self.env.reset(int(seed))
         seen, actions = np.zeros((most, *obs.shape), np.float32), np.zeros((most, *action.shape), action.dtype)
         rewards = np.zeros((most, lanes), np.float32)
@@ -150,7 +151,7 @@ class HostRollout:
             if n > 0 and n % piece == 0:
                 _, noise = jax.device_get(random_numbers(n // piece))
             seen[n] = obs
-            actions[n] = action = np.asarray(_act(structure, self.greedy, leaves, obs, noise[n % piece]))
+            actions[n] = action = np.asarray(choose(leaves, obs, noise[n % piece]))
             obs, rewards[n], ended, cut = self.env.step(to_env(action))
             over = (ended | cut | (n + 1 - since == T)) & (episode < B)
             if over.any():
