@@ -12,7 +12,7 @@ SOLVE = ("+variant=baseline", "stop_when_solved=true")
 BAD = {
     "+variant=basline": ("+variant=basline",),
     "optimiser.learning_rate=-1": ("+variant=baseline", "optimiser.learning_rate=-1"),
-    "env.id=Pendulum-v1": ("+variant=baseline", "env=gymnasium", "env.id=Pendulum-v1"),
+    "env.id=CliffWalking-v1": ("+variant=baseline", "env=gymnasium", "env.id=CliffWalking-v1"),
 }
 TARGETS = {"cold": 6.0, "warm": 4.0, "bad input": 1.5}
 PEER, PEER_SECONDS = "SB3's PPO", 14.0
