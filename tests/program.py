@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_dir
 
 from pgx import configuration
 from pgx.config import CONF
+from pgx.errors import ConfigError
 from pgx.gate import Gate, one_line_errors
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,6 +76,14 @@ def gate(*overrides: str) -> None:
     """What stands before a run. Ends the program, or lets the run begin."""
     with one_line_errors(), composed(*overrides) as config:
         Gate().on_run_start(config)
+
+
+def refusal(*overrides: str) -> str:
+    """The one line that the checks refuse this configuration with."""
+    with pytest.raises(ConfigError) as error:
+        checked(*overrides)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 def train_here(*overrides: str, folder: Path) -> dict[str, Any]:

@@ -123,30 +123,13 @@ def test_a_refused_run_leaves_the_named_folder_and_what_is_in_it(tmp_path, monke
 def test_a_wrong_member_under_hydras_own_launcher_stops_neither_the_others_nor_success_from_being_denied(tmp_path):
     """One mistyped value must not cost a night of sweeping, and a script must be able to see that one was wrong.
     (Our own launcher checks all members before it runs one: test_sweep.py.)"""
-    done = pgx(
-        "-m",
-        "hydra/launcher=basic",
-        "+variant=vanilla",
-        "env=catch",
-        "num_updates=1",
-        "seed=0,-1,1",
-        "hydra.sweep.dir=s",
-        cwd=tmp_path,
-    )
+    sweep = ("-m", "hydra/launcher=basic", "+variant=vanilla", "env=catch", "num_updates=1", "hydra.sweep.dir=s")
+    done = pgx(*sweep, "seed=0,-1,1", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("pgx: seed: -1 is not allowed") and "Traceback" not in done.stderr
     assert [(tmp_path / "s" / member / "run.json").exists() for member in "012"] == [True, False, True]
     before = (tmp_path / "s/0/metrics.csv").read_bytes()
     # the same folder for other members: their results must not be taken for these
-    done = pgx(
-        "-m",
-        "hydra/launcher=basic",
-        "+variant=vanilla",
-        "env=catch",
-        "num_updates=1",
-        "seed=5",
-        "hydra.sweep.dir=s",
-        cwd=tmp_path,
-    )
+    done = pgx(*sweep, "seed=5", cwd=tmp_path)
     assert done.returncode == 2 and "pgx: seed: 0 → 5: " in done.stderr
     assert (tmp_path / "s/0/metrics.csv").read_bytes() == before

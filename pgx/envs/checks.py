@@ -168,10 +168,10 @@ def _check_gymnasium(id: str, max_steps: int | None, kwargs: dict[str, Any]) -> 
         env = gymnasium.make(id, **kwargs)  # of `module:Name-v0` it imports the module, which registers the environment
         declared = gymnasium.spec(id.rpartition(":")[2])
     except ModuleNotFoundError as error:
-        cannot = ConfigError(
-            "env.id", f"{id} cannot be made: {one_line(error)}"
-        )  # it is the one before the colon that is missing
-        raise (_missing(id, error.name) if error.name else cannot) from error
+        if error.name:
+            raise _missing(id, error.name) from error
+        # it is the one before the colon that is missing
+        raise ConfigError("env.id", f"{id} cannot be made: {one_line(error)}") from error
     except gymnasium.error.NamespaceNotFound as error:
         raise _missing(id, id.split("/")[0]) from error
     except gymnasium.error.DependencyNotInstalled as error:
