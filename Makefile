@@ -35,11 +35,13 @@ test-slurm: install ## those of a cluster, on one that tests/slurm.sh starts her
 
 install: $(VENV)/.project ## what both need, from requirements.lock; skipped when nothing has changed
 
+# Playground asks for warp-lang, which is large, and whose physics gives other bits every time: it is never imported here.
 lock: ## resolve pyproject.toml again into requirements.lock: make lock ARGS=--upgrade
 	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && $(PYTHON) -m venv "$$tools" && \
 	"$$tools/bin/python" $(PIP) install -qq uv && \
 	"$$tools/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	    --extra test --extra slurm --extra mujoco --group install $(ARGS) pyproject.toml -o requirements.lock
+	    --extra test --extra slurm --extra mujoco --extra brax --extra playground --group install \
+	    --no-emit-package warp-lang $(ARGS) pyproject.toml -o requirements.lock
 
 clean: ## remove .venv and caches, never the results in outputs/ and multirun/
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache
