@@ -91,6 +91,7 @@ RULES: dict[str, Rule] = {
     "env.num_lanes": whole(1, or_null=True),
     "env.max_steps": whole(1, or_null=True),
     "env.kwargs.*": ANYTHING,
+    "env.options.*": ANYTHING,
     "tracker.mode": one_of("offline", "online", "disabled", or_null=True),
     "tracker.project": text(128, or_null=True),
     "tracker.entity": text(or_null=True),
@@ -145,6 +146,8 @@ def check_plain(plain: dict[str, Any], declared: Declared) -> dict[str, Any]:
     declared.check(plain)
     signatures = {path: _check_settings(path, part) for path, part in _parts(plain)}
     for path, node, key in leaves(plain, empty=True):
+        if f"{path}.*" in RULES and not isinstance(node[key], dict):
+            raise ConfigError(path, f"{short(repr(node[key]))} is not allowed", f"names and values, {path}.NAME=…")
         rule = _rule(path, plain, signatures)
         if rule is None and node[key] == {} and any(pattern.startswith(f"{path}.") for pattern in RULES):
             continue
@@ -167,8 +170,9 @@ def _unreadable(config: DictConfig, prefix: str = "") -> ConfigError | None:
             if OmegaConf.is_missing(config, key):
                 if path not in RULES and "." not in path:
                     return unknown_key(path)
-                example = "env.id=CartPole-v1, for example" if path == "env.id" else f"{path}=…"
-                return ConfigError(path, "not chosen yet", hint=example)
+                example = path == "env.id" and parts.declared(OmegaConf.select(config, "_target_", default=""), "example")
+                hint = f"env.id={example}, for example" if example else f"{path}=…"
+                return ConfigError(path, "not chosen yet", hint=hint)
             if isinstance(config[key], DictConfig) and (below := _unreadable(config[key], f"{path}.")):
                 return below
         except OmegaConfBaseException as error:
@@ -406,7 +410,7 @@ def other_keys() -> str:
 OmegaConf.register_new_resolver("pgx.other_keys", other_keys, replace=True)
 OmegaConf.register_new_resolver("pgx.unless", lambda given, default: default if given is None else None, replace=True)
 
-_FREE = ("env.params", "env.kwargs")
+_FREE = ("env.params", "env.kwargs", "env.options")
 """Dictionaries that a `+` adds to."""
 
 

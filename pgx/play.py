@@ -1,7 +1,7 @@
 """Watch the trained policy: `python -m pgx.play RUN_DIR` writes one episode as an animated picture.
 
-The pictures are Gymnasium's own, drawn without a display, and run at the environment's real speed. A run in a
-compiled environment is shown in the environment of the same name in Gymnasium, with the run's env.params. A run that
+The pictures are the environment's own, drawn without a display, and run at its real speed. Where a compiled environment
+has none (gymnax's), it is shown in the environment of the same name in Gymnasium, with the run's env.params. A run that
 W&B has gets the film there as well.
 """
 
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageChops
 
+from pgx import parts
 from pgx.config import whole
 from pgx.envs.checks import tell_mujoco_where
 from pgx.errors import ConfigError, one_line
@@ -101,8 +102,6 @@ def cut(frames: list[Image.Image]) -> list[Image.Image]:
 def make(config: dict[str, Any]) -> "gymnasium.Env":
     """The Gymnasium environment of this env section, ready to be drawn. Raises ConfigError where there is none."""
     os.environ |= {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy", "PYGAME_HIDE_SUPPORT_PROMPT": "1"}
-    if not os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY"):
-        os.environ.setdefault("MUJOCO_GL", "egl")
     import gymnasium
 
     id, params = config["id"], dict(config.get("params", {}))
@@ -122,14 +121,29 @@ def make(config: dict[str, Any]) -> "gymnasium.Env":
             env.reset(seed=0)
             picture = env.render()
     except Exception as error:  # an environment's own code may raise anything
-        needs = "MUJOCO_GL=egl needs libEGL (Debian: libegl1), MUJOCO_GL=osmesa needs libOSMesa (libosmesa6)"
-        raise ConfigError(
-            "env.id", f"{id} cannot be drawn: {one_line(error)}", hint=needs if "mujoco" in sys.modules else None
-        ) from error
+        raise _not_drawn(id, error) from error
     if getattr(picture, "ndim", None) != 3:
         raise ConfigError("env.id", f"{id} cannot be drawn: it has no render mode rgb_array")
     set_parameters(env.unwrapped, params)
     return gymnasium.wrappers.FlattenObservation(env)  # as GymnasiumEnv does
+
+
+def make_compiled(env: Any) -> "gymnasium.Env":
+    """A compiled environment that draws itself, ready to be drawn. Raises ConfigError if it cannot."""
+    from pgx.envs.stage import Stage
+
+    try:
+        stage = Stage(env)
+        stage.reset(seed=0)
+        stage.render()
+    except Exception as error:  # as above
+        raise _not_drawn(env.spec.id, error) from error
+    return stage
+
+
+def _not_drawn(id: str, error: Exception) -> ConfigError:
+    needs = "MUJOCO_GL=egl needs libEGL (Debian: libegl1), MUJOCO_GL=osmesa needs libOSMesa (libosmesa6)"
+    return ConfigError("env.id", f"{id} cannot be drawn: {one_line(error)}", hint=needs if "mujoco" in sys.modules else None)
 
 
 def set_parameters(env: "gymnasium.Env", params: dict[str, float]) -> None:
@@ -145,8 +159,12 @@ def play(
     folder: Path, config: dict[str, Any], *, seed: int = 0, greedy: bool = False, best: bool = False
 ) -> tuple[int, float, Filmed]:
     """(the checkpoint's update, return, film) of one episode. Raises what `make` and `trained` raise."""
-    stage = make(config["env"])
+    if not os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY"):
+        os.environ.setdefault("MUJOCO_GL", "egl")  # before MuJoCo is imported
+    draws_itself = parts.defines(config["env"]["_target_"], "renderer", beside="pgx.envs.base.JittedEnv")
+    stage = None if draws_itself else make(config["env"])
     env, policy, key, update = trained(folder, config, best=best)
+    stage = stage or make_compiled(env)
 
     import jax
     from tqdm import tqdm

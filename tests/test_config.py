@@ -288,9 +288,10 @@ def test_a_variant_is_an_estimator_a_critic_and_an_update():
 
 def test_every_file_of_every_group_passes_the_check():
     """A typo in a YAML that nobody has tried yet."""
+    ids = {"gymnasium": "CartPole-v1", "mujoco": "CartPole-v1", "playground": "CheetahRun"}
     for group in ("env", "estimator", "policy", "optimiser", "update"):
         for option in options(group):
-            more = ["env.id=CartPole-v1"] if (group, option) in (("env", "gymnasium"), ("env", "mujoco")) else []
+            more = [f"env.id={ids[option]}"] if option in ids else []
             checked("+variant=baseline", f"{group}={option}", *more)
     for option in options("optimiser"):
         config = checked("+variant=baseline", f"optimiser@critic.optimiser={option}")

@@ -1,6 +1,7 @@
 """The contract of an environment. Two kinds, because some compile and some do not."""
 
 import abc
+from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import equinox as eqx
@@ -46,6 +47,10 @@ class JittedEnv(eqx.Module):
     ) -> tuple[PyTree, Float[Array, " O"], Float[Array, ""], Bool[Array, ""]]:
         """`step`, for an action as a policy puts it out."""
         return self.step(key, state, self.spec.actions.to_env(action))
+
+    def renderer(self) -> tuple[Callable[[PyTree], np.ndarray], float]:
+        """(state → picture, rows of RGB; steps a second), for those that `pgx.play` does not find in Gymnasium."""
+        raise NotImplementedError
 
 
 class HostEnv(abc.ABC):

@@ -1,7 +1,6 @@
 """Environments: what can be asked of them before anything heavy is imported."""
 
 import ast
-import logging
 import math
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pgx import parts
+from pgx.envs import playground_source
+from pgx.envs.quiet import mujoco_to_log
 from pgx.errors import ConfigError, one_line
 
 GYMNAX = {
@@ -84,6 +85,9 @@ def check(env: dict[str, Any]) -> Known:
         continuous = env["id"] in CONTINUOUS
         _check_bound(env, finite=True if continuous else None)
         return Known(env["reward_threshold"], continuous)
+    if parts.derives(target, "pgx.envs.playground.PlaygroundEnv"):
+        playground_source.check(env["id"], env["options"])
+        return Known(env["reward_threshold"], continuous=True)
     if parts.derives(target, "pgx.envs.gymnasium.GymnasiumEnv"):
         declared, finite, symbols = _check_gymnasium(env["id"], env["max_steps"], env["kwargs"])
         _check_bound(env, finite)
@@ -206,20 +210,12 @@ def _leaves(space: Any) -> Iterator[Any]:
 
 
 def tell_mujoco_where(id: str) -> None:
-    """… to put its warnings: into the run's log. By itself it writes them on the terminal and, wherever it is called, into
-    a file MUJOCO_LOG.TXT."""
+    """… to put its warnings, if the environment is one of MuJoCo's."""
     import gymnasium
 
     declared = gymnasium.registry.get(id)
     if declared is not None and "mujoco" in str(declared.entry_point) and find_spec("mujoco"):
-        import mujoco
-
-        mujoco.set_mju_user_warning(_to_log)
-
-
-@cache  # once a message: every lane has the same
-def _to_log(message: str) -> None:
-    logging.getLogger("pgx").debug(f"MuJoCo: {' '.join(message.split())}")
+        mujoco_to_log()
 
 
 def _ends_are_finite(id: str, actions: Any) -> bool | None:

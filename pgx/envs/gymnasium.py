@@ -26,6 +26,8 @@ class GymnasiumEnv(HostEnv):
     actions (see `spaces.Box`), which are vectors here, whatever their shape is there.
     """
 
+    example = "CartPole-v1"
+
     def __init__(
         self,
         id: str,

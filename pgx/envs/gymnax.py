@@ -1,9 +1,5 @@
 """Environments of gymnax: written in JAX, so that a whole run is one compiled program."""
 
-import importlib
-import importlib.util
-import sys
-import types
 from dataclasses import fields, replace
 from functools import cache
 
@@ -14,6 +10,7 @@ import numpy as np
 
 from pgx.envs.base import EnvSpec, JittedEnv
 from pgx.envs.checks import GYMNAX, complete
+from pgx.envs.imports import module_of
 from pgx.errors import ConfigError
 from pgx.spaces import Box, Discrete, Space
 
@@ -84,24 +81,7 @@ def _flat(obs):
 
 @cache  # one object an environment: what is compiled for it serves the next run of the process, too
 def _load(id: str):
-    """The environment, without the two seconds that `import gymnax` takes.
-
-    gymnax's package files import all its environments and with them matplotlib, pandas and seaborn.
-    Empty stand-ins for the three packages let Python find the one module wanted; they are taken away
-    again, so a later `import gymnax` gets the real thing.
-    """
+    """The environment, without the two seconds that `import gymnax` takes."""
     module, name = GYMNAX[id]
-    root = importlib.util.find_spec("gymnax").submodule_search_locations[0]
-    packages = ("gymnax", "gymnax.environments", f"gymnax.environments.{module.partition('.')[0]}")
-    stand_ins = [package for package in packages if package not in sys.modules]
-    try:
-        for package in stand_ins:
-            stand_in = types.ModuleType(package)
-            stand_in.__path__ = [root + package.removeprefix("gymnax").replace(".", "/")]
-            sys.modules[package] = stand_in
-        found = importlib.import_module(f"gymnax.environments.{module}")
-    finally:
-        for package in stand_ins:
-            sys.modules.pop(package, None)
-    env = getattr(found, name)()
+    env = getattr(module_of("gymnax", f"environments.{module}"), name)()
     return env.with_transition_gradients() if id in SMOOTH else env  # which it otherwise keeps back

@@ -1,0 +1,125 @@
+"""MuJoCo Playground's tasks: MuJoCo's physics in JAX (MJX), so that a whole run is one compiled program."""
+
+import json
+from collections.abc import Mapping
+from functools import cache, partial
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from pgx.envs.base import EnvSpec, JittedEnv
+from pgx.envs.imports import module_of, without_warp
+from pgx.envs.playground_source import IMPLEMENTATION, INSTALL, check, suites
+from pgx.envs.quiet import mujoco_to_log
+from pgx.errors import ConfigError, one_line
+from pgx.spaces import Box
+
+PICTURE = (320, 480)
+"""Height and width, in pixels."""
+
+
+class PlaygroundEnv(JittedEnv):
+    """A task of MuJoCo Playground, without Brax and without Warp.
+
+    `options` are the task's own configuration. `max_steps` takes precedence over its `episode_length`, which is counted in
+    steps without `action_repeat`. Actions are from −1 to 1 in every task. Of observations that are dictionaries the policy
+    is given `state`, as Playground's own policies are, and not what is privileged.
+    """
+
+    example: ClassVar[str] = "CheetahRun"
+
+    task: object = eqx.field(static=True)
+    repeat: int = eqx.field(static=True)
+    spec: EnvSpec = eqx.field(static=True)
+
+    def __init__(
+        self,
+        id: str,
+        max_steps: int | None = None,
+        reward_threshold: float | None = None,
+        options: dict | None = None,
+        bound: str = "clip",
+    ):
+        self.task, config = _load(id, json.dumps(check(id, options or {}), sort_keys=True))
+        self.repeat = int(config.action_repeat)
+        self.spec = EnvSpec(
+            id=id,
+            obs_size=jax.eval_shape(lambda: self.reset(jax.random.key(0)))[1].size,
+            actions=Box((-1.0,) * self.task.action_size, (1.0,) * self.task.action_size, bound),
+            max_steps=max_steps or -(-int(config.episode_length) // self.repeat),
+            reward_threshold=reward_threshold,
+        )
+
+    def reset(self, key):
+        # MJX adds integers to floats and vectors to matrices, even where jax is told to refuse
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            state = _reset(self.task, key)
+        return state, _seen(state)
+
+    def step(self, key, state, action):
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            state, reward, ended = _step(self.task, self.repeat, state, action)
+        return state, _seen(state), reward, ended
+
+    def renderer(self):
+        import mujoco
+
+        model, camera = self.task.mj_model, 0 if self.task.mj_model.ncam else -1
+        data, artist = mujoco.MjData(model), mujoco.Renderer(model, *PICTURE)
+
+        def draw(state):
+            for name in ("qpos", "qvel", "mocap_pos", "mocap_quat", "xfrc_applied"):
+                getattr(data, name)[:] = getattr(state.data, name)
+            mujoco.mj_forward(model, data)
+            artist.update_scene(data, camera=camera)
+            return artist.render()
+
+        return draw, 1 / (self.repeat * self.task.dt)
+
+
+# Both are traced once a task, wherever they are called: that takes seconds.
+
+
+@partial(jax.jit, static_argnums=0, inline=True)
+def _reset(task, key):
+    return jax.tree.map(_strongly_typed, task.reset(key))
+
+
+@partial(jax.jit, static_argnums=(0, 1), inline=True)
+def _step(task, repeat, state, action):
+    def once(state, _):
+        state = jax.tree.map(_strongly_typed, task.step(state, action))
+        return state, (state.reward, state.done > 0)
+
+    state, (rewards, ended) = jax.lax.scan(once, state, length=repeat)
+    return state, rewards.sum(), ended.any()
+
+
+def _strongly_typed(x):
+    """A loop whose state changes its type is traced twice."""
+    return jnp.asarray(x, jnp.result_type(x))
+
+
+def _seen(state):
+    obs = state.obs["state"] if isinstance(state.obs, Mapping) else state.obs
+    return obs.reshape(-1).astype(jnp.float32)
+
+
+@cache  # one object a task: what is compiled for it serves the next run of the process, too
+def _load(id: str, options: str):
+    """(the task, its configuration)."""
+    suite = suites()[id]
+    try:
+        with without_warp():
+            tasks = module_of("mujoco_playground", f"_src.{suite}")
+            mujoco_to_log()
+            config = tasks.get_default_config(id)
+            config.update_from_flattened_dict(IMPLEMENTATION | json.loads(options))
+            task = tasks.load(id, config)
+    except ImportError as error:
+        raise ConfigError("env.id", f"{id} cannot be made: {one_line(error)}", hint=INSTALL) from error
+    except Exception as error:  # a task's own constructor may raise anything
+        raise ConfigError("env.id", f"{id} cannot be made: {one_line(error)}") from error
+    return task, config
