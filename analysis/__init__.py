@@ -2,6 +2,7 @@
 
     load.py         run folders → tables `runs` and `metrics`; the ledger; one metric's `curves`
     read.py         metrics.csv of them all in one go, and the Parquet cache
+    evaluations.py  what pgx.evaluate played with the runs of a sweep, as final scores
     align.py        curves on one grid of env steps; a run's final score and its area
     results.py      the row in which every number ends up
     text.py         numbers as people read them

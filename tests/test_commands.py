@@ -20,6 +20,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from PIL import Image
 
+from analysis.evaluations import read_evaluations, scores_of
+from analysis.load import load
 from pgx import evaluation, play, resume
 from pgx.build import build, initial_state
 from pgx.envs.gymnax import GymnaxEnv
@@ -146,8 +148,14 @@ def test_a_sweep_is_evaluated_run_by_run_and_by_groups_of_replicates(run, tmp_pa
     )
     shutil.rmtree(sweep / "broken")
     with pytest.raises(SystemExit) as ended:
-        evaluate.main([str(sweep), *seed])
-    assert ended.value.code == 0 and capsys.readouterr().out.splitlines()[0] == f"2   {alone.strip()}"
+        evaluate.main([str(sweep), *seed, "--output", str(tmp_path / "evaluation.csv")])
+    said = capsys.readouterr().out.splitlines()
+    assert ended.value.code == 0 and said[0] == f"2   {alone.strip()}" and "--final" in said[-1]
+    table = scores_of(read_evaluations([tmp_path / "evaluation.csv"]), load(sweep).runs)
+    assert table["value"].tolist() == [returns.mean()] * 2
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main([str(sweep), "--output", str(tmp_path / "nowhere" / "evaluation.csv")])
+    assert ended.value.code == 2 and "cannot be written" in capsys.readouterr().err
 
 
 def test_no_episode_of_an_evaluation_is_one_of_training(learnt, monkeypatch):

@@ -68,12 +68,14 @@ def main(arguments: list[str] | None = None) -> int:
         score=options.score, metric=options.metric, threshold=options.threshold, base=options.base,
         by=options.by and tuple(options.by.split(",")), adjust=options.adjust,
         reliability=Reliability(window=options.window), paired=options.paired or None, equivalent=options.equivalent,
+        evaluated=tuple(map(str, options.final)),
     )  # fmt: skip
     output = options.output or (sweeps or options.sweeps)[0] / "report"
     try:
         tables = load(*sweeps) if sweeps else None
         study = _study(tables, question, complaints) if tables else None
         if study:
+            study.scores  # noqa: B018 - a table of evaluations that does not fit is refused before anything is written
             _make_room(output)
             _look(study, sweeps, options.chosen_on)
     except InputError as error:
@@ -197,6 +199,8 @@ def _parser() -> argparse.ArgumentParser:
         "else its runs differ in)")  # fmt: skip
     add("--score", default=default.score, metavar="METRIC",
         help=f"of curves, threshold and final scores (default: {default.score})")  # fmt: skip
+    add("--final", type=Path, action="append", default=[], metavar="FILE.csv",
+        help="final scores from what `python -m pgx.evaluate SWEEP_DIR --output FILE.csv` wrote (may be given again)")  # fmt: skip
     add("--metric", default=default.metric, metavar="METRIC",
         help=f"of reliability and collapses (default: {default.metric})")  # fmt: skip
     add("--threshold", type=_number, metavar="X", help="of --score (default: the environment's own)")

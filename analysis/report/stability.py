@@ -119,7 +119,7 @@ show(
         few(study.scores),
         few(study.final),
         looks=looks,
-        label=f"final {question.score}",
+        label=question.final,
         height=sections.high(study, 1.6, 0.75),
     ),
     "final_scores",
@@ -127,7 +127,7 @@ show(
 
 # %%
 show(
-    plots.by_env(plots.performance_profile, few(study.profile), looks=looks, label=f"final {question.score}", apart=True),
+    plots.by_env(plots.performance_profile, few(study.profile), looks=looks, label=question.final, apart=True),
     "performance_profile",
 )
 

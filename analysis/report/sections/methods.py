@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from analysis import text
+from analysis import evaluations, text
 from analysis.report.study import Study, question_json
 from analysis.statistics.compare import FEW_SEEDS, LEAST_SEEDS, MOST_ABSENT
 
@@ -52,6 +52,18 @@ def way_up(study: Study) -> list[str]:
     return [f"**The way up** goes from what an untrained policy returns ({of}) to the threshold. {'; '.join(ways)}."]
 
 
+def final_score(study: Study) -> str:
+    """A paragraph about it."""
+    if study.question.evaluated:
+        return (f"**Final score.** The mean return of {evaluations.method(study.evaluated)}, from "
+                f"{text.listed([f'`{file}`' for file in study.question.evaluated])}, as `python -m pgx.evaluate` wrote it. Curves, "
+                "times and what follows from them are of training.")  # fmt: skip
+    horizons = ", ".join(f"{n:,} env steps ({env})" for env, n in study.horizons.items()) or "no step"
+    return (f"**Final score.** {final_score_of(study.question.score)} after the first update that reached {horizons}, as far as "
+            "every completed run came. Where all runs have one budget that is their last update. No other number here is "
+            "called final.")  # fmt: skip
+
+
 def final_score_of(score: str) -> str:
     if score == "return_recent":
         return "The mean of the last 100 training episodes, which is `return_final` of run.json and of a sweep's table,"
@@ -62,15 +74,13 @@ def final_score_of(score: str) -> str:
 
 def method(study: Study) -> str:
     q, boot, fall = study.question, study.question.bootstrap, study.question.collapse
-    horizons = ", ".join(f"{n:,} env steps ({env})" for env, n in study.horizons.items()) or "no step"
     lines = [
         "**Unit.** A run; never an episode. First every run is reduced to one number or one curve, then runs are resampled.",
         f"**Intervals.** {boot.level:.0%} percentile bootstrap over runs, {boot.n_boot:,} resamples, generator seeded "
         f"with {boot.rng_seed}: the same runs give the same numbers. With fewer than 10 seeds they are too narrow; "
         "with fewer than 3 there is none.",
         f"**Curves** are put on one grid of {q.points} points by their value at or before each point, never beyond their end.",
-        f"**Final score.** {final_score_of(q.score)} after the first update that reached {horizons}, as far as every completed "
-        "run came. Where all runs have one budget that is their last update. No other number here is called final.",
+        final_score(study),
         *way_up(study),
         f"**Collapse.** After the mean of {fall.smoothing} episodes of `{q.metric}` reached {fall.level:.0%} of the way "
         f"up, it falls below {fall.fall:.0%} of its running peak on the way up and stays there for {fall.lasting} "

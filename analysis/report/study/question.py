@@ -18,7 +18,8 @@ class Question:
     None: measured, see events.ways_up; `by`: columns of `runs` whose values make a group of replicates, None: the
     variant and whatever else its runs differ in. `paired` None: by seed where that is shown to gain (compare.Comparison).
     `equivalent`, the smallest effect of interest: a share of the restricted mean for times, of what a run's curve spans for
-    scores. A picture shows at most `shown` groups."""
+    scores. `evaluated`: tables of `python -m pgx.evaluate` that final scores are taken from instead of from the curves. A
+    picture shows at most `shown` groups."""
 
     score: str = "return_recent"
     metric: str = "return_mean"
@@ -30,10 +31,16 @@ class Question:
     paired: bool | None = None
     equivalent: float = 0.05
     points: int = 100
+    evaluated: tuple[str, ...] = ()
     shown: int = 8
     bootstrap: Bootstrap = Bootstrap()
     reliability: Reliability = Reliability()
     collapse: Collapse = Collapse()
+
+    @property
+    def final(self) -> str:
+        """The name of final scores."""
+        return "final return of fresh episodes" if self.evaluated else f"final {self.score}"
 
 
 def question_json(question: Question) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import align
+from analysis.evaluations import read_evaluations, scores_of
 from analysis.report.study.curves import Curves
 from analysis.results import table
 from analysis.statistics import compare, reliability
@@ -23,14 +24,20 @@ class Scores(Curves):
     @cached_property
     def scores(self) -> pd.DataFrame:
         """Every run's score after the first update that reached the horizon of its environment, which is its last one
-        where all have one budget; NaN where it has none."""
+        where all have one budget; or, from tables of evaluations, its mean return there. NaN where it has none."""
+        if self.question.evaluated:
+            return align.with_all(scores_of(self.evaluated, self.runs), self.runs)
         parts = [align.score_when(self.scored[self.scored["env"] == env], at) for env, at in self.horizons.items()]
         there = pd.concat(parts, ignore_index=True) if parts else self.scored[list(align.SCORES)]
         return align.with_all(there, self.runs)
 
     @cached_property
+    def evaluated(self) -> pd.DataFrame:
+        return read_evaluations(self.question.evaluated)
+
+    @cached_property
     def final(self) -> pd.DataFrame:
-        return aggregate(self.scores, f"final {self.question.score}", spec=self.question.bootstrap)
+        return aggregate(self.scores, self.question.final, spec=self.question.bootstrap)
 
     @cached_property
     def areas(self) -> pd.DataFrame:
@@ -42,7 +49,7 @@ class Scores(Curves):
 
     @cached_property
     def tolerance(self) -> pd.DataFrame:
-        return tolerance(self.scores, f"final {self.question.score}")
+        return tolerance(self.scores, self.question.final)
 
     @cached_property
     def profile(self) -> pd.DataFrame:
@@ -51,13 +58,13 @@ class Scores(Curves):
             known = scores["value"].dropna()
             if len(known):
                 taus = np.linspace(known.min(), known.max(), 81)
-                parts.append(profile(scores, f"final {self.question.score}", taus, self.question.bootstrap))
+                parts.append(profile(scores, self.question.final, taus, self.question.bootstrap))
         return pd.concat(parts, ignore_index=True) if parts else table([], "tau")
 
     @cached_property
     def better(self) -> pd.DataFrame:
         """P(a's final score > b's): of a run that diverged or failed before the horizon it is the worst of all."""
-        name = f"final {self.question.score}"
+        name = self.question.final
         return improvements(self._with_worst("diverged", "failed"), name, self.question.bootstrap, self.permutations)
 
     def _with_worst(self, *statuses: str) -> pd.DataFrame:
@@ -73,18 +80,18 @@ class Scores(Curves):
             paired=self.question.paired, level=boot.level, n_boot=boot.n_boot, rng_seed=boot.rng_seed,
             n_permutations=self.permutations,
         )  # fmt: skip
-        name = f"final {self.question.score}"
+        name = self.question.final
         return self._asked(compare.differences(self._with_worst("diverged"), name, spec))
 
     @cached_property
     def correlations(self) -> pd.DataFrame:
         """Correlations between final scores of the same seed: what pairing has to work with."""
-        name = f"final {self.question.score}"
+        name = self.question.final
         return self._asked(compare.correlations(self._with_worst("diverged"), name, self.question.bootstrap.level))
 
     @cached_property
     def effects(self) -> pd.DataFrame:
-        return self._asked(compare.effect_sizes(self._with_worst("diverged"), f"final {self.question.score}"))
+        return self._asked(compare.effect_sizes(self._with_worst("diverged"), self.question.final))
 
     @cached_property
     def spans(self) -> dict[str, float]:
