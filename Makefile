@@ -40,7 +40,7 @@ lock: ## resolve pyproject.toml again into requirements.lock: make lock ARGS=--u
 	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && $(PYTHON) -m venv "$$tools" && \
 	"$$tools/bin/python" $(PIP) install -qq uv && \
 	"$$tools/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	    --extra test --extra slurm --extra mujoco --extra brax --extra playground --group install \
+	    --extra test --extra slurm --extra mujoco --extra brax --extra playground --extra optuna --group install \
 	    --no-emit-package warp-lang $(ARGS) pyproject.toml -o requirements.lock
 
 clean: ## remove .venv and caches, never the results in outputs/ and multirun/
