@@ -2,6 +2,7 @@
 and looking again until it is clear. The second stage, a confirmation on fresh seeds, and the memory of what was looked
 at."""
 
+import contextlib
 import json
 import os
 import re
@@ -41,13 +42,15 @@ def ranges(numbers: Iterable[int]) -> str:
 
 
 def sweeper_of(folder: Path) -> str:
-    """The class of Hydra's sweeper that started a run; empty if that is not recorded."""
+    """The class of Hydra's sweeper that chose a run's values; empty if that is not recorded, and for the best trial of a
+    tuning on fresh seeds: nothing was chosen there."""
     try:
         text = (folder / ".hydra" / "hydra.yaml").read_text()
     except (OSError, UnicodeDecodeError):
         return ""
-    match = re.search(r"^( *)sweeper:\n(?:\1 +.*\n)*?\1 +_target_: *(\S+)", text, flags=re.MULTILINE)
-    return match[2] if match else ""
+    match = re.search(r"^( *)sweeper:\n((?:\1 +.*\n)*)", text, flags=re.MULTILINE)
+    settings = dict(re.findall(rf"^{match[1]}  (\w+): *(\S+)", match[2], flags=re.MULTILINE)) if match else {}
+    return "" if settings.get("confirming") == "true" else settings.get("_target_", "")
 
 
 def tuned(runs: pd.DataFrame) -> pd.Series:
@@ -111,6 +114,13 @@ def second_stage(runs: pd.DataFrame, scores: pd.DataFrame, output: str, least: i
             commands.append(shlex.join(["python", "-m", "pgx.run", "-m", *kept, f"seed=range({start},{start + n})",
                                     f"hydra.sweep.dir={output}"]))  # fmt: skip
     return commands
+
+
+def second_stage_of_trials(sweep: Path) -> list[str]:
+    """The same, of a sweep that was tuned: the best one is the one with the best value of its trials, as its command said."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+        return [str(json.loads((sweep / "trials.json").read_bytes())["confirm"])]
+    return []
 
 
 def overrides(folder: Path) -> list[str]:

@@ -4,13 +4,16 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+if TYPE_CHECKING:
+    from pgx.sweep.members import Member
 
 
 @dataclass
@@ -61,9 +64,29 @@ class PgxLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from pgx.sweep.compose import fast_loader
 
-        self._context, self._config = copy.copy(hydra_context), config
+        self._context, self._config, self._plain_loader = copy.copy(hydra_context), config, hydra_context.config_loader
         # the sweeper's, too: it composes every member once more, to see whether it can be
         self._loader = hydra_context.config_loader = fast_loader(hydra_context.config_loader)
+
+    def begin(self, sweep: Path, *overrides: str) -> None:
+        """Begin another stage: members that were asked for may be asked for with a larger budget. In this folder, and with
+        these overrides of Hydra's own."""
+        from pgx.gate import quoted
+        from pgx.sweep.compose import fast_loader
+
+        self._asked = {}
+        if str(sweep) != self._config.hydra.sweep.dir:
+            self._config, self._loader = copy.deepcopy(self._config), fast_loader(self._plain_loader)
+            with open_dict(self._config):
+                self._config.hydra.sweep.dir = str(sweep)
+                self._config.hydra.overrides.hydra += [f"hydra.sweep.dir={quoted(str(sweep))}", *overrides]
+
+    def checked(self, job_overrides: Sequence[Sequence[str]]) -> list["Member"]:
+        """The members for these overrides. Raises ConfigError for what is wrong with them, or with this launcher."""
+        from pgx.sweep.members import composed
+
+        self._check()
+        return composed(self._loader, self._config, enumerate(job_overrides))
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from pgx.backend import accelerator

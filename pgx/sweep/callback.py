@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pgx.errors import ConfigError
 from pgx.gate import one_line_errors
-from pgx.sweep import index, ledger
+from pgx.sweep import index, ledger, trials
 
 
 class Sweep(Callback):
@@ -22,7 +22,10 @@ class Sweep(Callback):
                 raise ConfigError("hydra.sweeper.direction", what, "maximize")
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Show the table; if a member failed, end with exit code 1."""
+        """Show the table, before it that of a tuning's runs on fresh seeds; if a member failed, end with exit code 1."""
         sweep = Path(config.hydra.sweep.dir)
-        if (sweep / index.FILE).exists() and (code := ledger.show(index.Index(sweep))):
-            raise SystemExit(code)
+        confirmed = (trials.read(sweep) or {}).get("confirmed")
+        folders = [*([Path(confirmed["folder"])] if confirmed else []), sweep]
+        codes = [ledger.show(index.Index(folder)) for folder in folders if (folder / index.FILE).exists()]
+        if any(codes):
+            raise SystemExit(1)

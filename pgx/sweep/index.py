@@ -102,8 +102,10 @@ class Index:
         """The name of the member with this configuration: the one it has, else `wanted`, else one like it."""
         if key not in self._names:
             name = wanted if self._may_have(wanted, key, overrides) else self._like(wanted)
-            self.entries[name] = Entry(key, overrides)
             self._names[key] = name
+        elif set(overrides) == set(self.entries[self._names[key]].overrides):  # in whatever order
+            return self._names[key]
+        self.entries[self._names[key]] = Entry(key, overrides)  # the newest words: the budget may have grown
         return self._names[key]
 
     def _may_have(self, name: str, key: str, overrides: list[str]) -> bool:

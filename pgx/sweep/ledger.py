@@ -9,19 +9,25 @@ from typing import Any
 
 from pgx.runs import record
 from pgx.runs.files import write_atomically
+from pgx.sweep import trials
+from pgx.sweep.columns import aligned
 from pgx.sweep.index import Index, Run, overrides_of
 
-COLUMNS = ("member", "label", "overrides", "status", "env_steps", "return_final", "solved_at", "reason", "log")
+COLUMNS = ("member", "label", "overrides", "status", "env_steps", "return_final", "solved_at", "reason", "log", "trial")
 FILE = "ledger.csv"
 GOOD = ("completed", "running", "waiting")
 """Everything else makes the exit code 1."""
 
 
-def read(index: Index) -> list[dict[str, Any]]:
-    """One row a member, from the index and the run folders; one a run, where there is no members.json."""
-    if index.there:
-        return [_row(index.sweep, name, entry.overrides, index.runs[name]) for name, entry in index.entries.items()]
-    return [_row(index.sweep, name, overrides_of(index.sweep / name), run) for name, run in index.runs.items()]
+def read(index: Index, tuning: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """One row a member, from the index and the run folders; one a run, where there is no members.json. `tuning`: the
+    trials that they belong to."""
+    overrides = {name: entry.overrides for name, entry in index.entries.items()}
+    if not index.there:
+        overrides = {name: overrides_of(index.sweep / name) for name in index.runs}
+    return [
+        _row(index.sweep, name, x, index.runs[name]) | {"trial": trials.number_of(tuning, x)} for name, x in overrides.items()
+    ]
 
 
 def _row(sweep: Path, name: str, overrides: list[str], run: Run) -> dict[str, Any]:
@@ -73,15 +79,8 @@ def table(rows: list[dict[str, Any]], most: int = 60) -> str:
         numbers = [_number(row["env_steps"], ",d"), _number(row["return_final"], ".1f"), _number(row["solved_at"], ",d")]
         exchanged = (row["label"] or "").partition(" ")[2]  # of the variant's parts
         cells.append([row["member"], f"{row['overrides']} {exchanged}".strip(), row["status"], *numbers, reason or ""])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    right = (3, 4, 5)
-    lines = [
-        "  ".join(cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
-        for line in cells
-    ]
-    if len(shown) < len(rows):
-        lines.append(f"… and {len(rows) - len(shown)} more, all in {FILE}")
-    return "\n".join(line.rstrip() for line in lines)
+    more = f"\n… and {len(rows) - len(shown)} more, all in {FILE}" if len(shown) < len(rows) else ""
+    return aligned(cells, right=(3, 4, 5)) + more
 
 
 def counts(rows: list[dict[str, Any]]) -> str:
@@ -97,15 +96,19 @@ def exit_code(rows: list[dict[str, Any]]) -> int:
 
 def show(index: Index, reasons: Mapping[str, str] | None = None) -> int:
     """Write ledger.csv, print the table; the exit code. `reasons`: of members whose run.json does not say any."""
-    rows = read(index)
+    tuning = trials.read(index.sweep)
+    rows = read(index, tuning)
     for row in rows:
         row["reason"] = row["reason"] or shortened((reasons or {}).get(row["member"], ""))
-    print(table(rows))
+    if shown := [row for row in rows if tuning is None or row["status"] != "completed"]:
+        print(table(shown))
     if index.there:
         write(index.sweep, rows)
         print(f"{counts(rows)}; files in {index.sweep}")
     else:
         print(f"{counts(rows).replace('member', 'run', 1)}; {index.sweep} has no members.json: these are the runs below it")
+    if tuning is not None:
+        print(trials.summary(tuning, index.sweep))
     return exit_code(rows)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.hygiene import second_stage, seed_hygiene
+from analysis.hygiene import second_stage, second_stage_of_trials, seed_hygiene
 from analysis.load import warnings
 from analysis.report.study.frozen import Frozen
 from analysis.results import table
@@ -72,7 +72,7 @@ class Study(Frozen):
         for _, runs in self.loaded.groupby("sweep", sort=False):
             sentences += seed_hygiene(runs)
             where = os.path.commonpath(list(runs["folder"]))
-            if commands := second_stage(runs, self._merits, f"{where}-confirmed"):
+            if commands := second_stage_of_trials(Path(where)) or second_stage(runs, self._merits, f"{where}-confirmed"):
                 report = shlex.join(["python", "-m", "analysis.report", f"{where}-confirmed", "--chosen-on", where])
                 sentences.append(f"second stage, the best values on fresh seeds: `{' && '.join([*commands, report])}`")
         return sentences

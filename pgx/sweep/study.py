@@ -1,0 +1,135 @@
+"""Optuna's study of a tuning in its file: asked and told, so that a kill at any moment changes none of its trials."""
+
+import contextlib
+import fcntl
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.pruners import MedianPruner
+from optuna.samplers import RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from pgx.errors import ConfigError, one_line
+
+FILE, LOCK = "optuna.log", ".optuna.lock"
+SAMPLERS = {"tpe": TPESampler, "random": RandomSampler}
+
+
+class Alone:
+    """In the place of Optuna's own lock of its file, which would survive a kill: whoever writes has locked the study."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def opened(sweep: Path, settings: Mapping[str, Any]) -> Iterator[optuna.Study]:
+    """The study in a sweep's folder, new or resumed, for this process alone.
+
+    Raises ConfigError if another command is at work on it, or if it was begun with other settings.
+    """
+    sweep.mkdir(parents=True, exist_ok=True)
+    with open(sweep / LOCK, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError("hydra.sweep.dir", f"another command is tuning in {sweep}") from None
+        _cut_torn_line(sweep / FILE)
+        study = _loaded(sweep)
+        _refuse_others(study, settings, sweep)
+        study.set_user_attr("settings", dict(settings))
+        yield study
+
+
+def rehearsed(sweep: Path, settings: Mapping[str, Any]) -> optuna.Study:
+    """A copy of the study in memory, to see what it would do; it may not have been begun."""
+    study = optuna.create_study(direction="maximize", pruner=MedianPruner())
+    if (sweep / FILE).exists():
+        written = _loaded(sweep)
+        _refuse_others(written, settings, sweep)
+        study.add_trials(written.trials)
+    return study
+
+
+def _loaded(sweep: Path) -> optuna.Study:
+    try:
+        storage = JournalStorage(JournalFileBackend(str(sweep / FILE), lock_obj=Alone()))
+        return optuna.create_study(
+            storage=storage, study_name="pgx", direction="maximize", load_if_exists=True, pruner=MedianPruner(),
+            sampler=RandomSampler(),
+        )  # fmt: skip
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        problem = f"{sweep / FILE} cannot be read: {one_line(error)}"
+        raise ConfigError("hydra.sweep.dir", problem, hint="the runs are whole; choose another folder") from error
+
+
+def _cut_torn_line(file: Path) -> None:
+    """Take away half a line that a machine wrote when it went down: what comes after it could not be read."""
+    with contextlib.suppress(FileNotFoundError), open(file, "r+b") as log:
+        log.truncate(log.read().rfind(b"\n") + 1)
+
+
+def _refuse_others(study: optuna.Study, settings: Mapping[str, Any], sweep: Path) -> None:
+    before = study.user_attrs.get("settings", settings)
+    for key in (*settings, *before):
+        if before.get(key) != settings.get(key):
+            problem = f"{before.get(key)} → {settings.get(key)}: {sweep} holds the trials of another tuning"
+            raise ConfigError(key, problem, hint="choose another folder")
+
+
+def ask(study: optuna.Study, distributions: Mapping[str, BaseDistribution], sampler: str, seed: int) -> int:
+    """Add a trial; its number. It depends on the trials before it and on the seed only: not on what this process has asked
+    so far. It is written down in one line, whole or not at all."""
+    number = len(study.trials)
+    seed_of_trial = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+    rehearsal = optuna.create_study(direction="maximize", sampler=SAMPLERS[sampler](seed=seed_of_trial))
+    rehearsal.add_trials(study.trials)
+    rehearsal.ask(dict(distributions))
+    asked = rehearsal.trials[-1]
+    study.add_trial(
+        create_trial(
+            state=TrialState.RUNNING, params=asked.params, distributions=asked.distributions, system_attrs=asked.system_attrs
+        )
+    )
+    return number
+
+
+def finished(study: optuna.Study, number: int) -> bool:
+    return study.trials[number].state.is_finished()
+
+
+def report(study: optuna.Study, number: int, value: float, step: int) -> None:
+    _at_work(study, number).report(value, step)
+
+
+def should_prune(study: optuna.Study, number: int) -> bool:
+    return _at_work(study, number).should_prune()
+
+
+def note(study: optuna.Study, number: int, **attributes: Any) -> None:
+    """Attributes of a trial at work, for people and for trials.json."""
+    for key, x in attributes.items():
+        _at_work(study, number).set_user_attr(key, x)
+
+
+def take_over(study: optuna.Study, number: int, earlier: FrozenTrial) -> None:
+    """End a trial as an earlier one of the same parameters has ended: it has the same runs."""
+    for step, value in earlier.intermediate_values.items():
+        if step not in study.trials[number].intermediate_values:
+            report(study, number, value, step)
+    note(study, number, **earlier.user_attrs)
+    value = earlier.value if earlier.state == TrialState.COMPLETE else None
+    study.tell(number, value, state=earlier.state)
+
+
+def _at_work(study: optuna.Study, number: int) -> Trial:
+    return Trial(study, study.trials[number]._trial_id)
