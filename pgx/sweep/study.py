@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from pgx.errors import ConfigError, one_line
 
-FILE, LOCK = "optuna.log", ".optuna.lock"
+FILE, LOCK, NAME = "optuna.log", ".optuna.lock", "pgx"
 SAMPLERS = {"tpe": TPESampler, "random": RandomSampler}
 
 
@@ -44,29 +44,34 @@ def opened(sweep: Path, settings: Mapping[str, Any]) -> Iterator[optuna.Study]:
         except BlockingIOError:
             raise ConfigError("hydra.sweep.dir", f"another command is tuning in {sweep}") from None
         _cut_torn_line(sweep / FILE)
-        study = _loaded(sweep)
+        if (study := _loaded(sweep)) is None:
+            study = optuna.create_study(study_name=NAME, storage=_storage(sweep), direction="maximize", sampler=RandomSampler())
         _refuse_others(study, settings, sweep)
-        study.set_user_attr("settings", dict(settings))
+        if "settings" not in study.user_attrs:
+            study.set_user_attr("settings", dict(settings))
         yield study
 
 
 def rehearsed(sweep: Path, settings: Mapping[str, Any]) -> optuna.Study:
     """A copy of the study in memory, to see what it would do; it may not have been begun."""
-    study = optuna.create_study(direction="maximize", pruner=MedianPruner())
-    if (sweep / FILE).exists():
-        written = _loaded(sweep)
+    study = optuna.create_study(direction="maximize")
+    if (sweep / FILE).exists() and (written := _loaded(sweep)) is not None:
         _refuse_others(written, settings, sweep)
         study.add_trials(written.trials)
     return study
 
 
-def _loaded(sweep: Path) -> optuna.Study:
+def _storage(sweep: Path) -> JournalStorage:
+    return JournalStorage(JournalFileBackend(str(sweep / FILE), lock_obj=Alone()))
+
+
+def _loaded(sweep: Path) -> optuna.Study | None:
+    """The study in its file, if it was begun."""
     try:
-        storage = JournalStorage(JournalFileBackend(str(sweep / FILE), lock_obj=Alone()))
-        return optuna.create_study(
-            storage=storage, study_name="pgx", direction="maximize", load_if_exists=True, pruner=MedianPruner(),
-            sampler=RandomSampler(),
-        )  # fmt: skip
+        storage = _storage(sweep)
+        if not storage.get_all_studies():
+            return None
+        return optuna.load_study(study_name=NAME, storage=storage, sampler=RandomSampler())
     except (OSError, ValueError, LookupError, TypeError) as error:
         problem = f"{sweep / FILE} cannot be read: {one_line(error)}"
         raise ConfigError("hydra.sweep.dir", problem, hint="the runs are whole; choose another folder") from error
@@ -75,7 +80,9 @@ def _loaded(sweep: Path) -> optuna.Study:
 def _cut_torn_line(file: Path) -> None:
     """Take away half a line that a machine wrote when it went down: what comes after it could not be read."""
     with contextlib.suppress(FileNotFoundError), open(file, "r+b") as log:
-        log.truncate(log.read().rfind(b"\n") + 1)
+        text = log.read()
+        if not text.endswith(b"\n"):
+            log.truncate(text.rfind(b"\n") + 1)
 
 
 def _refuse_others(study: optuna.Study, settings: Mapping[str, Any], sweep: Path) -> None:
@@ -111,8 +118,15 @@ def report(study: optuna.Study, number: int, value: float, step: int) -> None:
     _at_work(study, number).report(value, step)
 
 
-def should_prune(study: optuna.Study, number: int) -> bool:
-    return _at_work(study, number).should_prune()
+def should_prune(study: optuna.Study, number: int, step: int, first: int) -> bool:
+    """Whether a trial is below the median at this step: of the completed ones before its batch, which begins with `first`.
+    Not of those in it: which of them have ended by now depends on when somebody was killed."""
+    trial = study.trials[number]
+    so_far = {key: value for key, value in trial.intermediate_values.items() if key <= step}
+    rehearsal = optuna.create_study(direction="maximize", pruner=MedianPruner(), sampler=RandomSampler())
+    rehearsal.add_trials(study.trials[:first])
+    rehearsal.add_trial(create_trial(state=TrialState.RUNNING, intermediate_values=so_far))
+    return bool(_at_work(rehearsal, first).should_prune())
 
 
 def note(study: optuna.Study, number: int, **attributes: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pgx.identity import BUDGET
 from pgx.runs.files import write_atomically
 from pgx.sweep.columns import aligned
 
@@ -27,9 +28,13 @@ def read(sweep: Path) -> dict[str, Any] | None:
 
 
 def number_of(tuning: Mapping[str, Any] | None, overrides: Sequence[str]) -> int | None:
-    """The trial that a member with these overrides belongs to."""
+    """The trial that a member with these overrides belongs to, whatever part of the budget it was given."""
     trials = tuning["trials"] if tuning else ()
-    return next((x["trial"] for x in trials if set(x["overrides"]) <= set(overrides)), None)
+    return next((x["trial"] for x in trials if _but_for_budgets(x["overrides"]) <= set(overrides)), None)
+
+
+def _but_for_budgets(overrides: Sequence[str]) -> set[str]:
+    return {x for x in overrides if x.partition("=")[0] not in BUDGET}
 
 
 def best(trials: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -147,7 +147,7 @@ class Tuning:
                 else:
                     studies.report(self._study, number, value, self._step(share))
             if share < 1:
-                self._prune([x for x in numbers if not studies.finished(self._study, x)])
+                self._prune([x for x in numbers if not studies.finished(self._study, x)], self._step(share), first)
             self._write()
 
     def _refuse_or_take_over(self, number: int, earlier: Sequence[FrozenTrial]) -> None:
@@ -189,9 +189,9 @@ class Tuning:
         summaries = [_summary(returned) for returned in self._launcher.launch(jobs, first)]
         return [summaries[i : i + len(seeds)] for i in range(0, len(summaries), len(seeds))]
 
-    def _prune(self, numbers: Sequence[int]) -> None:
+    def _prune(self, numbers: Sequence[int], step: int, first: int) -> None:
         for number in numbers:
-            if studies.should_prune(self._study, number):
+            if studies.should_prune(self._study, number, step, first):
                 self._study.tell(number, state=TrialState.PRUNED)
 
     def _fail(self, number: int, reason: str) -> None:

@@ -40,6 +40,20 @@ def test_tuning_sweepers(tmp_path: Path):
     assert any("seed hygiene" in line for line in Study(load(tmp_path)).warnings)
 
 
+def test_a_report_warns_of_the_seeds_that_were_tuned_on_and_not_of_fresh_ones(tmp_path):
+    """hydra.yaml of a run says who chose its values."""
+    ours = "hydra_plugins.pgx_optuna.OptunaSweeper"
+    simulated.sweep(tmp_path / "s", {"a": (1, 0)}, range(3), points=15, sweeper=ours)
+    simulated.sweep(tmp_path / "s-confirmed", {"a": (1, 0)}, range(3, 6), points=15, sweeper=f"{ours}\n    confirming: true")
+    assert sweeper_of(tmp_path / "s/a_0") == ours and sweeper_of(tmp_path / "s-confirmed/a_3") == ""
+    [said] = seed_hygiene(load(tmp_path / "s").runs)
+    assert "3 runs were chosen by a sweeper that tunes (OptunaSweeper), on seeds 0–2" in said
+    assert seed_hygiene(load(tmp_path / "s-confirmed").runs) == []
+    (tmp_path / "s/trials.json").write_text('{"confirm": "the same again"}')
+    [stage] = [line for line in Study(load(tmp_path / "s")).warnings if "second stage" in line]
+    assert "`the same again && python -m analysis.report" in stage  # by the tuning's own measure
+
+
 def test_a_plain_grid_is_tuning_too(tmp_path: Path):
     said = seed_hygiene(load(grid(tmp_path, {0.001: 1.0, 0.01: 2.0, 0.1: 0.5})).runs)
     assert said == [
