@@ -65,6 +65,7 @@ def test_analysis_reads_run_folders_only():
     ("packages", "files"),
     [
         (["orbax"], ["pgx/runs/checkpoint.py"]),
+        (["optuna"], ["pgx/sweep/study.py", "pgx/sweep/space.py", "pgx/sweep/tuning.py"]),
         (["wandb"], ["pgx/runs/tracker.py", "pgx/runs/wandb_process.py"]),
         (["matplotlib", "seaborn"], ["pgx/runs/curve.py", "analysis"]),
         (["pandas"], ["pgx/api.py", "pgx/runs/wandb_process.py", "analysis"]),
