@@ -1,7 +1,10 @@
 """MuJoCo Playground's tasks, compiled: they are Playground's own, in MuJoCo's own physics, and every command takes them."""
 
+import re
 import subprocess
 import sys
+from copy import copy
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +12,15 @@ import mujoco
 import numpy as np
 import pytest
 from program import ROOT, environment, refusal
+from quick import quickly_compiled
 
 from pgx.envs import playground_source
 from pgx.envs.imports import module_of, without_warp
 from pgx.envs.playground import PlaygroundEnv
+from pgx.policies import MLPPolicy
+from pgx.rollout import rollout
 
+LIMIT, LANES = 20, 7
 TASK = ("+variant=ppo", "env=playground", "env.id=CartpoleBalance")
 
 
@@ -107,24 +114,121 @@ def test_it_is_loaded_without_brax_and_warp_and_without_a_word(tmp_path):
 # Agreement
 
 
-def beside_mujoco(env: PlaygroundEnv, steps: int, change=lambda model: None, substeps: int = 0) -> np.ndarray:
-    """The largest difference of positions and velocities from MuJoCo's own C engine, a number a step: from the same state,
-    by the same actions. `change` and `substeps` make another problem of MuJoCo's."""
-    state, _ = jax.jit(env.reset)(jax.random.key(0))
-    step = jax.jit(env.step)
-    model = mujoco.MjModel.from_xml_path(env.task.xml_path)
-    model.opt.timestep = env.task.sim_dt
-    change(model)
-    data = mujoco.MjData(model)
-    data.qpos[:], data.qvel[:] = state.data.qpos, state.data.qvel
-    data.qacc_warmstart[:] = state.data.qacc_warmstart
-    actions = np.random.default_rng(0).uniform(-1, 1, (steps, model.nu)).astype(np.float32)
-    found = []
+def moved(env: PlaygroundEnv, actions: np.ndarray) -> tuple[mujoco.MjData, np.ndarray]:
+    """(the state before, positions and velocities after each of these actions)."""
+    state, _ = quickly_compiled(env.reset)(jax.random.key(0))
+    step, data = quickly_compiled(env.step), mujoco.MjData(env.task.mj_model)
+    for name in ("qpos", "qvel", "qacc_warmstart"):
+        getattr(data, name)[:] = getattr(state.data, name)
+    rows = []
     for action in actions:
         state, *_ = step(jax.random.key(0), state, jnp.asarray(action))
+        rows.append(np.concatenate([state.data.qpos, state.data.qvel]))
+    return data, np.array(rows)
+
+
+def moved_by_mujoco(env: PlaygroundEnv, data: mujoco.MjData, actions: np.ndarray, change=lambda model: None, substeps=0):
+    """The same by MuJoCo's own C engine. `change` and `substeps` make another problem of it."""
+    model, data = mujoco.MjModel.from_xml_path(env.task.xml_path), copy(data)
+    model.opt.timestep = env.task.sim_dt
+    change(model)
+    rows = []
+    for action in actions:
         data.ctrl[:] = action
         for _ in range(env.task.n_substeps + substeps):
             mujoco.mj_step(model, data)
-        ours, theirs = (np.concatenate([x.qpos, x.qvel]) for x in (state.data, data))
-        found.append(np.abs(ours - theirs).max())
-    return np.array(found)
+        rows.append(np.concatenate([data.qpos, data.qvel]))
+    return np.array(rows)
+
+
+def lighter(model):
+    model.opt.gravity[2] *= 0.99
+
+
+def longer_steps(model):
+    model.opt.timestep *= 1.01
+
+
+OTHERS = {"lighter": {"change": lighter}, "longer steps": {"change": longer_steps}, "a substep fewer": {"substeps": -1}}
+
+
+def agrees_with_mujoco(id: str, steps: int, tolerance: float) -> None:
+    """MJX in 32 bits beside MuJoCo in 64, and one per cent of gravity or of the time step would be noticed."""
+    env = PlaygroundEnv(id)
+    actions = np.random.default_rng(0).uniform(-1, 1, (steps, env.task.action_size)).astype(np.float32)
+    start, found = moved(env, actions)
+    np.testing.assert_allclose(found, moved_by_mujoco(env, start, actions), rtol=0, atol=tolerance)
+    for name, other in OTHERS.items():
+        assert np.abs(found - moved_by_mujoco(env, start, actions, **other)).max() > 10 * tolerance, name
+
+
+def test_a_pole_moves_as_in_mujoco():
+    """A second, without contacts."""
+    agrees_with_mujoco("CartpoleBalance", 100, 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("id", "tolerance"), [("CheetahRun", 1e-4), ("HopperHop", 1e-4)])
+def test_a_robot_on_its_feet_moves_as_in_mujoco(id, tolerance):
+    """Twenty actions, with contacts and, of the hopper, four steps of the physics for each."""
+    agrees_with_mujoco(id, 20, tolerance)
+
+
+@pytest.fixture(scope="module")
+def pole():
+    return PlaygroundEnv("CartpoleBalance", max_steps=LIMIT)
+
+
+def test_a_task_is_playgrounds_own(pole):
+    """Observations, rewards and ends, to the bit."""
+    state, obs = quickly_compiled(pole.reset)(jax.random.key(3))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        theirs = quickly_compiled(pole.task.reset)(jax.random.key(3))
+        their_step = quickly_compiled(pole.task.step).lower(theirs, jnp.zeros(1)).compile()
+    np.testing.assert_array_equal(obs, theirs.obs)
+    step = quickly_compiled(pole.step)
+    for n in range(15):
+        action = jnp.array([np.sin(n)], jnp.float32)
+        state, obs, reward, ended = step(jax.random.key(0), state, action)
+        theirs = their_step(theirs, action)
+        np.testing.assert_array_equal(obs, theirs.obs)
+        assert reward == theirs.reward > 0 and not ended and not theirs.done
+    assert pole.spec.max_steps == LIMIT and PlaygroundEnv("CartpoleBalance").spec.max_steps == 1000
+
+
+def test_an_action_may_be_held_for_several_steps():
+    """Their rewards are added, and the time limit counts actions."""
+    one, three = (PlaygroundEnv("CartpoleBalance", options={"action_repeat": n, "episode_length": 100}) for n in (1, 3))
+    assert (one.spec.max_steps, three.spec.max_steps) == (100, 34)
+    state, _ = quickly_compiled(one.reset)(jax.random.key(0))
+    action, key = jnp.array([0.5]), jax.random.key(0)
+    _, found, total, _ = quickly_compiled(three.step)(key, state, action)
+    rewards, step = [], quickly_compiled(one.step)
+    for _ in range(3):
+        state, obs, reward, _ = step(key, state, action)
+        rewards.append(float(reward))
+    np.testing.assert_allclose(found, obs, rtol=1e-5)
+    assert float(total) == pytest.approx(sum(rewards))
+
+
+def test_what_is_no_number_ends_an_episode(pole):
+    """All else is the time limit's, and that cuts and does not end."""
+    state, _ = quickly_compiled(pole.reset)(jax.random.key(3))
+    broken = state.replace(data=state.data.replace(qvel=jnp.full(2, jnp.nan)))
+    assert quickly_compiled(pole.step)(jax.random.key(0), broken, jnp.zeros(1))[3]
+
+
+def test_a_loop_carries_what_a_step_reads(pole):
+    """Of a lane's state, 1.8 kB, positions, velocities and the solver's first guess, beside what is recorded; the rest of
+    it every step makes anew, and XLA drops it."""
+    play = quickly_compiled(partial(rollout, pole, policy_for(pole.spec), num_episodes=LANES))
+    compiled = play.lower(jax.random.key(0)).compile().as_text()
+    loops = [line for line in compiled.splitlines() if " while(" in line and f"[{LIMIT},{LANES}]" in line]
+    assert len(loops) == 1
+    carried = re.findall(r"f32\[(\d+),(\d+)\]", loops[0].partition(" while(")[0])
+    of_a_lane = [int(b if a == str(LANES) else a) for a, b in carried if str(LANES) in (a, b) and f"{LIMIT}" not in (a, b)]
+    assert sorted(of_a_lane) == [2, 2, 2, 5], "and the observation"
+
+
+def policy_for(spec) -> MLPPolicy:
+    return MLPPolicy(spec.obs_size, spec.actions, width=1, depth=0, activation="tanh", key=jax.random.key(0))
