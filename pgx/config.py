@@ -91,6 +91,8 @@ RULES: dict[str, Rule] = {
     "env.num_lanes": whole(1, or_null=True),
     "env.max_steps": whole(1, or_null=True),
     "env.kwargs.*": ANYTHING,
+    "env.backend": one_of("generalized", "positional", "spring", "mjx", or_null=True),
+    "env.action_repeat": whole(1),
     "env.options.*": ANYTHING,
     "tracker.mode": one_of("offline", "online", "disabled", or_null=True),
     "tracker.project": text(128, or_null=True),

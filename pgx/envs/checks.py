@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pgx import parts
-from pgx.envs import playground_source
+from pgx.envs import brax_source, playground_source
 from pgx.envs.quiet import mujoco_to_log
 from pgx.errors import ConfigError, one_line
 
@@ -94,6 +94,9 @@ def check(env: dict[str, Any]) -> Known:
         threshold = declared.reward_threshold if env["reward_threshold"] is None else env["reward_threshold"]
         limit = env["max_steps"] or declared.max_episode_steps
         return Known(threshold, finite is not None, symbols, limit)
+    if parts.derives(target, "pgx.envs.brax.BraxEnv"):
+        brax_source.check(env)
+        return Known(env["reward_threshold"], continuous=True)
     return Known(env["reward_threshold"])
 
 

@@ -1,0 +1,107 @@
+"""Tasks of brax: physics that compiles."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from pgx.envs.base import EnvSpec, JittedEnv
+from pgx.envs.quiet import mujoco_to_log, to_log
+from pgx.spaces import Box
+
+
+class BraxEnv(JittedEnv):
+    """The task `id` on one of brax's four kinds of physics; by default the one that the task itself takes.
+
+    Every episode starts afresh: brax's own wrapper goes back to the first state that a lane ever had. Each action is kept
+    for `action_repeat` steps, whose rewards are added; `max_steps` counts actions. `options` go to the task's
+    constructor. Actions are in ±1, whatever the actuators' ranges are, to which the tasks scale them.
+    """
+
+    example: ClassVar[str] = "halfcheetah"
+
+    task: "Task" = eqx.field(static=True)
+    action_repeat: int = eqx.field(static=True)
+    spec: EnvSpec = eqx.field(static=True)
+
+    def __init__(
+        self,
+        id: str,
+        backend: str | None = None,
+        max_steps: int = 1000,
+        action_repeat: int = 1,
+        reward_threshold: float | None = None,
+        bound: str = "clip",
+        options: dict[str, Any] | None = None,
+    ):
+        given = {} if backend is None else {"backend": backend}
+        self.task, self.action_repeat = _load(id, json.dumps(given | (options or {}))), action_repeat
+        size = self.task.env.action_size
+        self.spec = EnvSpec(
+            id=id,
+            obs_size=jax.eval_shape(self.task.reset, jax.random.key(0))[1].size,
+            actions=Box((-1.0,) * size, (1.0,) * size, bound),
+            max_steps=max_steps,
+            reward_threshold=reward_threshold,
+        )
+
+    def reset(self, key):
+        return self.task.reset(key)
+
+    def step(self, key, state, action):
+        def once(so_far, _):
+            state, total, ended = so_far
+            state, obs, reward, ends = self.task.step(state, action)
+            return (state, total + jnp.where(ended, 0.0, reward), ended | ends), obs
+
+        start = state, jnp.zeros(()), jnp.array(False)
+        (state, reward, ended), obs = jax.lax.scan(once, start, length=self.action_repeat)
+        return state, obs[-1], reward, ended
+
+
+class Task:
+    """A task of brax as two functions, which are traced once however often a program calls them. Of brax's own state
+    they keep the physics: all else is made anew by every step."""
+
+    def __init__(self, id: str, arguments: dict[str, Any]):
+        with to_log("brax"):
+            from brax import envs
+
+            mujoco_to_log()
+            self.env = envs.get_environment(id, **arguments)
+        self._state = envs.State
+        self.reset, self.step = jax.jit(self._reset, inline=True), jax.jit(self._step, inline=True)
+
+    def _reset(self, key):
+        with _as_brax_is_written():
+            state = self.env.reset(key)
+        return _strong((state.pipeline_state, state.obs))
+
+    def _step(self, physics, action):
+        nothing = jnp.zeros(())
+        with _as_brax_is_written():
+            state = self.env.step(self._state(physics, None, nothing, nothing), action)
+        physics, obs, reward = _strong((state.pipeline_state, state.obs, jnp.asarray(state.reward)))
+        return physics, obs, reward, jnp.asarray(state.done) > 0.5
+
+
+@cache  # one object a task: what is compiled for it serves the next run of the process, too
+def _load(id: str, arguments: str) -> Task:
+    return Task(id, json.loads(arguments))
+
+
+def _strong(tree):
+    """With types of their own: what a Python number has made would be traced a second time in a loop."""
+    return jax.tree.map(lambda x: x.astype(x.dtype), tree)
+
+
+@contextlib.contextmanager
+def _as_brax_is_written() -> Iterator[None]:
+    """It mixes types and ranks, also where jax is told to refuse."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
