@@ -19,7 +19,7 @@ from pgx import build
 from pgx.config import check_overrides
 from pgx.envs import brax_source
 from pgx.envs.brax import BraxEnv, Task
-from pgx.envs.quiet import to_log
+from pgx.envs.imports import without_warp
 from pgx.loop import Limits
 from pgx.policies import MLPPolicy
 from pgx.rollout import rollout
@@ -74,7 +74,7 @@ def test_without_the_extra_the_line_says_how_to_get_it(monkeypatch):
 
 def test_tasks_backends_and_settings_are_read_from_brax_itself():
     """What its source says without being imported is what it has."""
-    with to_log("brax"):
+    with without_warp():
         from brax import envs
 
     classes = {f"{task.__module__}.{task.__name__}": id for id, task in envs._envs.items()}

@@ -113,7 +113,7 @@ MISTAKES = [
     ("+variant=baseline env=gymnasium", "env.id: not chosen yet", "env.id=CartPole-v1"),
     ("+variant=baseline env=gymnasium env.id=Hopper-v3", "env.id: Hopper-v3 cannot be made", "gymnasium-robotics"),
     ("+variant=baseline env=pendulum env.bound=tan", "env.bound: 'tan' is not allowed", "clip | tanh | none"),
-    ("+variant=baseline env.bound=tanh", "env.bound: the chosen env has no such key", "env=gymnasium|mountain_car_continuous"),
+    ("+variant=baseline env.bound=tanh", "env.bound: the chosen env has no such key", "env=brax|gymnasium|mountain_car_continuous"),
     (
         "+variant=baseline env=gymnasium env.id=CartPole-v1 env.bound=tanh",
         "env.bound: CartPole-v1 has discrete actions",
@@ -288,7 +288,7 @@ def test_a_variant_is_an_estimator_a_critic_and_an_update():
 
 def test_every_file_of_every_group_passes_the_check():
     """A typo in a YAML that nobody has tried yet."""
-    ids = {"gymnasium": "CartPole-v1", "mujoco": "CartPole-v1", "playground": "CheetahRun"}
+    ids = {"gymnasium": "CartPole-v1", "mujoco": "CartPole-v1", "playground": "CheetahRun", "brax": "ant"}
     for group in ("env", "estimator", "policy", "optimiser", "update"):
         for option in options(group):
             more = [f"env.id={ids[option]}"] if option in ids else []

@@ -155,7 +155,8 @@ def compared(code: str) -> set[str]:
 
 
 FAMILIES = {"pgx.critics.Critic", "pgx.optimiser.Optimiser", "pgx.envs.base.HostEnv", "pgx.envs.base.JittedEnv",
-            "pgx.envs.gymnax.GymnaxEnv", "pgx.envs.gymnasium.GymnasiumEnv", "pgx.envs.playground.PlaygroundEnv"}  # fmt: skip
+            "pgx.envs.gymnax.GymnaxEnv", "pgx.envs.gymnasium.GymnasiumEnv", "pgx.envs.playground.PlaygroundEnv",
+            "pgx.envs.brax.BraxEnv"}  # fmt: skip
 """Classes that may be asked for by name: `parts.derives` finds those of somebody's own that derive from them."""
 
 

@@ -11,8 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from pgx.envs.base import EnvSpec, JittedEnv
-from pgx.envs.quiet import mujoco_to_log, to_log
+from pgx.envs.imports import without_warp
+from pgx.envs.quiet import mujoco_to_log
 from pgx.spaces import Box
+
+PICTURE = (320, 480)
+"""Height and width, in pixels."""
 
 
 class BraxEnv(JittedEnv):
@@ -63,13 +67,27 @@ class BraxEnv(JittedEnv):
         (state, reward, ended), obs = jax.lax.scan(once, start, length=self.action_repeat)
         return state, obs[-1], reward, ended
 
+    def renderer(self):
+        import mujoco
+
+        model = self.task.env.sys.mj_model
+        data, artist = mujoco.MjData(model), mujoco.Renderer(model, *PICTURE)
+
+        def draw(state):
+            data.qpos[:], data.qvel[:] = state.q, state.qd
+            mujoco.mj_forward(model, data)
+            artist.update_scene(data, camera=0 if model.ncam else -1)
+            return artist.render()
+
+        return draw, 1 / float(self.task.env.dt * self.action_repeat)
+
 
 class Task:
-    """A task of brax as two functions, which are traced once however often a program calls them. Of brax's own state
-    they keep the physics: all else is made anew by every step."""
+    """A task of brax as two functions, which are traced once however often a program calls them. What goes from step to
+    step is the physics: all else in a state of brax's is made anew by every step."""
 
     def __init__(self, id: str, arguments: dict[str, Any]):
-        with to_log("brax"):
+        with without_warp():
             from brax import envs
 
             mujoco_to_log()
