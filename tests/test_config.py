@@ -113,7 +113,7 @@ MISTAKES = [
     ("+variant=baseline env=gymnasium", "env.id: not chosen yet", "env.id=CartPole-v1"),
     ("+variant=baseline env=gymnasium env.id=Hopper-v3", "env.id: Hopper-v3 cannot be made", "gymnasium-robotics"),
     ("+variant=baseline env=pendulum env.bound=tan", "env.bound: 'tan' is not allowed", "clip | tanh | none"),
-    ("+variant=baseline env.bound=tanh", "env.bound: the chosen env has no such key", "env=brax|gymnasium|mountain_car_continuous"),
+    ("+variant=baseline env.bound=tanh", "env.bound: the chosen env has no such key", "env=brax|gymnasium|mountain_car"),
     (
         "+variant=baseline env=gymnasium env.id=CartPole-v1 env.bound=tanh",
         "env.bound: CartPole-v1 has discrete actions",
