@@ -129,8 +129,22 @@ class Child(NamedTuple):
     last_line: str
 
 
-def child(*arguments: str, cache: Path | None = None, exits_with: int = 0) -> Child:
-    """`python arguments` from the root of the repository, with its compilation cache in `cache`."""
+@contextlib.contextmanager
+def on_cores(number: int):
+    """What begins within, child processes too, has so many of our cores."""
+    ours = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(ours)[-number:])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, ours)
+
+
+def child(*arguments: str, cache: Path | None = None, exits_with: int = 0, timeout: float | None = None) -> Child:
+    """`python arguments` from the root of the repository, with its compilation cache in `cache`.
+
+    Raises subprocess.TimeoutExpired, and ends it, if it takes longer than `timeout` seconds.
+    """
     environment = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # a user's Python keeps its bytecode
     environment.pop("PJRT_NPROC", None)  # ours, not the child's, as the next
@@ -140,7 +154,8 @@ def child(*arguments: str, cache: Path | None = None, exits_with: int = 0) -> Ch
     if cache is not None:
         environment["JAX_COMPILATION_CACHE_DIR"] = str(cache)
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    how = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True, "timeout": timeout}
+    done = subprocess.run([sys.executable, *arguments], check=False, **how)
     seconds = time.perf_counter() - start
     lines = (done.stdout + done.stderr).strip().splitlines()
     last_line = lines[-1] if lines else ""
