@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from pgx.device import on_cpu
+
 ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "gelu": jax.nn.gelu, "silu": jax.nn.silu, "elu": jax.nn.elu}
 
 
@@ -78,7 +80,7 @@ def matmul_in_loop(weight: Float[Array, "J I"], x: Float[Array, "I N"]) -> Float
     loop is one kernel (see `backend.prepare`), in which a step with 10 environments takes a third of the time.
     Not to be differentiated: of a sum written out, all partial sums are kept.
     """
-    if jax.default_backend() != "cpu" or x.shape[1] > 256:
+    if not on_cpu() or x.shape[1] > 256:
         return jnp.matmul(weight, x)
     short, long = sorted((weight.T, x), key=lambda m: m.shape[1])  # the last axis is the one that is vectorised
     add = lambda y, of_input: (y + jnp.outer(*of_input), None)

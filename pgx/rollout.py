@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
+from pgx.device import on_cpu
 from pgx.envs.base import HostEnv, JittedEnv
 from pgx.lanes import largest
 from pgx.networks import matmul_in_loop
@@ -63,7 +64,7 @@ def rollout(
 
 def _lanes_at_once(num_episodes: int) -> int:
     """How many episodes are played side by side where not all may be wanted. On an accelerator one costs as much as all."""
-    return min(LANES, num_episodes) if jax.default_backend() == "cpu" else num_episodes
+    return min(LANES, num_episodes) if on_cpu() else num_episodes
 
 
 def _side_by_side(

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from pgx.device import on_cpu
 from pgx.lanes import largest
 from pgx.rounding import ROUNDING
 
@@ -49,9 +50,9 @@ class Moments(eqx.Module):
         return jnp.where(std > ROUNDING * jnp.abs(self.mean), std, 1.0)
 
     def after(self, x: Float[Array, "T B D"], mask: Bool[Array, "T B"], count: Int[Array, ""] | None = None) -> "Moments":
-        """With a batch taken in, where `mask` is True. With the `count` of `Episodes`, one episode after the other: the
-        columns that are empty cost nothing."""
-        if count is not None:
+        """With a batch taken in, where `mask` is True. With the `count` of `Episodes`, on a CPU one episode after the other:
+        the columns that are empty cost nothing."""
+        if count is not None and on_cpu():
             one = lambda x, b: jax.lax.dynamic_slice_in_dim(x, b, 1, axis=1)
             take_in = lambda b, moments: moments.after(one(x, b), one(mask, b))
             return jax.lax.fori_loop(0, largest(count), take_in, self)

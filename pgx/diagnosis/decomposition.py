@@ -40,6 +40,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
+from pgx.device import of_each
 from pgx.envs.base import JittedEnv
 from pgx.lanes import largest
 from pgx.rollout import act
@@ -180,7 +181,7 @@ def scores(policy: Callable, obs: Float[Array, "M O"], taken: Shaped[Array, "M K
         gradient = jax.tree.leaves(jax.jacrev(log_probs)(policy))
         return jnp.concatenate([x.reshape(x.shape[0], -1) for x in gradient], axis=1)
 
-    return jax.lax.map(of_state, (obs, taken))
+    return of_each(of_state, (obs, taken))
 
 
 class Moments(NamedTuple):

@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 from pgx.advantages import each_episode, weigh
 from pgx.algorithm import Algorithm
 from pgx.blocks import by_time, fold
+from pgx.device import of_each
 from pgx.diagnosis import pathwise
 from pgx.diagnosis.decomposition import actions, continuations, decompose, scores, visited
 from pgx.diagnosis.units import dead_units, effective_rank, some_states
@@ -195,7 +196,7 @@ def _own_weights(episodes: Episodes, critic_state: PyTree, algorithm: Algorithm,
         few = Episodes(cut(e.obs), cut(e.action), cut(e.reward), cut(e.mask), cut(e.terminated, 0), cut(e.last_obs, 0))
         return weigh(critic_state, few, algorithm).weight
 
-    weights = jnp.moveaxis(jax.lax.map(batch, jnp.arange(K)), 0, 1).reshape(T, K * size)
+    weights = jnp.moveaxis(of_each(batch, jnp.arange(K)), 0, 1).reshape(T, K * size)
     return jnp.pad(weights, ((0, 0), (0, N - K * size)))
 
 

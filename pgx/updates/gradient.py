@@ -10,7 +10,8 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from pgx.blocks import Blocks, fold
+from pgx.blocks import Blocks, fold, fold_each
+from pgx.device import on_cpu
 from pgx.losses import policy_loss
 from pgx.optimiser import OptimiserLike
 from pgx.policies import Distribution
@@ -90,6 +91,8 @@ def spread_over_episodes(
     """Σ_b ‖g_b − ḡ‖², where g_b is the gradient that episode b alone would give and ḡ their `mean`; 0 without
     `diagnose`."""
     mean, _ = ravel_pytree(mean)
+    if not on_cpu():
+        return jax.lax.cond(diagnose, lambda: _spread_at_once(loss_and_gradient, steps, mean), lambda: jnp.zeros(()))
     first, last = steps.segments
 
     def one_more(b, spread):
@@ -101,6 +104,13 @@ def spread_over_episodes(
         return spread + ((ravel_pytree(of_episode)[0] - mean) ** 2).sum()
 
     return jax.lax.fori_loop(0, jnp.where(diagnose, steps.num_episodes, 0), one_more, jnp.zeros(()))
+
+
+def _spread_at_once(loss_and_gradient: Callable, steps: Blocks, mean: Float[Array, " P"]) -> Float[Array, ""]:
+    """The same from the gradients of all episodes, side by side."""
+    of_episode = lambda block, taken: ravel_pytree(loss_and_gradient(block, jnp.where(taken, 1.0, 0.0))[1])[0]
+    squares = ((fold_each(of_episode, steps) - mean[None]) ** 2).sum(1)
+    return squares.sum(where=steps.played)
 
 
 def quality(loss_and_gradient: Callable, steps: Blocks, diagnose: Bool[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
