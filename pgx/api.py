@@ -28,7 +28,6 @@ from pgx.progress import FORM, show
 from pgx.runs.record import History, scored_by
 from pgx.runs.restore import Typed, read_run, title, trained
 from pgx.runs.table import Table
-from pgx.sizes import batches
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,13 +80,8 @@ def assemble(*words: Any, config_dir: Folders = (), **settings: Any) -> "Parts":
         config = configuration(*words, config_dir=config_dir, **settings)
     backend.prepare(config["xla_threads"])
     from pgx import build
-    from pgx.envs.base import HostEnv
 
-    parts = build.assemble(config)
-    spec, on_host = parts.env.spec, isinstance(parts.env, HostEnv)
-    for most in batches(config):
-        backend.check_memory(spec.max_steps, most, spec.obs_size, on_host=on_host)
-    return parts
+    return build.assemble(config)
 
 
 def train(*words: str, progress: bool = True, config_dir: Folders = (), **settings: Any) -> Trained:

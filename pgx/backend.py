@@ -39,23 +39,6 @@ PINNED = {
 """Settings of JAX that a run does not take from the environment: JAX_ENABLE_X64 and the like are for other programs."""
 
 
-def check_memory(max_steps: int, most: tuple[str, int], obs_size: int, *, on_host: bool) -> None:
-    """`most` episodes are in a batch, as that key says (`sizes.most_episodes`). Raise ConfigError if a batch of
-    observations alone is more than this machine's memory: it would not refuse, but kill the process without a word.
-    Wherever it is made, it is there twice: as it grows, and as it is learned from."""
-    import jax
-
-    if not on_host and jax.default_backend() != "cpu":
-        return
-    key, num_episodes = most
-    needed = 2 * 4 * max_steps * num_episodes * obs_size
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > there:
-        what = f"{max_steps:,} steps × {num_episodes:,} episodes × {obs_size:,} numbers take {needed / 1e9:,.0f} GB"
-        hint = "fewer episodes, a lower time limit, or smaller observations"
-        raise ConfigError(key, f"{what}, this machine has {there / 1e9:,.0f} GB", hint=hint)
-
-
 def check_platforms() -> None:
     """Raise ConfigError if JAX_PLATFORMS asks for what this installation has no plugin for. Does not import jax."""
     names = os.environ.get("JAX_PLATFORMS", "").split(",")

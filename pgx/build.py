@@ -12,6 +12,7 @@ import numpy as np
 from hydra.utils import get_object
 from jaxtyping import PyTree
 
+from pgx import memory
 from pgx.algorithm import Algorithm
 from pgx.batch import BySteps
 from pgx.envs.base import EnvSpec, HostEnv, JittedEnv
@@ -21,7 +22,7 @@ from pgx.loop import Keys, init
 from pgx.optimiser import Transformation, is_transformation
 from pgx.runners import HostRunner, JittedRunner, Lane, PackRunner, make_runner
 from pgx.runs.tracker import Tracker
-from pgx.sizes import most_episodes
+from pgx.sizes import batches, most_episodes
 from pgx.types import TrainState
 
 
@@ -56,6 +57,16 @@ def environment(config: dict[str, Any]) -> JittedEnv | HostEnv:
     return traced(_part(config))
 
 
+def check_sizes(config: dict[str, Any], env: JittedEnv | HostEnv) -> None:
+    """Raise ConfigError if a batch that a run plays is too large for any program, or for this machine where it is made on
+    the host. Whether a program has room is known when it is compiled."""
+    for most in batches(config):
+        batch = memory.Batch(*most, env.spec.max_steps)
+        memory.check_size(batch)
+        if isinstance(env, HostEnv):
+            memory.check_host(batch, env.spec.obs_size)
+
+
 class Parts(NamedTuple):
     """The parts that a configuration names, put together: `runner(state)` is the first chunk, `pgx.loop.train` all of them."""
 
@@ -71,6 +82,7 @@ class Parts(NamedTuple):
 def assemble(config: dict[str, Any]) -> Parts:
     """The parts of a run, from a checked configuration. Call `backend.prepare` first: it starts jax."""
     env, algorithm = build(config)
+    check_sizes(config, env)
     state, keys = initial_state(config, env, algorithm)
     return Parts(config, env, algorithm, state, keys, runner(config, env, algorithm, state, keys))
 

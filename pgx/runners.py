@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Int, PyTree
 
+from pgx import memory
 from pgx.algorithm import Algorithm
 from pgx.device import on_cpu
 from pgx.envs.base import HostEnv, JittedEnv
@@ -30,13 +31,15 @@ STILL = Limits(updates=0, env_steps=0)
 
 class Program:
     """A function that is traced when this is made and compiled once for all that have its signature: runs that differ
-    only in numbers share a program."""
+    only in numbers share a program. One that needs more memory than there is for its `batch` is refused, by ConfigError."""
 
     _compiled: ClassVar[dict[Hashable, Callable]] = {}
     """The compiled programs of this process, by signature."""
 
-    def __init__(self, signature: Hashable, lower: Callable[[], Any]):
-        self._signature, self._program = signature, None
+    def __init__(
+        self, signature: Hashable, lower: Callable[[], Any], batch: memory.Batch, options: dict[str, int] | None = None
+    ):
+        self._signature, self._batch, self._options, self._program = signature, batch, options, None
         if signature not in self._compiled:
             self._lowered = lower()
 
@@ -44,8 +47,10 @@ class Program:
         """Compile, unless that is done."""
         if self._program is None:
             if self._signature not in self._compiled:
-                self._compiled[self._signature] = self._lowered.compile(compiler_options=compiler_options())
-            self._program = self._compiled[self._signature]
+                self._compiled[self._signature] = self._lowered.compile(compiler_options=self._options)
+            program = self._compiled[self._signature]
+            memory.check_program(self._batch, getattr(program, "compiled", program))  # Equinox wraps jax's
+            self._program = program
 
     def __call__(self, *arguments: PyTree) -> PyTree:
         self.compile()
@@ -61,7 +66,9 @@ class JittedRunner:
         self.max_updates = max_updates
         arguments = (state, *self._inputs, _traced(STILL), *self._schedule)
         one_chunk = eqx.filter_jit(partial(chunk, num_episodes=num_episodes, max_updates=max_updates))
-        self._program = Program((signature(arguments), num_episodes, max_updates), lambda: one_chunk.lower(*arguments))
+        batch = batch_of(state, env, num_episodes, evaluation)
+        lower = lambda: one_chunk.lower(*arguments)
+        self._program = Program((signature(arguments), num_episodes, max_updates), lower, batch, compiler_options())
 
     def compile(self) -> None:
         """Compile now, so that the first chunk takes no longer than the others."""
@@ -95,8 +102,9 @@ class HostRunner:
     max_updates = 1
 
     def __init__(self, state, algorithm, env, keys, *, num_episodes, diagnose_every, evaluation=None, evaluation_env=None):
-        self._keys, self._algorithm = keys, algorithm
+        self._keys, self._algorithm, self._program = keys, algorithm, None
         self._diagnose_every = jax.device_put(np.int32(diagnose_every))
+        self._batch = batch_of(state, env, num_episodes)
         self._rollout = HostRollout(env, num_episodes)
         self._evaluation = evaluation
         if evaluation is not None:
@@ -109,7 +117,10 @@ class HostRunner:
         start = time.perf_counter()
         count = None if state.num_episodes is None else int(state.num_episodes)
         episodes = self._rollout(state.actor, _fold_in(self._keys.train, state.update), count)
-        after, row, finite = _advance(state, episodes, self._algorithm, self._keys.update, self._diagnose_every)
+        arguments = (state, episodes, self._algorithm, self._keys.update, self._diagnose_every)
+        if self._program is None:
+            self._program = Program((signature(arguments), "advance"), lambda: _advance.lower(*arguments), self._batch)
+        after, row, finite = self._program(*arguments)
         row, finite = jax.device_get((row, finite))
         rows = {name: x[None] for name, x in row.items()}
         done = int(finite.all())
@@ -167,7 +178,7 @@ class PackRunner:
             raise ValueError(f"{len(lanes)} runs do not fit into {width} lanes")
         if len(signatures := {signature(lane) for lane in lanes}) > 1:
             raise ValueError(f"the {len(lanes)} runs of a pack need {len(signatures)} programs instead of one")
-        devices = jax.local_devices()[: math.gcd(width, jax.local_device_count())]
+        devices = jax.local_devices()[: _shared_by(width)]
         over_lanes, mesh = PartitionSpec("lanes"), Mesh(np.array(devices), ("lanes",))
         self._sharding = NamedSharding(mesh, over_lanes)
         numbers = [eqx.filter(lane, eqx.is_array) for lane in lanes]
@@ -183,12 +194,13 @@ class PackRunner:
             return eqx.filter(state, eqx.is_array), told
 
         sharded = {"mesh": mesh, "in_specs": over_lanes, "out_specs": over_lanes}
-        side_by_side, on_each = jax.vmap(one), width // len(devices)
-        if (group := _lanes_at_once(on_each)) < on_each:
+        side_by_side, group = jax.vmap(one), lanes_at_once(width)
+        if group < width // len(devices):
             side_by_side = lambda *inputs: jax.lax.map(lambda lane: one(*lane), inputs, batch_size=group)
         every_chunk = jax.jit(jax.shard_map(side_by_side, **sharded, check_vma=False))
         lower = lambda: every_chunk.lower(self._numbers, self._limits([]))
-        self._program = Program((*signatures, width, num_episodes, max_updates), lower)
+        batch = batch_of(lanes[0].state, lanes[0].env, num_episodes, lanes[0].evaluation, group)
+        self._program = Program((*signatures, width, num_episodes, max_updates), lower, batch, compiler_options())
 
     def compile(self) -> None:
         """Compile now, so that the first chunk takes no longer than the others."""
@@ -222,11 +234,27 @@ class PackRunner:
         return eqx.combine(jax.tree.map(lambda x: jnp.asarray(x[i]), stacked()), self._common.state)
 
 
-def _lanes_at_once(lanes: int) -> int:
-    """How many of a device's lanes go through an operation together: on a CPU as many as fit into its cache, which is
-    1.6 times as fast as 64 of them at once, and fewer that wait for each other. All groups have one size."""
+def _shared_by(width: int) -> int:
+    """How many devices share the lanes of a pack."""
+    return math.gcd(width, jax.local_device_count())
+
+
+def lanes_at_once(width: int) -> int:
+    """How many of a pack's lanes go through an operation together on a device: on a CPU as many as fit into its cache,
+    which is 1.6 times as fast as 64 of them at once, and fewer that wait for each other. All groups have one size."""
+    lanes = width // _shared_by(width)
     fitting = (size for size in range(8, 3, -1) if lanes % size == 0)
     return next(fitting, lanes) if on_cpu() else lanes
+
+
+def batch_of(
+    state: TrainState, env: JittedEnv | HostEnv, num_episodes: int, evaluation: Evaluation | None = None, lanes: int = 1
+) -> memory.Batch:
+    """The largest batch that a run plays."""
+    key = "episodes_per_update" if state.num_episodes is None else "max_episodes_per_update"
+    if evaluation is not None and evaluation.episodes > num_episodes:
+        key, num_episodes = "evaluate_episodes", evaluation.episodes
+    return memory.Batch(key, num_episodes, env.spec.max_steps, lanes)
 
 
 def _stack(trees: Sequence[PyTree]) -> PyTree:

@@ -44,16 +44,3 @@ def test_a_platform_that_is_not_there_is_named_in_one_line(tmp_path, monkeypatch
     monkeypatch.setattr(jax, "devices", broken)
     with pytest.raises(ConfigError, match="JAX_PLATFORMS: jax finds no 'cuda' here"):
         backend.prepare(checked(*RUN)["xla_threads"])
-
-
-def test_a_batch_that_memory_cannot_hold_is_refused_with_its_size(tmp_path):
-    """ALE's pictures, ten episodes side by side, are 109 GB twice; below the machine's size the kernel kills without a
-    word. Nothing is trained, and the line has the number."""
-    backend.check_memory(500, ("episodes_per_update", 10), 4, on_host=True)
-    lanes = ("env.num_lanes=1", "episodes_per_update=1e9")
-    with pytest.raises(
-        ConfigError, match=r"episodes_per_update: 500 steps × 1,000,000,000 episodes × 4 numbers take 16,000 GB"
-    ):
-        train_here("+variant=vanilla", "env=gymnasium_cartpole", *lanes, folder=tmp_path / "r")
-    with pytest.raises(ConfigError, match="500 steps × 1,000,000,000 episodes"):
-        train_here("+variant=vanilla", "episodes_per_update=1e9", folder=tmp_path / "c")

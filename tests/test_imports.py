@@ -85,7 +85,7 @@ def test_a_package_is_known_to_few_files(packages, files):
 
 
 MATHS = "batch types spaces policies networks losses estimators advantages algorithm critics metrics optimiser rounding update updates".split()
-LOOP = "blocks device lanes evaluating rollout loop runners diagnosis".split()
+LOOP = "blocks device lanes evaluating memory rollout loop runners diagnosis".split()
 EDGE = "api backend build checkpoint cli config declared diagnose evaluate evaluation gate identity play progress resume run runs sizes sweep".split()
 
 

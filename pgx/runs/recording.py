@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgx import backend
-from pgx.envs.checks import on_host
 from pgx.errors import CheckpointError, Interrupted, one_line
 from pgx.runs import curve, provenance, record
 from pgx.runs.table import Table
 from pgx.runs.tracker import of_run
-from pgx.sizes import batches
 
 if TYPE_CHECKING:
     from pgx.loop import Chunk
@@ -105,14 +103,12 @@ class Recording:
         backend.prepare(config["xla_threads"])
         import jax
 
-        from pgx.build import build, initial_state, skeleton, tracker
+        from pgx.build import build, check_sizes, initial_state, skeleton, tracker
         from pgx.metrics import COLUMNS
         from pgx.runs.checkpoint import Checkpoints
 
         self.env, self.algorithm = build(config)
-        spec = self.env.spec
-        for most in batches(config):
-            backend.check_memory(spec.max_steps, most, spec.obs_size, on_host=on_host(config["env"]))
+        check_sizes(config, self.env)
         self.skeleton = skeleton(config, self.env, self.algorithm)
         threshold = self.env.spec.reward_threshold
         self._metrics = Table(folder / "metrics.csv", tuple(COLUMNS))

@@ -1,0 +1,125 @@
+"""Memory: what a program takes beside what its device has, compared before anything is allocated.
+
+A batch of whole episodes has every observation of every step in memory at once. What that takes is asked of the compiled
+program itself: XLA has laid out all its buffers. A device that has less would end the run with a page of text; a machine
+that has less, without a word.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from pgx.errors import ConfigError
+
+FLOAT = 4
+"""Bytes."""
+MOST_STEPS = 2**30
+"""Of a batch: positions of steps, and as many that are out of reach, have 32 bits (`blocks`)."""
+
+
+class Batch(NamedTuple):
+    """The episodes that are in memory together."""
+
+    key: str
+    """Of the configuration, which says how many they are."""
+    episodes: int
+    max_steps: int
+    lanes: int = 1
+    """Runs of a pack that go through an operation together on one device."""
+
+
+def check_size(batch: Batch) -> None:
+    """Raise ConfigError if no program can tell the steps of a batch apart."""
+    if batch.max_steps * batch.episodes > MOST_STEPS:
+        hint = f"at most {MOST_STEPS // batch.max_steps:,} episodes"
+        raise ConfigError(batch.key, f"{_what(batch)} are more than {MOST_STEPS:,} steps", hint=hint)
+
+
+def check_host(batch: Batch, obs_size: int) -> None:
+    """Raise ConfigError if the observations of a batch that is played on the host are more than there is: as it grows, and
+    sorted by episodes. What it takes to learn from them is known later."""
+    of_episode = 2 * FLOAT * batch.max_steps * obs_size
+    needed, there = of_episode * batch.episodes, available()
+    if needed > there:
+        what = f"{_what(batch)} × {obs_size:,} numbers take {_size(needed)} twice over, {_size(there)} are free"
+        raise ConfigError(batch.key, what, hint=f"no more than {there // of_episode:,.0f} episodes have room")
+
+
+def check_program(batch: Batch, program: object) -> None:
+    """Raise ConfigError if a compiled program takes more than there is. Its inputs are there already."""
+    found, there = program.memory_analysis(), available()
+    needed = found.temp_size_in_bytes + found.output_size_in_bytes if found is not None else 0  # a device that does not say
+    if needed <= there:
+        return
+    what = f"{_what(batch)} take {_size(needed)}, {_size(there)} are free"
+    if batch.lanes > 1 and (lanes := _fitting(batch.lanes, needed, there)) > 0:
+        raise ConfigError("hydra.launcher.width", what, hint=f"{lanes:,} lanes fit")
+    of_lane = " in one lane" if batch.lanes > 1 else ""
+    episodes = _fitting(batch.lanes * batch.episodes, needed, there)
+    hint = f"{episodes:,} episodes fit{of_lane}" if episodes else f"not even one episode fits{of_lane}"
+    raise ConfigError(batch.key, what, hint=hint)
+
+
+def _what(batch: Batch) -> str:
+    lanes = f" × {batch.lanes:,} lanes" if batch.lanes > 1 else ""
+    return f"{batch.max_steps:,} steps × {batch.episodes:,} episodes{lanes}"
+
+
+def _fitting(number: int, needed: int, there: float) -> int:
+    """How many of so many fit, in two digits: memory grows with them, but for a little that is always there."""
+    most = math.floor(0.98 * number * there / needed)
+    unit = 10 ** max(0, len(str(most)) - 2)
+    return most // unit * unit
+
+
+def _size(size: float) -> str:
+    unit, name = (1e9, "GB") if size >= 1e8 else (1e6, "MB")
+    return f"{size / unit:,.{0 if size >= 10 * unit else 1}f} {name}"
+
+
+def available() -> float:
+    """Bytes that programs may still take on their device: of an accelerator's memory as jax was given it, or of the
+    machine's, within what the process's control group is allowed. Infinite of a device that does not say."""
+    import jax
+
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return min(_of_machine(), *_of_groups(), math.inf)
+    told = device.memory_stats() or {}
+    return told["bytes_limit"] - told.get("bytes_in_use", 0) if "bytes_limit" in told else math.inf
+
+
+def _of_machine() -> int:
+    try:
+        lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+        return next(1024 * int(words[1]) for words in lines if words[0] == "MemAvailable:")
+    except OSError:  # not Linux
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _of_groups(process: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
+    """What each control group of this process has left, those around it included. A cache of files counts as left."""
+    names = {
+        2: ("memory.max", "memory.current", "inactive_file"),
+        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    }
+    for line in process.read_text().splitlines() if process.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        version, top = (1, root / "memory") if controllers else (2, root)
+        here = Path(path.lstrip("/"))
+        for folder in (top / here, *(top / above for above in here.parents)):
+            yield from _left(folder, *names[version])
+
+
+def _left(folder: Path, limit: str, usage: str, cached: str) -> Iterator[int]:
+    try:
+        most, used = (folder / limit).read_text().strip(), int((folder / usage).read_text())
+        told = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except OSError:  # not within this container
+        return
+    if most != "max":
+        yield int(most) - used + int(told.get(cached, 0))
