@@ -16,7 +16,7 @@ from pgx import build
 from pgx.diagnosis import decomposition, quality
 from pgx.loop import Limits, chunk
 from pgx.policies import Categorical
-from pgx.runners import _lanes_at_once
+from pgx.runners import lanes_at_once
 from pgx.types import Episodes
 from pgx.update import update
 
@@ -106,7 +106,7 @@ def test_so_has_a_whole_chunk_of_ppo_in_batches_by_steps(accelerator):
 
 
 def test_so_has_a_pack_of_many_lanes(accelerator):
-    assert accelerator(_lanes_at_once, 1024) == 1024 and _lanes_at_once(1024) == 8
+    assert accelerator(lanes_at_once, 1024) == 1024 and lanes_at_once(1024) == 8
     parts = assembled("baseline", FEW)
 
     def counted(lanes: int) -> int:

@@ -16,7 +16,7 @@ from program import checked, children, finish, ledger, pgx, results, rows, start
 from pgx import build
 from pgx.lanes import largest
 from pgx.loop import Limits
-from pgx.runners import Lane, PackRunner, _lanes_at_once, make_runner
+from pgx.runners import Lane, PackRunner, lanes_at_once, make_runner
 from pgx.sweep.launch import batches
 from pgx.sweep.members import Member, program
 
@@ -111,7 +111,7 @@ def test_the_first_update_is_that_of_the_run_alone(member):
 
 def test_lanes_go_through_a_cpu_in_groups():
     """24 lanes as three times 8: in either group a run is the same, and lanes that stand still do not matter."""
-    assert [_lanes_at_once(n) for n in (4, 8, 12, 17, 24, 64, 512)] == [4, 8, 6, 17, 8, 8, 8]
+    assert [lanes_at_once(n) for n in (4, 8, 12, 17, 24, 64, 512)] == [4, 8, 6, 17, 8, 8, 8]
     one, other = lane("seed=3"), lane("seed=0", "optimiser.learning_rate=0.1")
     runner = PackRunner([one] + [other] * 12 + [one], width=24, **SIZES)
     runner.compile()
