@@ -114,6 +114,15 @@ def test_a_dead_policy_of_real_numbers_is_noticed(now, sign):
     assert history.warning == expected
 
 
+@pytest.mark.parametrize(("kl", "still"), [([0.1] * 19 + [0.0] * 21, 21), ([0.1] * 21 + [0.0] * 19, None), ([0.0] * 10, None)])
+def test_a_policy_that_stands_still_is_noticed(kl, still):
+    """A learning rate that has decayed to 0 after the first tenth of a run looks like a plateau."""
+    history = History([], None)
+    history.extend(columns(env_steps=[500] * len(kl), episodes=[5] * len(kl), return_recent=[1.0] * len(kl), kl=kl))
+    expected = still and f"the policy did not move in the last {still} of {len(kl)} updates (KL 0); "
+    assert (history.warning or "").startswith(expected or "") and bool(history.warning) == bool(still)
+
+
 def test_speed_is_of_the_chunk_and_not_of_the_run():
     history = History([], None)
     history.extend(columns())

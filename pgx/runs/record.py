@@ -12,6 +12,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,11 +105,15 @@ class History:
 
     @property
     def warning(self) -> str | None:
-        """A sentence if no policy was evaluated that should have been, or if the policy looks dead: in the last 100
-        episodes there was one action only, or hardly any noise, or nothing but the ends of the actions, for less than half
-        of the best return."""
+        """A sentence if no policy was evaluated that should have been, if the policy stood still for the last half of the
+        run, or if it looks dead: in the last 100 episodes there was one action only, or hardly any noise, or nothing but
+        the ends of the actions, for less than half of the best return."""
         if self._scored_by == "evaluation_return" and self.evaluation is None:
             return f"no policy was evaluated: there were only {self.updates} updates"
+        still = len(list(takewhile(lambda row: row.get("kl") == 0, reversed(self.rows))))
+        if still >= max(20, self.updates / 2):
+            steps = "a schedule's decay_steps counts gradient steps, of which an update may take many"
+            return f"the policy did not move in the last {still} of {self.updates} updates (KL 0); {steps}"
         rows = [row for row in self.rows if row["episodes"] > self.rows[-1]["episodes"] - 100]
         best = max((row["return_recent"] for row in self.rows if row["return_recent"] is not None), default=math.inf)
         if not rows or best == math.inf or self.recent >= best - abs(best) / 2:
