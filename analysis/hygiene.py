@@ -41,22 +41,31 @@ def ranges(numbers: Iterable[int]) -> str:
 # Chosen on the same seeds
 
 
-def sweeper_of(folder: Path) -> str:
-    """The class of Hydra's sweeper that chose a run's values; empty if that is not recorded, and for the best trial of a
-    tuning on fresh seeds: nothing was chosen there."""
+def _sweeper(folder: Path) -> dict[str, str]:
+    """Settings of Hydra's sweeper that started a run, those of one line; empty if they are not recorded."""
     try:
         text = (folder / ".hydra" / "hydra.yaml").read_text()
     except (OSError, UnicodeDecodeError):
-        return ""
+        return {}
     match = re.search(r"^( *)sweeper:\n((?:\1 +.*\n)*)", text, flags=re.MULTILINE)
-    settings = dict(re.findall(rf"^{match[1]}  (\w+): *(\S+)", match[2], flags=re.MULTILINE)) if match else {}
-    return "" if settings.get("confirming") == "true" else settings.get("_target_", "")
+    return dict(re.findall(rf"^{match[1]}  (\w+): *(\S+)", match[2], flags=re.MULTILINE)) if match else {}
+
+
+def sweeper_of(folder: Path) -> str:
+    """The class of Hydra's sweeper that started a run; empty if that is not recorded."""
+    return _sweeper(folder).get("_target_", "")
+
+
+def confirming(runs: pd.DataFrame) -> pd.Series:
+    """Whether each run is one of a tuning's second stage: its values were chosen, but on other seeds."""
+    return runs["folder"].map(lambda folder: _sweeper(Path(folder)).get("confirming") == "true").astype(bool)
 
 
 def tuned(runs: pd.DataFrame) -> pd.Series:
     """The sweeper that chose each run (any but Hydra's basic one, which only lists): its name, or nothing."""
     sweepers = pd.Series([sweeper_of(Path(folder)) for folder in runs["folder"]], index=runs.index, dtype="str")
-    return sweepers.where(~sweepers.str.endswith(".BasicSweeper"), "").str.rsplit(".", n=1).str[-1]
+    listed = sweepers.str.endswith(".BasicSweeper") | confirming(runs)
+    return sweepers.where(~listed, "").str.rsplit(".", n=1).str[-1]
 
 
 def grids(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -75,14 +84,14 @@ def seed_hygiene(runs: pd.DataFrame) -> list[str]:
     `runs` are as loaded: `variant` is the variant, not a group.
     """
     warnings, sweepers = [], tuned(runs)
-    chosen = runs[sweepers != ""]
+    chosen, others = runs[sweepers != ""], runs[sweepers == ""]
     if len(chosen):
         names = ", ".join(sorted(set(sweepers) - {""}))
         warnings.append(f"seed hygiene: {len(chosen)} runs were chosen by a sweeper that tunes ({names}), on seeds "
                     f"{ranges(chosen['seed'])}: their scores are the best of many, so report on fresh seeds")  # fmt: skip
-        if again := sorted(set(runs.drop(chosen.index)["seed"].dropna()) & set(chosen["seed"].dropna())):
+        if again := sorted(set(others["seed"].dropna()) & set(chosen["seed"].dropna())):
             warnings.append(f"seed hygiene: seeds {ranges(again)} of the other runs are among those that were tuned on")
-    plain = grids(runs.drop(chosen.index))
+    plain = grids(others[~confirming(others)])
     if plain:
         values = ", ".join(f"{group[key].nunique(dropna=False)} values of {key}" for key, group in plain.items())
         seeds = ranges(pd.concat(plain.values())["seed"])
@@ -97,7 +106,7 @@ def second_stage(runs: pd.DataFrame, scores: pd.DataFrame, output: str, least: i
     `scores`: one a run, the higher the better; NaN counts as the worst. The best setting has the best mean of them. The
     command is the one that its first run was started with.
     """
-    several = {id_ for group in grids(runs).values() for id_ in group["run_id"]}
+    several = {id_ for group in grids(runs[~confirming(runs)]).values() for id_ in group["run_id"]}
     several |= set(runs.loc[tuned(runs) != "", "run_id"])
     runs = runs[runs["run_id"].isin(several)]
     if runs.empty or runs["seed"].isna().all():

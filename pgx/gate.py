@@ -176,6 +176,8 @@ def _of_hydra(error: HydraException, declared: Declared) -> ConfigError:
     if match := re.search(r"Multiple values for ([\w/]+)\. To override a value use 'override \1: ([^']+)'", text):
         group, option = match.groups()  # of `+experiment=pendulum +variant=ppo`
         return ConfigError(group, "is chosen already, by a file", hint=f"leave the + out: {group}={option}")
+    if match := re.search(r"Error merging override ([^\s=]+)=", text):  # of hydra.sweeper.n_trials=abc
+        return ConfigError(match[1].lstrip("+"), str(error.__cause__).splitlines()[0])
     hint = "several values are a multirun: add -m" if "Ambiguous value" in text else None
     return ConfigError("command line", next(line for line in text.splitlines() if line.strip()), hint=hint)
 

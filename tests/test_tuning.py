@@ -3,7 +3,10 @@ trial and runs nothing twice."""
 
 import fcntl
 import json
+import random
+import signal
 import sys
+import time
 from collections import Counter
 
 import numpy as np
@@ -14,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from program import ledger, summary
+from program import finish, ledger, pgx, start, summary
 from sweeps import Trainer, files, refused
 
 from analysis.statistics.aggregates import Bootstrap, interval, iqm
@@ -36,9 +39,11 @@ def command(tmp_path, monkeypatch, capsys):
     plain = sweeps.train
 
     def train(member, how):
-        plain(member, Trainer.end.get(member.config["seed"], how))
+        early = Trainer.end.get(member.config["seed"]) == "early"
+        plain(member, how if early else Trainer.end.get(member.config["seed"], how))
         run = summary(member.folder)
-        value = returned(member.config) if run["status"] == "completed" else None
+        told = run["status"] == "completed" and not (early and member.config["num_updates"] < 8)
+        value = returned(member.config) if told else None
         (member.folder / "run.json").write_text(json.dumps(run | {"return_final_iqm": value}))
         trained[member.key, member.config["num_updates"]] += 1
 
@@ -147,6 +152,15 @@ def test_a_group_is_pruned_as_one_and_the_others_go_on_where_they_are(command, t
     assert {*command.trained.values()} == {1}
 
 
+def test_at_a_rung_it_may_be_too_early_for_a_value(command, tmp_path):
+    """With evaluate_every=50 a rung of 20 updates has no evaluation: no reason to fail, or to prune, a trial."""
+    words = (RATE, "hydra.sweeper.seeds=2", "hydra.sweeper.n_trials=7", "hydra.sweeper.batch=6", "hydra.sweeper.rungs=[0.25]")
+    Trainer.end[1] = "early"
+    assert command(*TUNE, *words)[0] == 0
+    assert [(x.state.name, x.intermediate_values) for x in of_optuna(tmp_path / "s")] == [("COMPLETE", {})] * 7
+    assert {*command.trained.values()} == {1} and len(command.trained) == 28
+
+
 # Kills
 
 
@@ -191,6 +205,32 @@ def test_killed_at_any_write_it_ends_with_the_same_trials_and_runs_nothing_twice
         assert (a.params, a.state, a.value, a.intermediate_values) == (b.params, b.state, b.value, b.intermediate_values)
 
 
+@pytest.mark.slow
+def test_a_tuning_that_was_killed_and_stopped_ends_with_the_bits_of_one_that_was_not(tmp_path):
+    """Whole processes, at random moments: trials, values and every member's rows."""
+    words = ("-m", "hydra/sweeper=optuna", "hydra.sweeper.seeds=2", "hydra.sweeper.n_trials=4", "hydra.sweeper.batch=2", RATE)
+    words += ("hydra.sweeper.rungs=[0.5]", "+variant=baseline", "num_updates=40", "checkpoint_every=3", "updates_per_chunk=1")
+    done = pgx(*words, "hydra.sweep.dir=whole", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for number in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
+        before = {path: path.stat().st_size for path in (tmp_path / "s").rglob("metrics.csv")}
+        process, patience = start(*words, "hydra.sweep.dir=s", cwd=tmp_path), time.monotonic() + 100
+        while {path: path.stat().st_size for path in (tmp_path / "s").rglob("metrics.csv")} == before:
+            assert time.monotonic() < patience and process.poll() is None
+        time.sleep(random.uniform(0, 0.5))
+        process.send_signal(number)
+        ended = finish(process)
+        assert ended.returncode == (-number if number == signal.SIGKILL else 128 + number), ended.stderr
+    done = pgx(*words, "hydra.sweep.dir=s", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert tuned(tmp_path / "s")["trials"] == tuned(tmp_path / "whole")["trials"]
+    mine, theirs = (
+        {(tuple(summary(x.parent)["config"]["optimiser"].items()), summary(x.parent)["seed"]): x.read_bytes() for x in paths}
+        for paths in ((tmp_path / name).rglob("metrics.csv") for name in ("s", "whole"))
+    )
+    assert mine == theirs and len(mine) == 8
+
+
 def test_half_a_line_is_no_obstacle(command, tmp_path):
     words = (*TUNE, RATE, "hydra.sweeper.seeds=2", "hydra.sweeper.n_trials=2")
     assert command(*words)[0] == 0
@@ -219,7 +259,7 @@ def test_one_command_at_a_time_and_the_same_one(command, tmp_path):
         "hydra.sweeper.sampler=random": "hydra.sweeper.sampler: tpe → random",
     }.items():
         refused(command, says, *words, other)
-        refused(command, says, *words, other, "hydra.launcher.dry_run=true")
+    refused(command, says, *words, other, "hydra.launcher.dry_run=true")
     assert files(tmp_path / "s") == before
     assert command(*words, "checkpoint_every=7")[0] == 0
 
@@ -323,6 +363,7 @@ def test_what_cannot_be_chosen_is_refused(word, says):
         ((RATE, "hydra.sweeper.seeds=0"), "hydra.sweeper.seeds: 0 is not allowed; allowed: how many, or a list"),
         ((RATE, "hydra.sweeper.seeds=[1,1]"), "hydra.sweeper.seeds: [1, 1] is not allowed"),
         ((RATE, "hydra.sweeper.rungs=[0.5,0.2]"), "hydra.sweeper.rungs: [0.5, 0.2] is not allowed"),
+        ((RATE, "hydra.sweeper.n_trials=many"), "hydra.sweeper.n_trials: Value 'many' of type 'str' could not be converted"),
         ((RATE, "hydra.sweeper.sampler=best"), "hydra.sweeper.sampler: 'best' is not allowed; allowed: tpe | random"),
         ((RATE, "hydra.sweeper.direction=minimize"), "hydra.sweeper.direction: minimize would choose the worst"),
         ((RATE, "hydra.sweeper.direction=up"), "hydra.sweeper.direction: 'up' is not allowed"),

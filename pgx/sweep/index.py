@@ -224,7 +224,7 @@ def locked(sweep: Path) -> Iterator[None]:
     sweep.mkdir(parents=True, exist_ok=True)
     with open(sweep / LOCK, "a") as file:
         until = time.monotonic() + PATIENCE
-        while not _locks(file):
+        while not locks(file):
             if time.monotonic() > until:
                 what = f"another command has been choosing its members in {sweep} for {PATIENCE:.0f} s"
                 raise ConfigError("hydra.sweep.dir", what)
@@ -232,7 +232,8 @@ def locked(sweep: Path) -> Iterator[None]:
         yield
 
 
-def _locks(file: Any) -> bool:
+def locks(file: Any) -> bool:
+    """Lock an open file, for this process alone; False if another one has it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

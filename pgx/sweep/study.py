@@ -1,7 +1,6 @@
 """Optuna's study of a tuning in its file: asked and told, so that a kill at any moment changes none of its trials."""
 
 import contextlib
-import fcntl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from pgx.errors import ConfigError, one_line
+from pgx.sweep.index import locks
 
 FILE, LOCK, NAME = "optuna.log", ".optuna.lock", "pgx"
 SAMPLERS = {"tpe": TPESampler, "random": RandomSampler}
@@ -39,10 +39,8 @@ def opened(sweep: Path, settings: Mapping[str, Any]) -> Iterator[optuna.Study]:
     """
     sweep.mkdir(parents=True, exist_ok=True)
     with open(sweep / LOCK, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError("hydra.sweep.dir", f"another command is tuning in {sweep}") from None
+        if not locks(file):
+            raise ConfigError("hydra.sweep.dir", f"another command is tuning in {sweep}")
         _cut_torn_line(sweep / FILE)
         if (study := _loaded(sweep)) is None:
             study = optuna.create_study(study_name=NAME, storage=_storage(sweep), direction="maximize", sampler=RandomSampler())
@@ -115,14 +113,16 @@ def finished(study: optuna.Study, number: int) -> bool:
 
 
 def report(study: optuna.Study, number: int, value: float, step: int) -> None:
-    _at_work(study, number).report(value, step)
+    if step not in study.trials[number].intermediate_values:  # told before a kill
+        _at_work(study, number).report(value, step)
 
 
 def should_prune(study: optuna.Study, number: int, step: int, first: int) -> bool:
     """Whether a trial is below the median at this step: of the completed ones before its batch, which begins with `first`.
     Not of those in it: which of them have ended by now depends on when somebody was killed."""
-    trial = study.trials[number]
-    so_far = {key: value for key, value in trial.intermediate_values.items() if key <= step}
+    so_far = {key: value for key, value in study.trials[number].intermediate_values.items() if key <= step}
+    if step not in so_far:
+        return False
     rehearsal = optuna.create_study(direction="maximize", pruner=MedianPruner(), sampler=RandomSampler())
     rehearsal.add_trials(study.trials[:first])
     rehearsal.add_trial(create_trial(state=TrialState.RUNNING, intermediate_values=so_far))
@@ -138,8 +138,7 @@ def note(study: optuna.Study, number: int, **attributes: Any) -> None:
 def take_over(study: optuna.Study, number: int, earlier: FrozenTrial) -> None:
     """End a trial as an earlier one of the same parameters has ended: it has the same runs."""
     for step, value in earlier.intermediate_values.items():
-        if step not in study.trials[number].intermediate_values:
-            report(study, number, value, step)
+        report(study, number, value, step)
     note(study, number, **earlier.user_attrs)
     value = earlier.value if earlier.state == TrialState.COMPLETE else None
     study.tell(number, value, state=earlier.state)

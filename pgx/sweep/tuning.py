@@ -8,6 +8,7 @@ finished trials are in the study, unfinished ones begin where their runs are.
 
 import contextlib
 import math
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
 from hydra_plugins.pgx_launcher import PgxLauncher
+from pgx.declared import Declared
 from pgx.errors import ConfigError
+from pgx.gate import config_errors, quoted
 from pgx.identity import identity
 from pgx.runs import record
 from pgx.sweep import study as studies
@@ -45,12 +48,11 @@ def tune(config: DictConfig, settings: dict[str, Any], overrides: Sequence[Overr
         raise ConfigError("hydra.sweeper.confirm", f"seeds {again} are among those of the trials", "fresh ones")
     if fresh and settings["confirm_default"]:
         launcher.checked([list(space.fixed.values())])
-    kept = {f"hydra.sweeper.{key}": settings[key] for key in ("batch", "rungs", "sampler", "sampler_seed")}
-    of_run = {key: x for key, x in identity(first).items() if key != "seed"}
-    chosen = {key.lstrip("+"): text for key, text in space.asked.items()}
-    begun_with = kept | {"hydra.sweeper.seeds": seeds} | of_run | chosen
+    if settings["rungs"] and not any(first[key] for key in BUDGETS):
+        raise ConfigError("hydra.sweeper.rungs", "there is no budget to have a share of", "num_env_steps, num_updates")
     if config.hydra.launcher.detach:
         raise ConfigError("hydra.launcher.detach", "the next trials depend on these, and have to wait for them", "false")
+    begun_with = _begun_with(settings, seeds, first, space)
     if dry := config.hydra.launcher.dry_run:
         place = contextlib.nullcontext(studies.rehearsed(sweep, begun_with))
     else:
@@ -94,12 +96,20 @@ def _check(settings: Mapping[str, Any]) -> None:
         raise ConfigError("hydra.sweeper.rungs", f"{rungs} is not allowed", "rising shares of the budget, as in [0.25,0.5]")
 
 
+def _begun_with(settings: Mapping[str, Any], seeds: list[int], first: dict[str, Any], space: Space) -> dict[str, Any]:
+    """All that decides what the trials are, by dotted keys. `first`: the configuration of one of them."""
+    kept = {f"hydra.sweeper.{key}": settings[key] for key in ("batch", "rungs", "sampler", "sampler_seed")}
+    of_run = {key: x for key, x in identity(first).items() if key != "seed"}
+    return kept | {"hydra.sweeper.seeds": seeds} | of_run | {key.lstrip("+"): text for key, text in space.asked.items()}
+
+
 def _with_fresh_seeds(config: DictConfig) -> str:
     """The command that runs the best trial on fresh seeds: the same one, which has nothing else left to do."""
     words = [*config.hydra.overrides.task, *config.hydra.overrides.hydra]
     kept = [x for x in words if not x.startswith(("hydra.mode=", "hydra.sweep.dir=", "hydra.sweeper.confirm="))]
-    more = [f"hydra.sweep.dir={config.hydra.sweep.dir}", "hydra.sweeper.confirm=20"]
-    return shlex.join(["python", "-m", "pgx.run", "-m", *kept, *more])
+    folder = str(config.hydra.sweep.dir)
+    word = folder if re.fullmatch(r"[\w./-]+", folder) else quoted(folder)
+    return shlex.join(["python", "-m", "pgx.run", "-m", *kept, f"hydra.sweep.dir={word}", "hydra.sweeper.confirm=20"])
 
 
 class Tuning:
@@ -130,25 +140,24 @@ class Tuning:
             numbers = range(first, min(first + batch, n_trials))
             for _ in range(len(self._study.trials), numbers.stop):
                 studies.ask(self._study, self._space.distributions, self._settings["sampler"], self._settings["sampler_seed"])
-            if waiting := [number for number in numbers if not studies.finished(self._study, number)]:
+            if waiting := self._unfinished(numbers):
                 print(f"trials {first}–{numbers[-1]} of {n_trials}, {len(self._seeds)} seeds each", flush=True)
                 self._write()
                 self._batch(waiting, first)
+        self._write()
 
     def _batch(self, numbers: list[int], first: int) -> None:
         """End these trials. What earlier batches have run is not run again."""
         for number in numbers:
             self._refuse_or_take_over(number, self._study.trials[:first])
         for share in (*self._settings["rungs"], 1.0):
-            values = self._values([x for x in numbers if not studies.finished(self._study, x)], share)
-            for number, value in values.items():
-                if share == 1:
-                    self._study.tell(number, value)
-                else:
-                    studies.report(self._study, number, value, self._step(share))
+            self._advance(self._unfinished(numbers), share)
             if share < 1:
-                self._prune([x for x in numbers if not studies.finished(self._study, x)], self._step(share), first)
+                self._prune(self._unfinished(numbers), self._step(share), first)
             self._write()
+
+    def _unfinished(self, numbers: Sequence[int]) -> list[int]:
+        return [number for number in numbers if not studies.finished(self._study, number)]
 
     def _refuse_or_take_over(self, number: int, earlier: Sequence[FrozenTrial]) -> None:
         """End a trial whose configuration is not allowed, or which is an earlier one once more."""
@@ -158,30 +167,40 @@ class Tuning:
             studies.take_over(self._study, number, twin)
             return
         try:
-            self._launcher.checked([words_of(self._space, trial.params, seed=self._seeds[0])])
+            with config_errors(Declared):
+                self._launcher.checked([words_of(self._space, trial.params, seed=self._seeds[0])])
         except ConfigError as error:  # of these values together: each of them was looked at before
             self._fail(number, str(error))
 
-    def _values(self, numbers: Sequence[int], share: float) -> dict[int, float]:
-        """Run trials to this share of the budget; the values of those that are well, and the others have failed."""
-        if share < 1:
-            numbers = [x for x in numbers if self._step(share) not in self._study.trials[x].intermediate_values]
+    def _advance(self, numbers: Sequence[int], share: float) -> None:
+        """Run trials to this share of the budget, and tell how they are there. Who has been there is not asked to go back."""
+        step, at_end = self._step(share), share == 1
+        numbers = [x for x in numbers if at_end or self._study.trials[x].user_attrs.get("reached", 0) < step]
         if not numbers:
-            return {}
-        budget = {key: self._part(key, share) for key in self._budgets} if share < 1 else {}
+            return
+        budget = {} if at_end else {key: self._part(key, share) for key in self._budgets}
         of_trials = [words_of(self._space, self._study.trials[x].params, **budget) for x in numbers]
         self._launcher.begin(self._sweep)
-        summaries = self._launch(of_trials, self._seeds, numbers[0] * len(self._seeds))
-        values = {}
-        for number, of_trial in zip(numbers, summaries, strict=True):
-            wrong = [f"seed {seed}: {why}" for seed, x in zip(self._seeds, of_trial, strict=True) if (why := _wrong(x))]
-            if wrong:
-                self._fail(number, "; ".join(wrong))
+        for number, of_trial in zip(numbers, self._launch(of_trials, self._seeds, numbers[0] * len(self._seeds)), strict=True):
+            reasons = [
+                f"seed {seed}: {why}" for seed, x in zip(self._seeds, of_trial, strict=True) if (why := _wrong(x, at_end))
+            ]
+            if reasons:
+                self._fail(number, "; ".join(reasons))
             else:
-                of_seeds = [record.objective(x) for x in of_trial]
-                studies.note(self._study, number, values=of_seeds)
-                values[number] = trials.interquartile_mean(of_seeds)
-        return values
+                self._tell(number, [record.objective(x) for x in of_trial], None if at_end else step)
+
+    def _tell(self, number: int, of_seeds: list[float], rung: int | None) -> None:
+        """Tell the study of a trial's runs, at a rung, where it may be too early to say anything, or at their end."""
+        value = trials.interquartile_mean(of_seeds)
+        if all(map(math.isfinite, of_seeds)):
+            studies.note(self._study, number, values=of_seeds)
+            if rung is not None:
+                studies.report(self._study, number, value, rung)
+        if rung is None:
+            self._study.tell(number, value)
+        else:
+            studies.note(self._study, number, reached=rung)
 
     def _launch(self, of_trials: Sequence[list[str]], seeds: Sequence[int], first: int) -> list[list[dict[str, Any] | None]]:
         """Run every trial on every seed; run.json of the members, a list a trial."""
@@ -203,7 +222,7 @@ class Tuning:
 
     def _step(self, share: float) -> int:
         """Where a rung is, in the unit of the budget."""
-        return self._part(next(iter(self._budgets)), share)
+        return self._part(next(iter(self._budgets)), share) if self._budgets else 0
 
     def confirm(self, seeds: list[int], *, beside_default: bool) -> None:
         """Run the best trial, and the configuration that nothing was chosen in, on fresh seeds in a folder of their own."""
@@ -228,8 +247,7 @@ class Tuning:
             "status": STATUS.get(trial.state, "running"),
             "value": trial.value,
             "chosen": [
-                f"{key.lstrip('+')}={x:.4g}" if isinstance(x, float) else f"{key.lstrip('+')}={x}"
-                for key, x in trial.params.items()
+                f"{key.lstrip('+')}={format(x, '.4g') if isinstance(x, float) else x}" for key, x in trial.params.items()
             ],
             "overrides": words_of(self._space, trial.params),
             "of_seeds": of_seeds and dict(zip(map(str, self._seeds), of_seeds, strict=True)),
@@ -252,13 +270,15 @@ def _summary(returned: JobReturn) -> dict[str, Any] | None:
     return look(Path(sweep.dir) / sweep.subdir).summary
 
 
-def _wrong(summary: dict[str, Any] | None) -> str | None:
-    """Why a member has no value."""
+def _wrong(summary: dict[str, Any] | None, at_end: bool) -> str | None:
+    """Why a member has no value; at a rung it may be too early for one."""
     if summary is None:
         return "its folder is broken"
     if summary["status"] != "completed":
         return f"{summary['status']} ({summary['error']})"
-    return None if math.isfinite(record.objective(summary)) else summary.get("warning") or "it never finished an episode"
+    if at_end and not math.isfinite(record.objective(summary)):
+        return summary.get("warning") or "it never finished an episode"
+    return None
 
 
 def _estimate(summaries: Sequence[dict[str, Any] | None]) -> dict[str, Any]:

@@ -44,11 +44,14 @@ def test_a_report_warns_of_the_seeds_that_were_tuned_on_and_not_of_fresh_ones(tm
     """hydra.yaml of a run says who chose its values."""
     ours = "hydra_plugins.pgx_optuna.OptunaSweeper"
     simulated.sweep(tmp_path / "s", {"a": (1, 0)}, range(3), points=15, sweeper=ours)
-    simulated.sweep(tmp_path / "s-confirmed", {"a": (1, 0)}, range(3, 6), points=15, sweeper=f"{ours}\n    confirming: true")
-    assert sweeper_of(tmp_path / "s/a_0") == ours and sweeper_of(tmp_path / "s-confirmed/a_3") == ""
+    for seed, rate in ((3, 0.1), (4, 0.1), (3, 0.2), (4, 0.2)):  # the best trial beside the defaults
+        run, config = tmp_path / "s-confirmed" / f"{rate}_{seed}", {"optimiser": {"learning_rate": rate}}
+        simulated.run(run, "a", seed, 1.0, 0.0, 15, 300_000, f"{ours}\n    confirming: true", config=config)
+    assert sweeper_of(tmp_path / "s/a_0") == ours
     [said] = seed_hygiene(load(tmp_path / "s").runs)
     assert "3 runs were chosen by a sweeper that tunes (OptunaSweeper), on seeds 0–2" in said
     assert seed_hygiene(load(tmp_path / "s-confirmed").runs) == []
+    assert not any("second stage" in line for line in Study(load(tmp_path / "s-confirmed")).warnings)
     (tmp_path / "s/trials.json").write_text('{"confirm": "the same again"}')
     [stage] = [line for line in Study(load(tmp_path / "s")).warnings if "second stage" in line]
     assert "`the same again && python -m analysis.report" in stage  # by the tuning's own measure

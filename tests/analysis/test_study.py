@@ -1,8 +1,11 @@
 """What a referee tried: sweeps of which the right conclusion is known, and the one that the report draws."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+import simulated
 from run_folders import made_tables, write_run
 
 from analysis.load import load
@@ -269,3 +272,12 @@ def test_runs_that_their_evaluations_stopped_are_not_judged_by_training_without_
     }
     said = {score: [line for line in study.warnings if "stopped by an evaluation" in line] for score, study in by.items()}
     assert [line[:6] for line in said["return_recent"]] == ["1 runs"] and said["evaluation_return"] == []
+
+
+def test_a_metric_that_some_run_has_too_late_is_a_note_and_no_problem(tmp_path: Path):
+    """A short run of large batches has its gradient measured once, after another one has ended: the report is good without."""
+    simulated.run(tmp_path / "s/short", "a", 0, 1.0, 0.0, 60, 20_000)
+    simulated.run(tmp_path / "s/long", "a", 1, 1.0, 0.0, 15, 300_000)
+    study = Study(load(tmp_path / "s"))
+    assert study.bands_of("grad_variance").empty and not study.problems
+    assert any("CartPole-v1: grad_variance: no env steps between" in note for note in study.notes)

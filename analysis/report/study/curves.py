@@ -50,14 +50,15 @@ class Curves(Runs):
                     break
         return ends_of
 
-    def on_grid(self, curves: pd.DataFrame, points: int | None = None) -> pd.DataFrame:
-        """Curves of every environment on its own grid, up to its horizon."""
+    def on_grid(self, curves: pd.DataFrame, points: int | None = None, of: str = "") -> pd.DataFrame:
+        """Curves of every environment on its own grid, up to its horizon. Where there is none it is a problem, or, of a
+        further metric, a note."""
         parts = []
         for env, of_env in curves.groupby("env"):
             try:
                 grid = align.grid(of_env, points or self.question.points, self.horizons.get(env))
             except InputError as error:
-                self.problems.append(f"{env}: {error}")
+                (self.notes if of else self.problems).append(f"{env}: {of}{': ' * bool(of)}{error}")
                 continue
             parts.append(align.align(of_env, grid))
         return pd.concat(parts, ignore_index=True) if parts else curves.iloc[:0]
@@ -78,4 +79,4 @@ class Curves(Runs):
         """A further metric's IQM over env steps, with fewer resamples: it is looked at, not tested."""
         curves = self.curves(metric, problem=False).dropna(subset="value")
         spec = dataclasses.replace(self.question.bootstrap, n_boot=min(500, self.question.bootstrap.n_boot))
-        return curve_bands(self.on_grid(curves, points), metric, spec=spec)
+        return curve_bands(self.on_grid(curves, points, of=metric), metric, spec=spec)
