@@ -13,7 +13,9 @@ from pgx.errors import ConfigError
 ONE_KERNEL = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1000000000"
 """On a CPU: a loop without products and other calls of libraries is one kernel, however much it reads (default:
 1 kB). From kernel to kernel takes longer than what most of them do: see `networks.matmul_in_loop`."""
-
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+"""On a GPU: no sum in whichever order its parts arrive, and no kernel chosen by a race, so that a seed gives the same bits
+twice."""
 
 PINNED = {
     # what decides numbers
@@ -21,7 +23,7 @@ PINNED = {
     "jax_threefry_partitionable": True,
     "jax_default_prng_impl": "threefry2x32",
     "jax_random_seed_offset": 0,
-    "jax_default_matmul_precision": None,
+    "jax_default_matmul_precision": "highest",  # float32: a GPU would round factors to 10 bits (TF32), physics included
     "jax_softmax_custom_jvp": False,
     "jax_high_dynamic_range_gumbel": False,
     "jax_use_direct_linearize": True,
@@ -63,8 +65,8 @@ def prepare(threads: int) -> None:
     configuration and not a property of the machine. Raises ConfigError if JAX_PLATFORMS names what is not there.
     """
     os.environ["PJRT_NPROC"] = str(threads)
-    if ONE_KERNEL not in (flags := os.environ.get("XLA_FLAGS", "")):
-        os.environ["XLA_FLAGS"] = f"{ONE_KERNEL} {flags}"  # a person's own come later and win
+    ours = [ONE_KERNEL, DETERMINISTIC] if _plugins() else [ONE_KERNEL]
+    os.environ["XLA_FLAGS"] = " ".join([*ours, persons_flags()])  # which come later and win
     import jax
 
     for name, value in PINNED.items():
@@ -81,6 +83,11 @@ def prepare(threads: int) -> None:
             jax.devices()
         except (RuntimeError, AssertionError) as error:
             raise _no_platform() from error
+
+
+def persons_flags() -> str:
+    """XLA_FLAGS without ours."""
+    return " ".join(flag for flag in os.environ.get("XLA_FLAGS", "").split() if flag not in (ONE_KERNEL, DETERMINISTIC))
 
 
 @cache

@@ -100,6 +100,7 @@ def test_so_has_a_whole_chunk_of_ppo_in_batches_by_steps(accelerator):
         sizes = {"num_episodes": num_episodes * 3 // 2, "max_updates": 1}
         one = lambda state: chunk(state, parts.algorithm, parts.env, parts.keys, limits, jnp.array(1), **sizes)
         for_cuda = jax.jit(one).trace(parts.state).lower(lowering_platforms=("cuda",)).as_text()
+        assert "precision = [HIGHEST, HIGHEST]" in for_cuda and "DEFAULT" not in for_cuda  # no product in TF32
         return operations(one, parts.state), for_cuda.count("stablehlo.")
 
     assert accelerator(counted, FEW) == accelerator(counted, MANY)

@@ -1,8 +1,10 @@
 """JAX as a run starts it: what a person has set for other programs neither changes a number nor ends a run."""
 
+import os
+
 import jax
 import pytest
-from program import checked, gate, pgx, train_here
+from program import checked, gate, pgx, summary, train_here
 
 from pgx import backend
 from pgx.errors import ConfigError
@@ -25,6 +27,21 @@ def test_settings_of_jax_in_the_environment_change_no_number_and_end_no_run(tmp_
     assert done.returncode == 0, done.stderr
     train_here(*RUN, folder=tmp_path / "ours")
     assert (tmp_path / "theirs/metrics.csv").read_bytes() == (tmp_path / "ours/metrics.csv").read_bytes()
+    assert [summary(tmp_path / name)["made_with"][0]["matmul_precision"] for name in ("theirs", "ours")] == ["highest"] * 2
+
+
+def test_flags_of_a_person_come_after_ours_which_are_the_device_s(monkeypatch):
+    """What comes later wins. A GPU is told to give the same bits twice, and a CPU, which does, is told nothing new."""
+    monkeypatch.setenv("XLA_FLAGS", "--theirs=1")
+    for plugins, ours in (
+        (False, ""),
+        (True, "--xla_gpu_deterministic_ops=true "),
+        (True, "--xla_gpu_deterministic_ops=true "),
+    ):
+        monkeypatch.setattr(backend, "_plugins", lambda plugins=plugins: plugins)
+        backend.prepare(1)
+        assert os.environ["XLA_FLAGS"] == f"{backend.ONE_KERNEL} {ours}--theirs=1"
+    assert backend.persons_flags() == "--theirs=1"
 
 
 def test_a_platform_that_is_not_there_is_named_in_one_line(tmp_path, monkeypatch, capsys):

@@ -149,7 +149,8 @@ def child(*arguments: str, cache: Path | None = None, exits_with: int = 0, timeo
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # a user's Python keeps its bytecode
     environment.pop("PJRT_NPROC", None)  # ours, not the child's, as the next
     if "XLA_FLAGS" in environment:  # an empty one would be taken for the name of a file
-        flags = environment.pop("XLA_FLAGS").replace(backend.ONE_KERNEL, "").strip()
+        del environment["XLA_FLAGS"]
+        flags = backend.persons_flags()
         environment |= {"XLA_FLAGS": flags} if flags else {}
     if cache is not None:
         environment["JAX_COMPILATION_CACHE_DIR"] = str(cache)

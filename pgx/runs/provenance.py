@@ -28,6 +28,7 @@ def made_with(config: dict[str, Any], device: str) -> dict[str, Any]:
         "own_code": own_code(config),
         "versions": versions(),
         "device": device,
+        "matmul_precision": backend.PINNED["jax_default_matmul_precision"],
         "environment": environment(),
     }
 
@@ -144,7 +145,7 @@ def _place(module: Any) -> Path:
 def environment() -> dict[str, str]:
     """The variables, as a person has set them, that jax and XLA read and that may decide bits."""
     variables = {name: x for name, x in os.environ.items() if name.startswith("JAX_") and not _is_ours(name)}
-    flags = os.environ.get("XLA_FLAGS", "").replace(backend.ONE_KERNEL, "").strip()
+    flags = backend.persons_flags()
     return variables | ({"XLA_FLAGS": flags} if flags else {})
 
 
