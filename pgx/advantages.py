@@ -33,7 +33,10 @@ def weigh(critic_state: PyTree, episodes: Episodes, algorithm: Algorithm) -> Wei
     returns = each_episode(reward_to_go, episodes, zeros, bootstrap, gamma=algorithm.gamma)
     baseline = algorithm.critic.baseline(critic_state, episodes, returns)
     psi = each_episode(algorithm.estimator, episodes, baseline, bootstrap)
-    weight = weights(psi - baseline, episodes.mask, algorithm)
+    advantage = psi - baseline
+    if (divisor := algorithm.critic.divisor(episodes, returns)) is not None:
+        advantage = advantage / divisor[None]
+    weight = weights(advantage, episodes.mask, algorithm)
     return Weighted(returns, baseline, jnp.where(equal(psi, baseline, episodes.mask), 0.0, weight))
 
 
@@ -43,7 +46,25 @@ def weights(advantage: Float[Array, "T B"], mask: Bool[Array, "T B"], algorithm:
         advantage = whitened(advantage, mask)
     if algorithm.discount_power:
         advantage = advantage * algorithm.gamma ** jnp.arange(mask.shape[0], dtype=advantage.dtype)[:, None]
-    return jnp.where(mask, advantage, 0.0)
+    return aggregated(jnp.where(mask, advantage, 0.0), mask, algorithm.aggregation)
+
+
+def aggregated(weight: Float[Array, "T B"], mask: Bool[Array, "T B"], aggregation: str) -> Float[Array, "T B"]:
+    """Weights whose sum over the steps of all episodes, divided by B, is what `aggregation` says. It is of A alone: the
+    entropy bonus and the penalty on the KL remain sums over the steps of an episode.
+
+    sum         (1/B) Σ_b Σ_t: the expectation is the gradient.
+    own_mean    (1/B) Σ_b (1/L_b) Σ_t (GRPO): with Ψ = R(τ) it ascends E[(R(τ) − b)/L], b held. A step counts for less the
+                longer its episode, and b is no longer without effect: (R − b)/L grows with L where R < b.
+    batch_mean  (1/n) Σ_b Σ_t over the n steps of the batch (DAPO): 1/E[L] of the gradient where B is large. n is that of
+                these very episodes, so it is biased by an order of 1/B; batches of long episodes count for less.
+    """
+    if aggregation == "sum":
+        return weight
+    length = mask.sum(0, dtype=weight.dtype)
+    if aggregation == "batch_mean":
+        length = length.sum(keepdims=True) / jnp.maximum(mask[0].sum(dtype=weight.dtype), 1)
+    return weight / jnp.maximum(length, 1)[None]
 
 
 def whitened(advantage: Float[Array, "*n"], mask: Bool[Array, "*n"]) -> Float[Array, "*n"]:

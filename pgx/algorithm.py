@@ -28,3 +28,7 @@ class Algorithm(eqx.Module):
     """The learner sees r · reward_scale; what is reported is r."""
     batch: BySteps | None = None
     """How many episodes the next batch has; None: always the same number, which the rollout is given."""
+    group_size: int | None = eqx.field(static=True, default=None)
+    """Episodes of a batch come in groups of so many that begin in the same state; None: each begins where it will."""
+    aggregation: str = eqx.field(static=True, default="sum")
+    """Of the steps' weights: sum, own_mean or batch_mean (`advantages.aggregated`)."""

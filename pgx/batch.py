@@ -13,7 +13,7 @@ from pgx.types import Episodes
 
 
 class BySteps(eqx.Module):
-    """B = steps / mean length of the last batch's episodes, rounded, within limits.
+    """B = steps / mean length of the last batch's episodes, rounded to a multiple, within limits.
 
     Of the last batch alone: the steps of a batch vary with the lengths of its own episodes anyway, and those of the one
     before it add no more to that than as much again.
@@ -24,6 +24,8 @@ class BySteps(eqx.Module):
     """Episodes, of which the critic may need more than one."""
     most: int = eqx.field(static=True)
     """Episodes: so many have room in memory."""
+    multiple: int = eqx.field(static=True, default=1)
+    """Of so many episodes: whole groups. It divides both limits."""
 
     def first(self, max_steps: int) -> Int[Array, ""]:
         """Of the first batch, as if its episodes went to the time limit: too few steps are mended by the second."""
@@ -34,4 +36,5 @@ class BySteps(eqx.Module):
         return self._of_length(episodes.length.mean(where=episodes.played))
 
     def _of_length(self, mean_length: Float[Array, ""]) -> Int[Array, ""]:
-        return jnp.clip(jnp.round(self.steps / mean_length), self.least, self.most).astype(jnp.int32)
+        whole = jnp.round(self.steps / (mean_length * self.multiple)) * self.multiple
+        return jnp.clip(whole, self.least, self.most).astype(jnp.int32)

@@ -28,6 +28,8 @@ class Blocks(NamedTuple):
     """How many each episode has."""
     count: Int[Array, ""] | None = None
     """As in `Episodes`: how many episodes there are, if not B."""
+    group_size: int | None = None
+    """As in `Episodes`; no array, and so not to be handed to a compiled function."""
 
     @property
     def num_episodes(self) -> int | Int[Array, ""]:
@@ -47,6 +49,12 @@ class Blocks(NamedTuple):
     def segments(self) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
         """Where in the row of all steps each episode begins, and where it ends; of `to_blocks` only."""
         return _segments(self.length)
+
+    @property
+    def units(self) -> tuple[Int[Array, " K"], Int[Array, " K"]]:
+        """As `segments`, of what is drawn independently: each episode, or each group of them."""
+        (first, last), size = self.segments, self.group_size or 1
+        return first[::size], last[size - 1 :: size]
 
     @property
     def taken(self) -> Bool[Array, "blocks N"]:

@@ -22,7 +22,7 @@ from pgx.loop import Keys, init
 from pgx.optimiser import Transformation, is_transformation
 from pgx.runners import HostRunner, JittedRunner, Lane, PackRunner, make_runner
 from pgx.runs.tracker import Tracker
-from pgx.sizes import batches, most_episodes
+from pgx.sizes import batches, most_episodes, whole_groups
 from pgx.types import TrainState
 
 
@@ -41,6 +41,8 @@ def build(config: dict[str, Any]) -> tuple[JittedEnv | HostEnv, Algorithm]:
         scale_observations=config["scale_observations"],
         reward_scale=config["reward_scale"],
         batch=_batch(config, getattr(critic, "least_episodes", 1)),
+        group_size=config["group_size"],
+        aggregation=config["aggregation"],
     )
     for name in ("estimator", "critic", "update"):
         _require_pytree(name, getattr(algorithm, name))
@@ -48,8 +50,8 @@ def build(config: dict[str, Any]) -> tuple[JittedEnv | HostEnv, Algorithm]:
 
 
 def _batch(config: dict[str, Any], least: int) -> BySteps | None:
-    steps = config["steps_per_update"]
-    return None if steps is None else BySteps(steps, least, most_episodes(config).episodes)
+    steps, size = config["steps_per_update"], config["group_size"] or 1
+    return None if steps is None else BySteps(steps, whole_groups(least, size), most_episodes(config).episodes, size)
 
 
 def environment(config: dict[str, Any]) -> JittedEnv | HostEnv:

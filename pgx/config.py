@@ -45,10 +45,12 @@ RULES: dict[str, Rule] = {
     "episodes_per_update": whole(1, or_null=True),
     "steps_per_update": whole(1, or_null=True),
     "max_episodes_per_update": whole(1, or_null=True),
+    "group_size": whole(2, or_null=True),
     "num_env_steps": whole(1, 2**53, or_null=True),
     "num_updates": whole(1, or_null=True),
     "stop_when_solved": YES_OR_NO,
     "whiten": YES_OR_NO,
+    "aggregation": one_of("sum", "own_mean", "batch_mean"),
     "entropy_coefficient": number(0),
     "bootstrap_truncated": YES_OR_NO,
     "discount_power": YES_OR_NO,
@@ -78,6 +80,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("critic.minibatch_steps", "update.minibatch_steps"), whole(1, or_null=True)),
     "critic.standardise_target": YES_OR_NO,
     "critic.clip": number(0, above=True, or_null=True),
+    "critic.eps": number(0),
+    "critic.failure": number(),
     **dict.fromkeys(("update.clip", "update.target_kl", "update.max_kl"), number(0, above=True)),
     **dict.fromkeys(("update.kl_coefficient", "update.damping"), number(0)),
     **dict.fromkeys(("update.iterations", "update.halvings"), whole(1)),
@@ -270,7 +274,7 @@ def _check_together(config: dict[str, Any]) -> None:
         raise ConfigError("bootstrap_truncated", "there is no V(s) to bootstrap with", hint="critic=value_network has one")
     if config["discount_power"] and config["gamma"] < 1 and parts.declared(estimator, "discounted_from_start"):
         raise ConfigError("discount_power", "R(τ) has the factor γ^t already", hint="use it with estimator=reward_to_go")
-    sizes.check(config, parts.declared(critic, "least_episodes", 1))
+    sizes.check(config, parts.declared(critic, "least_episodes", 1), parts.declared(critic, "needs_groups", False))
     every, saved = config["evaluate_every"], config["checkpoint_every"]
     if every is not None and saved % every and every % saved:
         problem = f"{every} beside checkpoint_every={saved}: hardly any checkpoint would be of a policy that is evaluated"
@@ -278,8 +282,9 @@ def _check_together(config: dict[str, Any]) -> None:
         raise ConfigError("evaluate_every", problem, "what divides it, or a multiple", hint=f"evaluate_every={near}")
     if config["update"].get("recompute_advantages") and not parts.defines(critic, "fit", beside="pgx.critics.Critic"):
         raise ConfigError("update.recompute_advantages", f"{critic} learns nothing: there is nothing to recompute")
-    if config["update"].get("whiten_minibatches") and config["discount_power"]:
-        raise ConfigError("update.whiten_minibatches", "would whiten the factors γ^t, too", hint="use whiten")
+    factors = {"γ^t": config["discount_power"], "of the aggregation": config["aggregation"] != "sum"}
+    for name in (name for name, on in factors.items() if on and config["update"].get("whiten_minibatches")):
+        raise ConfigError("update.whiten_minibatches", f"would whiten the factors {name}, too", hint="use whiten")
     for where, part in _parts(config):
         if part.get("schedule", "constant") == "constant" or part.get("decay_steps") is not None:
             continue
@@ -292,8 +297,9 @@ def _check_together(config: dict[str, Any]) -> None:
         problem = f"{config['env']['id']} observes {env.symbols}: its numbers are names, and have no mean"
         raise ConfigError("scale_observations", problem, hint="scale_observations=false")
     _check_gaussian(config["policy"], config["env"], env.continuous)
+    _check_failure(config, env.reward_threshold)
     if config["env"].get("num_lanes", 1) is None:
-        config["env"]["num_lanes"] = sizes.fewest_episodes(config, env.max_steps)
+        config["env"]["num_lanes"] = sizes.fewest_lanes(config, env.max_steps)
     if config["stop_when_solved"] and env.reward_threshold is None:
         raise ConfigError("stop_when_solved", f"{config['env']['id']} has no reward threshold", hint="set env.reward_threshold")
 
@@ -311,6 +317,16 @@ def _check_gaussian(policy: dict[str, Any], env: dict[str, Any], continuous: boo
     if "std" in keys and "std" in policy and math.log(policy["std"]) <= policy.get("log_std_floor", -math.inf):
         floor = math.exp(policy["log_std_floor"])
         raise ConfigError("policy.std", f"{policy['std']:g} is below the floor, e^log_std_floor = {floor:.3g}")
+
+
+def _check_failure(config: dict[str, Any], threshold: float | None) -> None:
+    """A critic that measures returns from that of a failure must be told of a lower one than what counts as solved."""
+    if threshold is None or not parts.derives(config["critic"]["_target_"], "pgx.critics.MaxRL"):
+        return
+    failure, solved = config["critic"]["failure"], threshold * config["reward_scale"]
+    if solved <= failure:
+        problem = f"{failure:g} is no failure on {config['env']['id']}, where {solved:g} counts as solved"
+        raise ConfigError("critic.failure", problem, f"less than {solved:g}", "the least return there is (× reward_scale)")
 
 
 def _known_keys(declared: Declared) -> list[str]:

@@ -18,7 +18,7 @@ from pgx.lanes import largest
 from pgx.losses import clipped_value_loss, value_loss
 from pgx.networks import MLP, Linear
 from pgx.optimiser import OptimiserLike
-from pgx.rounding import explained_variance
+from pgx.rounding import differ, explained_variance
 from pgx.scaling import Moments
 from pgx.types import Episodes
 
@@ -28,6 +28,8 @@ class Critic(eqx.Module):
 
     least_episodes: ClassVar[int] = 1
     """The smallest batch there is a baseline for."""
+    needs_groups: ClassVar[bool] = False
+    """It compares the episodes of a group, and asks for a `group_size`."""
 
     def init(self, obs_size: int, key: PRNGKeyArray) -> PyTree:
         """What is learned: any pytree of arrays, or None."""
@@ -45,6 +47,11 @@ class Critic(eqx.Module):
     @abc.abstractmethod
     def baseline(self, state: PyTree, episodes: Episodes, returns: Float[Array, "T B"]) -> Float[Array, "T B"]:
         """b of every step; `returns` is the reward-to-go."""
+
+    def divisor(self, episodes: Episodes, returns: Float[Array, "T B"]) -> Float[Array, " B"] | None:
+        """What A = Ψ − b of each episode is divided by; None: nothing. This is no baseline: a number that depends on the
+        episode's own actions, or on where it began, changes the expected gradient, and each critic says to what."""
+        return None
 
     def fit(self, state: PyTree, steps: Blocks, key: PRNGKeyArray) -> tuple[PyTree, Float[Array, ""]]:
         """(new state, loss or NaN) from the batch's `Steps`, packed."""
@@ -68,15 +75,78 @@ class NoCritic(Critic):
 
 
 class LeaveOneOut(Critic):
-    """b = the mean return R(τ) of the other B − 1 episodes (Kool et al. 2019; RLOO): independent of
-    this episode's actions, hence unbiased, and nothing to learn."""
+    """b = the mean return R(τ) of the other B − 1 episodes, or of the others of the group (Kool et al. 2019; RLOO):
+    independent of this episode's actions, hence unbiased, and nothing to learn."""
 
     least_episodes: ClassVar[int] = 2
 
     def baseline(self, state, episodes, returns):
         whole = returns[0]
+        if (size := episodes.group_size) is not None:
+            b = whole + (_group_mean(episodes, returns) - whole) * (size / (size - 1))
+            return jnp.where(episodes.mask, b[None], 0.0)
         others = (whole.sum(where=episodes.played) - whole) / jnp.asarray(episodes.num_episodes - 1, whole.dtype)
         return jnp.where(episodes.mask, others[None, :], 0.0)
+
+
+class GroupMean(Critic):
+    """b = the mean return R(τ) of the episode's group, its own among them (Dr. GRPO; Liu et al. 2025).
+
+    With Ψ = R(τ) the expected gradient is (G − 1)/G times the true one: R_i − μ is that much of what `LeaveOneOut` makes.
+    """
+
+    needs_groups: ClassVar[bool] = True
+
+    def baseline(self, state, episodes, returns):
+        return jnp.where(episodes.mask, _group_mean(episodes, returns)[None], 0.0)
+
+
+class GroupStandardised(GroupMean):
+    """A = (R − μ)/(σ + ε) within the group (GRPO; Shao et al. 2024), σ with G − 1 as its published programs have it.
+
+    Biased, for σ depends on the episode's own actions as well: starts whose returns differ little count for more than
+    they have in J. A group of equal returns has A = 0.
+    """
+
+    eps: float | Float[Array, ""]
+    """ε, in what the learner sees of returns."""
+
+    def divisor(self, episodes, returns):
+        group = _by_group(episodes, returns)
+        spread = jnp.where(differ(group, axis=1), group.std(1, ddof=1) + self.eps, jnp.inf)
+        return _of_each(spread, episodes)
+
+
+class MaxRL(GroupMean):
+    """A = (R − μ)/(μ − r) with r the return of a failure (Tajwar et al. 2026): of returns that are either r or r + 1, the
+    gradient of a sum over k ≤ G − 1 of (chance that k episodes are all failures)/k, negative, which tends to that of the
+    logarithm of the chance of success.
+
+    Starts at which there is little success count for more. A group of failures only, μ ≤ r, has A = 0.
+    """
+
+    failure: float | Float[Array, ""]
+    """r, in what the learner sees of returns."""
+
+    def divisor(self, episodes, returns):
+        above = _by_group(episodes, returns).mean(1) - self.failure
+        return _of_each(jnp.where(above > 0, above, jnp.inf), episodes)
+
+
+def _by_group(episodes: Episodes, returns: Float[Array, "T B"]) -> Float[Array, "K G"]:
+    """R(τ)."""
+    return returns[0].reshape(-1, episodes.group_size)
+
+
+def _of_each(of_group: Float[Array, " K"], episodes: Episodes) -> Float[Array, " B"]:
+    return jnp.repeat(of_group, episodes.group_size)
+
+
+def _group_mean(episodes: Episodes, returns: Float[Array, "T B"]) -> Float[Array, " B"]:
+    """The mean of R(τ) over the episode's group; R(τ) itself where all are equal, for a difference would be rounding."""
+    group = _by_group(episodes, returns)
+    mean = jnp.where(differ(group, axis=1)[:, None], group.mean(1, keepdims=True), group)
+    return mean.ravel()
 
 
 class ValueNetwork(Critic):

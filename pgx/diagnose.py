@@ -5,9 +5,9 @@ estimator on the same episodes (tr Σ, unbiased ‖G‖², signal to noise, cosi
 returns of the policy as it is, and after each of many single updates by the run's own algorithm; dead units and
 effective rank. V of `baseline` and `gae` is a ridge regression fitted to episodes of its own, at every checkpoint of
 every run alike; where the run has a V, `baseline, own V` is measured, too. `own` is what the run itself learned from,
-whatever its estimator and its critic are. What of the variance comes from states, actions and what happens afterwards
-is measured by rolling on from visited states, where the environment is compiled: one on the host cannot be put back into a
-state. `pathwise` is the gradient through the dynamics, where they are differentiable. Gradients and their variance are
+whatever its estimator and its critic are; of a run that learns from groups of episodes, on others in batches of whole
+groups. What of the variance comes from states, actions and what happens afterwards is measured by rolling on from visited
+states, where the environment is compiled: one on the host cannot be put back into a state. `pathwise` is the gradient through the dynamics, where they are differentiable. Gradients and their variance are
 those of the run's own problem, with its scaled observations and its `reward_scale`; returns are the environment's.
 
 Every run gets a table diagnosis.csv, which `python -m analysis.report` shows; nothing else is written. Checkpoints that
@@ -183,7 +183,7 @@ def _programs():
     from pgx.types import Episodes
 
     statics = {
-        rollout: ("num_episodes",),
+        rollout: ("num_episodes", "group_size"),
         Episodes.seen: (),
         quality.measure: ("batch_sizes",),
         quality.decompositions: ("num_episodes", "num_states", "num_draws", "num_continuations"),
@@ -193,21 +193,21 @@ def _programs():
 
 
 def _player(config: dict[str, Any], env: Any) -> Callable:
-    """(policy, key, num_episodes, count) → Episodes."""
+    """(policy, key, num_episodes, count, group_size) → Episodes."""
     if not on_host(config["env"]):
-        return partial(_programs()[0], env)
+        return partial(_programs()[0], env, group_size=None)  # always said, or it would be another program
     from pgx.build import build
     from pgx.rollout import HostRollout
 
     @cache
-    def host(num_episodes: int, lanes: int) -> HostRollout:
+    def host(num_episodes: int, lanes: int, group_size: int | None) -> HostRollout:
         env, _ = build(config | {"env": config["env"] | {"num_lanes": lanes}})
-        return HostRollout(env, num_episodes)
+        return HostRollout(env, num_episodes, group_size=group_size)
 
-    def play(policy, key, num_episodes, count=None):
+    def play(policy, key, num_episodes, count=None, group_size=None):
         if count is None:
-            return host(num_episodes, num_episodes)(policy, key)
-        return host(num_episodes, config["env"]["num_lanes"])(policy, key, int(count))
+            return host(num_episodes, num_episodes // (group_size or 1), group_size)(policy, key)
+        return host(num_episodes, config["env"]["num_lanes"], group_size)(policy, key, int(count))
 
     return play
 
@@ -243,10 +243,14 @@ def measure(job: Job, options: Options) -> Iterator[tuple[int, list[dict[str, st
                 continue
             key, after, of_fit, of_states, of_paths = jax.random.split(jax.random.fold_in(stream, update), 5)
             sets = [play(state.actor, key, num_episodes=options.episodes) for key in jax.random.split(key, 3)]
-            seen = [look(episodes, state.scaling, algorithm.reward_scale) for episodes in sets]
+            as_seen = partial(look, scaling=state.scaling, reward_scale=algorithm.reward_scale)
+            seen, grouped = [as_seen(episodes) for episodes in sets], None
+            if (size := algorithm.group_size) is not None:
+                number = max(1, options.episodes // size) * size
+                grouped = as_seen(play(state.actor, jax.random.fold_in(key, 3), num_episodes=number, group_size=size))
             seen_env = SeenEnv(env, state.scaling, algorithm.reward_scale) if isinstance(env, JittedEnv) else None
             rows, value = of_gradients(
-                state.policy, *seen, state.critic, algorithm, estimand, of_fit, seen_env and (seen_env, of_paths),
+                state.policy, *seen, grouped, state.critic, algorithm, estimand, of_fit, seen_env and (seen_env, of_paths),
                 batch_sizes=options.batches,
             )  # fmt: skip
             returns = sets[-1].reward.sum(0)

@@ -12,6 +12,8 @@ BUDGET = ("num_env_steps", "num_updates", "stop_when_solved")
 NEUTRAL = {
     "steps_per_update": None,
     "max_episodes_per_update": None,
+    "group_size": None,
+    "aggregation": "sum",
     "evaluate_every": None,
     "evaluate_episodes": 10,
     "evaluate_greedy": False,

@@ -186,7 +186,8 @@ def chunk(
     @jax.jit  # traced once, for its shapes and for the loop
     def one(state, going):
         key = jax.random.fold_in(keys.train, state.update)
-        episodes = rollout(env, state.actor, key, num_episodes, going=going, count=state.num_episodes)
+        size = {"count": state.num_episodes, "group_size": algorithm.group_size}
+        episodes = rollout(env, state.actor, key, num_episodes, going=going, **size)
         return advance(state, episodes, algorithm, keys.update, diagnose_every)
 
     def running(carry):

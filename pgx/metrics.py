@@ -34,7 +34,8 @@ COLUMNS = {
     "clip_share": "share of the steps visited in them whose ratio π / π_old was clipped",
     "ratio_max": "the largest of these ratios",
     "halvings": "how often `trpo` halved its step; one more than it may: there was none. Empty of others",
-    "grad_variance": "trace of the covariance of the per-episode gradients, every diagnose_every updates",
+    "grad_variance": "trace of the covariance of the per-episode gradients, every diagnose_every updates; of episodes in "
+    "groups group_size times that of the groups' means, so that a B-th of it is the batch's in either case",
     "grad_snr": "(‖mean gradient‖² − grad_variance / B) / grad_variance: may be negative; empty where all gradients are equal",
 }
 """Name and meaning, in the order of the file."""
@@ -56,16 +57,23 @@ def of_episodes(episodes: Episodes) -> Metrics:
     }
 
 
-def gradient_quality(norm: Float[Array, ""], spread: Float[Array, ""], num_episodes: int | Int[Array, ""]) -> Metrics:
+def gradient_quality(
+    norm: Float[Array, ""], spread: Float[Array, ""], num_episodes: int | Int[Array, ""], group_size: int | None
+) -> Metrics:
     """tr Σ = Σ_b ‖g_b − ḡ‖² / (B − 1), of which `spread` is the sum, and the signal-to-noise ratio of one episode's
     gradient. `norm` is that of the batch's gradient ḡ.
 
     ‖ḡ‖² − tr Σ / B is unbiased for ‖G‖² where the g_b are independent. Those of `leave_one_out` share their baselines: the
     expectation is (1 + 1/(B − 1)²) ‖G‖², 1.2 % too much at B = 10. Those of whitened weights share mean and spread, and
-    have no G of a single episode. The ratio of two estimates is biased in any case, and less the more episodes there are.
+    have no G of a single episode; nor has the aggregation `batch_mean`, whose B / n is that of the batch. The ratio of two
+    estimates is biased in any case, and less the more episodes there are.
+
+    Episodes of a group of S depend on each other, by their start and by what they are compared with, and groups do not: then
+    `spread` is over the K = B / S means of groups, tr Σ = S Σ_k ‖g_k − ḡ‖² / (K − 1), and ‖ḡ‖² − tr Σ / B unbiased. One
+    group tells nothing: NaN.
     """
-    B = jnp.asarray(num_episodes, norm.dtype)
-    variance = spread / (B - 1)
+    B, size = jnp.asarray(num_episodes, norm.dtype), group_size or 1
+    variance = size * spread / (B / size - 1)
     signal = norm**2 - variance / B
     apart = jnp.sqrt(variance) > ROUNDING * norm  # equal gradients have no ratio: rounding would be divided by rounding
     return {"grad_variance": variance, "grad_snr": jnp.where(apart, signal / variance, jnp.nan)}

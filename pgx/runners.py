@@ -105,7 +105,7 @@ class HostRunner:
         self._keys, self._algorithm, self._program = keys, algorithm, None
         self._diagnose_every = jax.device_put(np.int32(diagnose_every))
         self._batch = batch_of(state, env, num_episodes)
-        self._rollout = HostRollout(env, num_episodes)
+        self._rollout = HostRollout(env, num_episodes, group_size=algorithm.group_size)
         self._evaluation = evaluation
         if evaluation is not None:
             self._evaluate = HostRollout(evaluation_env, evaluation.episodes, greedy=evaluation.greedy)

@@ -35,6 +35,9 @@ class Episodes(eqx.Module):
     """s_L, what was seen after the last action; only bootstrapping looks at it."""
     count: Int[Array, ""] | None = None
     """How many of the B columns are episodes: the first so many, the others are empty. None: all of them."""
+    group_size: int | None = eqx.field(static=True, default=None)
+    """So many episodes side by side begin in the same state, and are compared with each other; None: they have nothing in
+    common."""
 
     @property
     def num_episodes(self) -> int | Int[Array, ""]:

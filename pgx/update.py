@@ -34,5 +34,5 @@ def update(
         "explained_variance": learned.explained_variance,
         "kl": moved.kl,
     }  # fmt: skip
-    quality = metrics.gradient_quality(moved.batch_norm, moved.spread, episodes.num_episodes)
+    quality = metrics.gradient_quality(moved.batch_norm, moved.spread, episodes.num_episodes, episodes.group_size)
     return new, row | {name: jnp.where(diagnose, x, jnp.nan) for name, x in quality.items()}

@@ -102,11 +102,11 @@ def test_the_table_says_what_was_computed(made):
     key, _, of_fit, of_states, of_paths = jax.random.split(jax.random.fold_in(stream, 4), 5)
     estimand = quality.Estimand(algorithm.gamma, jnp.array(0.95, jnp.float32), False, False)
     rollout, look, measure, decompose, _ = diagnose._programs()  # compiled already
-    sets = [rollout(env, state.actor, key, num_episodes=24) for key in jax.random.split(key, 3)]
+    sets = [rollout(env, state.actor, key, num_episodes=24, group_size=None) for key in jax.random.split(key, 3)]
     own = (state.critic, algorithm)
     seen = [look(episodes, state.scaling, algorithm.reward_scale) for episodes in sets]
     seen_env = SeenEnv(env, state.scaling, algorithm.reward_scale)
-    found, value = measure(state.policy, *seen, *own, estimand, of_fit, (seen_env, of_paths), batch_sizes=(2, 4))
+    found, value = measure(state.policy, *seen, None, *own, estimand, of_fit, (seen_env, of_paths), batch_sizes=(2, 4))
     sizes = {"num_episodes": 24, "num_states": 6, "num_draws": 3, "num_continuations": 2}
     found |= decompose(seen_env, state.policy, value, *own, estimand, of_states, **sizes)
     written = [row for row in rows(made / "1") if row["update"] == "4"]

@@ -257,7 +257,7 @@ def policies(
 
 def _own_gradient(diagnosis: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """The rows of what each run itself learned from, at about its size of batch there."""
-    sized = dict(list(diagnosis.dropna(subset="batch_size").groupby("run_id")))
+    sized = dict(list(diagnosis[diagnosis["of"] == "own"].dropna(subset="batch_size").groupby("run_id")))
     mine = []
     for run_id, folder in zip(runs["run_id"], runs["folder"], strict=True):
         rows = sized.get(run_id, diagnosis.iloc[:0])

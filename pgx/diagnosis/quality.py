@@ -32,6 +32,7 @@ from pgx.envs.base import JittedEnv
 from pgx.estimators import lambda_return, reward_to_go, vanilla
 from pgx.policies import Distribution
 from pgx.rounding import differ, explained_variance
+from pgx.sizes import whole_groups
 from pgx.types import Episodes, TrainState
 from pgx.update import update
 
@@ -174,9 +175,17 @@ def own_gradients(
     policy: Callable, episodes: Episodes, critic_state: PyTree, algorithm: Algorithm, sizes: tuple[int, ...]
 ) -> list[Float[Array, "K P"]]:
     """The gradients of K = ⌊N / size⌋ batches of each size, weighed as the run weighs what it learns from."""
+    if not sizes:
+        return []
     weights = jnp.stack([_own_weights(episodes, critic_state, algorithm, size) for size in sizes])
     gradients = gradient_of_each(policy, episodes, weights)
     return [of_batches(gradient, size) for gradient, size in zip(gradients, sizes, strict=True)]
+
+
+def sizes_in_groups(sizes: tuple[int, ...], episodes: Episodes) -> tuple[int, ...]:
+    """Each size, or the few episodes more that make whole groups, as far as there are three batches of it."""
+    whole = dict.fromkeys(whole_groups(size, episodes.group_size) for size in sizes)
+    return tuple(size for size in whole if size <= episodes.mask.shape[1] // 3)
 
 
 def of_batches(gradients: Float[Array, "N P"], size: int) -> Float[Array, "K P"]:
@@ -193,7 +202,8 @@ def _own_weights(episodes: Episodes, critic_state: PyTree, algorithm: Algorithm,
     def batch(k):
         cut = lambda x, axis=1: jax.lax.dynamic_slice_in_dim(x, k * size, size, axis)
         e = episodes
-        few = Episodes(cut(e.obs), cut(e.action), cut(e.reward), cut(e.mask), cut(e.terminated, 0), cut(e.last_obs, 0))
+        columns = cut(e.obs), cut(e.action), cut(e.reward), cut(e.mask), cut(e.terminated, 0), cut(e.last_obs, 0)
+        few = Episodes(*columns, group_size=e.group_size)
         return weigh(critic_state, few, algorithm).weight
 
     weights = jnp.moveaxis(of_each(batch, jnp.arange(K)), 0, 1).reshape(T, K * size)
@@ -252,6 +262,7 @@ def measure(
     fitted: Episodes,
     far: Episodes,
     episodes: Episodes,
+    grouped: Episodes | None,
     critic_state: PyTree,
     algorithm: Algorithm,
     estimand: Estimand,
@@ -263,7 +274,8 @@ def measure(
     """(gradient quality and hidden units, V) of one policy.
 
     It played three sets of episodes that share nothing: V is fitted to the first, the second makes the reference, the
-    third is measured. They are given as the learner sees them. `paths` is the environment, which is given so as well, and
+    third is measured. A run that learns from groups has a fourth, `grouped`, for `own`. They are given as the learner sees
+    them. `paths` is the environment, which is given so as well, and
     a key for episodes that it is differentiated along, where it can be; None of an environment on the host.
     """
     num_episodes = episodes.mask.shape[1]
@@ -285,11 +297,16 @@ def measure(
             gamma=estimand.gamma, discount_power=estimand.discount_power, after_limit=after,
         )  # fmt: skip
     beside |= {name: x for name, x in references.items() if name != "baseline"}
-    learned_from = own_gradients(policy, episodes, critic_state, algorithm, batch_sizes)
+    mine, sizes = (episodes, batch_sizes) if grouped is None else (grouped, sizes_in_groups(batch_sizes, grouped))
+    learned_from = dict(zip(sizes, own_gradients(policy, mine, critic_state, algorithm, sizes), strict=True))
     rows: dict[Row, Float[Array, ""]] = {}
-    for size, gradient in zip(batch_sizes, learned_from, strict=True):
-        gradients = batches(found, size) | {name: of_batches(x, size) for name, x in beside.items()} | {"own": gradient}
+    for size in batch_sizes:
+        gradients = batches(found, size) | {name: of_batches(x, size) for name, x in beside.items()}
+        if grouped is None:
+            gradients["own"] = learned_from.pop(size)
         rows |= _of_batches(gradients, references, size, num_episodes // size)
+    for size, gradient in learned_from.items():
+        rows |= _of_batches({"own": gradient}, references, size, len(gradient))
     rows |= _of_references(references)
     for name in ("baseline", "baseline, own V"):
         if name in found.advantage:
@@ -393,10 +410,10 @@ def post_update_returns(
     """The mean return after each of `num_updates` single updates that all start here (Rahn et al. 2023); NaN where an
     update left parameters that are not finite.
 
-    `play` is (policy, key, num_episodes, count) → Episodes, `learn` is `updated`; each learns from a batch of the size that
-    is the next one's here.
+    `play` is (policy, key, num_episodes, count, group_size) → Episodes, `learn` is `updated`; each learns from a batch as
+    the next one is here.
     """
-    found, batch = [], {"num_episodes": num_episodes, "count": state.num_episodes}
+    found, batch = [], {"num_episodes": num_episodes, "count": state.num_episodes, "group_size": algorithm.group_size}
     for before, after, of_update in jax.vmap(partial(jax.random.split, num=3))(jax.random.split(key, num_updates)):
         policy, finite = learn(state, algorithm, play(state.actor, before, **batch), of_update)
         returns = play(policy, after, num_episodes=num_evaluations).reward.sum(0)

@@ -25,7 +25,7 @@ class Moved(NamedTuple):
     batch_norm: Float[Array, ""]
     """‖ḡ‖ of the whole batch's gradient, whether or not it was followed; only where `diagnose` is True."""
     spread: Float[Array, ""]
-    """Σ_b ‖g_b − ḡ‖² of that one over episodes; only where `diagnose` is True."""
+    """Σ_k ‖g_k − ḡ‖² of that one over episodes, or groups of them; only where `diagnose` is True."""
     kl: Float[Array, ""]
     """KL(old ‖ new policy), mean over steps."""
     columns: Metrics
@@ -61,6 +61,14 @@ class Update(eqx.Module):
         """Of policy and critic, from B whole episodes; with `diagnose`, the gradient's spread as well."""
 
 
+def packed(
+    episodes: Episodes, weight: Float[Array, "T B"], returns: Float[Array, "T B"], baseline: Float[Array, "T B"]
+) -> Blocks:
+    """The `Steps` of these episodes, side by side."""
+    steps = Steps(episodes.obs, episodes.action, weight, returns, baseline)
+    return to_blocks(steps, episodes.mask, episodes.count)._replace(group_size=episodes.group_size)
+
+
 class PolicyUpdate(Update):
     """What N weighted steps do to the policy. Weights, policy and critic come one after the other."""
 
@@ -72,7 +80,7 @@ class PolicyUpdate(Update):
 
     def learn(self, state, episodes, algorithm, key, diagnose):
         returns, baseline, weight = weigh(state.critic, episodes, algorithm)
-        steps = to_blocks(Steps(episodes.obs, episodes.action, weight, returns, baseline), episodes.mask, episodes.count)
+        steps = packed(episodes, weight, returns, baseline)
         policy, opt_state, moved = self(state.policy, state.policy_opt_state, steps, key, diagnose)
         critic, value_loss = algorithm.critic.fit(state.critic, steps, key)
         explained = algorithm.critic.explained_variance(returns, baseline, episodes.mask)

@@ -24,8 +24,7 @@ from pgx.lanes import largest
 from pgx.losses import policy_loss
 from pgx.optimiser import OptimiserLike
 from pgx.policies import Distribution
-from pgx.types import Steps
-from pgx.updates.base import Learned, Moved, Update
+from pgx.updates.base import Learned, Moved, Update, packed
 from pgx.updates.gradient import mean_kl, of_policy, quality
 
 
@@ -110,7 +109,7 @@ class Epochs(Update):
 
     def learn(self, state, episodes, algorithm, key, diagnose):
         returns, baseline, weight = weigh(state.critic, episodes, algorithm)
-        steps = to_blocks(Steps(episodes.obs, episodes.action, weight, returns, baseline), episodes.mask, episodes.count)
+        steps = packed(episodes, weight, returns, baseline)
         entropy, pi = _before(state.policy, steps)
         factor = state.policy_opt_state.factor
 

@@ -28,7 +28,7 @@ class GradientStep(PolicyUpdate):
     def __call__(self, policy, state, steps, key, diagnose):
         loss_and_gradient = of_policy(policy, self.entropy_coefficient)
         found = gradient(loss_and_gradient, steps)
-        spread = spread_over_episodes(loss_and_gradient, steps, found.gradient, diagnose)
+        apart = spread(loss_and_gradient, steps, found.gradient, diagnose)
         norm = optax.global_norm(found.gradient)
         new, state, more = self.move(policy, state, found, steps)
         moved = Moved(
@@ -36,7 +36,7 @@ class GradientStep(PolicyUpdate):
             entropy=found.entropy / steps.mean_length,
             grad_norm=norm,
             batch_norm=norm,
-            spread=spread,
+            spread=apart,
             kl=mean_kl(found.pi, new, steps),
             columns=found.pi.columns(steps.arrays.action, steps.taken) | more,
         )
@@ -85,39 +85,39 @@ def gradient(
     return Gradient(*sums, pi)
 
 
-def spread_over_episodes(
-    loss_and_gradient: Callable, steps: Blocks, mean: PyTree, diagnose: Bool[Array, ""]
-) -> Float[Array, ""]:
-    """Σ_b ‖g_b − ḡ‖², where g_b is the gradient that episode b alone would give and ḡ their `mean`; 0 without
-    `diagnose`."""
+def spread(loss_and_gradient: Callable, steps: Blocks, mean: PyTree, diagnose: Bool[Array, ""]) -> Float[Array, ""]:
+    """Σ_k ‖g_k − ḡ‖², where g_k is the gradient that episode k, or group k of them, alone would give and ḡ their `mean`; 0
+    without `diagnose`."""
     mean, _ = ravel_pytree(mean)
     if not on_cpu():
         return jax.lax.cond(diagnose, lambda: _spread_at_once(loss_and_gradient, steps, mean), lambda: jnp.zeros(()))
-    first, last = steps.segments
+    (first, last), size = steps.units, steps.group_size or 1
 
-    def one_more(b, spread):
+    def one_more(k, spread):
         def of_block(block, position):
-            share = jnp.where((first[b] <= position) & (position < last[b]), 1.0, 0.0)
+            share = jnp.where((first[k] <= position) & (position < last[k]), 1 / size, 0.0)
             return loss_and_gradient(block, share)[1], ()
 
-        of_episode, _ = fold(of_block, steps, (first[b], last[b]))
-        return spread + ((ravel_pytree(of_episode)[0] - mean) ** 2).sum()
+        of_unit, _ = fold(of_block, steps, (first[k], last[k]))
+        return spread + ((ravel_pytree(of_unit)[0] - mean) ** 2).sum()
 
-    return jax.lax.fori_loop(0, jnp.where(diagnose, steps.num_episodes, 0), one_more, jnp.zeros(()))
+    return jax.lax.fori_loop(0, jnp.where(diagnose, steps.num_episodes // size, 0), one_more, jnp.zeros(()))
 
 
 def _spread_at_once(loss_and_gradient: Callable, steps: Blocks, mean: Float[Array, " P"]) -> Float[Array, ""]:
     """The same from the gradients of all episodes, side by side."""
     of_episode = lambda block, taken: ravel_pytree(loss_and_gradient(block, jnp.where(taken, 1.0, 0.0))[1])[0]
-    squares = ((fold_each(of_episode, steps) - mean[None]) ** 2).sum(1)
-    return squares.sum(where=steps.played)
+    size = steps.group_size or 1
+    of_unit = fold_each(of_episode, steps).reshape(-1, size, len(mean)).mean(1)
+    squares = ((of_unit - mean[None]) ** 2).sum(1)
+    return squares.sum(where=None if steps.played is None else steps.played[::size])
 
 
 def quality(loss_and_gradient: Callable, steps: Blocks, diagnose: Bool[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(‖ḡ‖, `spread_over_episodes`) for an update that does not make the batch's gradient anyway; 0 without `diagnose`."""
+    """(‖ḡ‖, `spread`) for an update that does not make the batch's gradient anyway; 0 without `diagnose`."""
     none_or_all = jnp.array(0), jnp.where(diagnose, steps.steps, 0)
     mean = gradient(loss_and_gradient, steps, none_or_all).gradient
-    return optax.global_norm(mean), spread_over_episodes(loss_and_gradient, steps, mean, diagnose)
+    return optax.global_norm(mean), spread(loss_and_gradient, steps, mean, diagnose)
 
 
 def mean_kl(old: Distribution, policy: PyTree, steps: Blocks) -> Float[Array, ""]:
