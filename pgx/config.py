@@ -320,13 +320,14 @@ def _check_gaussian(policy: dict[str, Any], env: dict[str, Any], continuous: boo
 
 
 def _check_failure(config: dict[str, Any], threshold: float | None) -> None:
-    """A critic that measures returns from that of a failure must be told of a lower one than what counts as solved."""
-    if threshold is None or not parts.derives(config["critic"]["_target_"], "pgx.critics.MaxRL"):
+    """What a critic measures returns from must be less than what counts as solved."""
+    name = parts.declared(config["critic"]["_target_"], "measured_from")
+    if name is None or threshold is None:
         return
-    failure, solved = config["critic"]["failure"], threshold * config["reward_scale"]
+    failure, solved = config["critic"][name], threshold * config["reward_scale"]
     if solved <= failure:
         problem = f"{failure:g} is no failure on {config['env']['id']}, where {solved:g} counts as solved"
-        raise ConfigError("critic.failure", problem, f"less than {solved:g}", "the least return there is (× reward_scale)")
+        raise ConfigError(f"critic.{name}", problem, f"less than {solved:g}", "take the least return there is × reward_scale")
 
 
 def _known_keys(declared: Declared) -> list[str]:

@@ -30,6 +30,8 @@ class Critic(eqx.Module):
     """The smallest batch there is a baseline for."""
     needs_groups: ClassVar[bool] = False
     """It compares the episodes of a group, and asks for a `group_size`."""
+    measured_from: ClassVar[str | None] = None
+    """The setting that says which return counts as nothing, if there is one: the environment must have larger ones."""
 
     def init(self, obs_size: int, key: PRNGKeyArray) -> PyTree:
         """What is learned: any pytree of arrays, or None."""
@@ -125,6 +127,7 @@ class MaxRL(GroupMean):
     Starts at which there is little success count for more. A group of failures only, μ ≤ r, has A = 0.
     """
 
+    measured_from: ClassVar[str | None] = "failure"
     failure: float | Float[Array, ""]
     """r, in what the learner sees of returns."""
 

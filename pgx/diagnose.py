@@ -212,6 +212,13 @@ def _player(config: dict[str, Any], env: Any) -> Callable:
     return play
 
 
+def _in_groups(play: Callable, state: Any, size: int | None, key: Any, num_episodes: int) -> list[Any]:
+    """About so many episodes in groups of this size; none without one."""
+    if size is None:
+        return []
+    return [play(state.actor, key, num_episodes=max(1, num_episodes // size) * size, group_size=size)]
+
+
 def measure(job: Job, options: Options) -> Iterator[tuple[int, list[dict[str, str]] | Exception]]:
     """(update, rows, or why there are none) of every checkpoint that is to be measured."""
     import jax
@@ -243,15 +250,12 @@ def measure(job: Job, options: Options) -> Iterator[tuple[int, list[dict[str, st
                 continue
             key, after, of_fit, of_states, of_paths = jax.random.split(jax.random.fold_in(stream, update), 5)
             sets = [play(state.actor, key, num_episodes=options.episodes) for key in jax.random.split(key, 3)]
-            as_seen = partial(look, scaling=state.scaling, reward_scale=algorithm.reward_scale)
-            seen, grouped = [as_seen(episodes) for episodes in sets], None
-            if (size := algorithm.group_size) is not None:
-                number = max(1, options.episodes // size) * size
-                grouped = as_seen(play(state.actor, jax.random.fold_in(key, 3), num_episodes=number, group_size=size))
+            in_groups = _in_groups(play, state, algorithm.group_size, jax.random.fold_in(key, len(sets)), options.episodes)
+            seen = [look(episodes, state.scaling, algorithm.reward_scale) for episodes in [*sets, *in_groups]]
             seen_env = SeenEnv(env, state.scaling, algorithm.reward_scale) if isinstance(env, JittedEnv) else None
             rows, value = of_gradients(
-                state.policy, *seen, grouped, state.critic, algorithm, estimand, of_fit, seen_env and (seen_env, of_paths),
-                batch_sizes=options.batches,
+                state.policy, *seen[:3], state.critic, algorithm, estimand, of_fit, seen_env and (seen_env, of_paths),
+                batch_sizes=options.batches, grouped=seen[3] if in_groups else None,
             )  # fmt: skip
             returns = sets[-1].reward.sum(0)
             if seen_env is not None:

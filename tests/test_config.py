@@ -39,7 +39,7 @@ MISTAKES = [
     ("+variant=baseline ~env", "env: cannot be removed", ""),
     ("+variant=vanilla critic.width=3", "critic.width: the chosen critic has no such key", ""),
     ("+variant=baseline estimator.lam=1", "estimator.lam: the chosen estimator has no such key", ""),
-    ("", "variant: none chosen", "+variant=baseline|gae|leave_one_out|natural|ppo|reward_to_go|trpo|vanilla"),
+    ("", "variant: none chosen", "+variant=baseline|dr_grpo|gae|grpo|leave_one_out|maxrl|natural|"),
     ("variant=baseline", "variant: not chosen yet", "put a + before it"),
     ("+variant=baseline seed=abc", "seed: 'abc' is not allowed", "a whole number from 0 to 4294967295"),
     ("+variant=baseline seed=4294967296", "seed: 4294967296 is not allowed", "4294967295"),
@@ -108,6 +108,37 @@ MISTAKES = [
         "+variant=leave_one_out episodes_per_update=1",
         "episodes_per_update: pgx.critics.LeaveOneOut has no baseline for 1",
         "≥ 2",
+    ),
+    (
+        "+variant=grpo episodes_per_update=12",
+        "group_size: episodes_per_update=12 is no number of groups of 5",
+        "=15, or another",
+    ),
+    ("+variant=grpo group_size=null", "group_size: pgx.critics.GroupStandardised compares the episodes of a group", "≥ 2"),
+    ("+variant=vanilla critic=group_mean", "group_size: pgx.critics.GroupMean compares the episodes of a group", "≥ 2"),
+    ("+variant=dr_grpo group_size=1", "group_size: 1 is not allowed", "a whole number ≥ 2"),
+    (
+        "+variant=grpo episodes_per_update=null steps_per_update=900 max_episodes_per_update=8",
+        "group_size: max_episodes_per_update=8 is no number of groups of 5",
+        "max_episodes_per_update=10, or another",
+    ),
+    (
+        "+variant=maxrl env=acrobot",
+        "critic.failure: 0 is no failure on Acrobot-v1, where -100 counts as solved",
+        "less than -100",
+    ),
+    ("+variant=maxrl env=pendulum critic.failure=-20", "critic.failure: -20 is no failure on Pendulum-v1", "less than -20"),
+    ("+variant=grpo aggregation=mean", "aggregation: 'mean' is not allowed", "sum | own_mean | batch_mean"),
+    (
+        "+variant=grpo update.whiten_minibatches=true",
+        "update.whiten_minibatches: would whiten the factors of the aggregation",
+        "use whiten",
+    ),
+    ("+variant=grpo bootstrap_truncated=true", "bootstrap_truncated: there is no V(s)", "critic=value_network"),
+    (
+        "+variant=grpo env=gymnasium_cartpole env.num_lanes=3",
+        "env.num_lanes: 3 lanes have only 2 groups",
+        "at most one a group",
     ),
     ("+variant=baseline env.id=CartPole-v2", "env.id: no compiled environment", "did you mean 'CartPole-v1'?"),
     ("+variant=baseline env=gymnasium", "env.id: not chosen yet", "env.id=CartPole-v1"),
@@ -266,8 +297,8 @@ def test_numbers_are_read_as_their_rule_says():
 
 
 def test_a_variant_is_an_estimator_a_critic_and_an_update():
-    """Independent choices, and nothing else differs between variants: but those of another update whiten, and `natural`
-    takes another optimiser, as their files say."""
+    """Independent choices, and nothing else differs between variants: but those of another update whiten, `natural` takes
+    another optimiser, and those that compare episodes of one start ask for groups, as their files say."""
     pairs = {name: checked(f"+variant={name}") for name in options("variant")}
     seen = {name: (c["estimator"]["_target_"], c["critic"]["_target_"]) for name, c in pairs.items()}
     assert seen["vanilla"] == ("pgx.estimators.vanilla", "pgx.critics.NoCritic")
@@ -276,8 +307,14 @@ def test_a_variant_is_an_estimator_a_critic_and_an_update():
     assert seen["gae"] == ("pgx.estimators.lambda_return", "pgx.critics.ValueNetwork")
     assert seen["leave_one_out"] == ("pgx.estimators.vanilla", "pgx.critics.LeaveOneOut")
     others = {name: pairs.pop(name) for name in ("ppo", "natural", "trpo")}
-    assert {seen.pop(name) for name in others} == {seen["gae"]} and len(set(seen.values())) == len(seen)
+    assert {seen.pop(name) for name in others} == {seen["gae"]}
     assert len({c["update"]["_target_"] for c in (pairs["gae"], *others.values())}) == 4
+    assert seen.pop("reinforce_plus_plus") == seen["vanilla"] and len(set(seen.values())) == len(seen)
+    changes = lambda name: {key for key, x in pairs.pop(name).items() if x != pairs["vanilla"][key]} - {"variant"}
+    assert changes("reinforce_plus_plus") == {"update", "whiten"}
+    assert changes("grpo") == {"critic", "update", "group_size", "aggregation"}
+    assert changes("dr_grpo") == {"critic", "update", "group_size"}
+    assert changes("maxrl") == {"critic", "group_size"}
     own = ("variant", "estimator", "critic")
     rest = [{key: x for key, x in config.items() if key not in own} for config in pairs.values()]
     assert all(other == rest[0] for other in rest)

@@ -157,7 +157,7 @@ def test_a_group_of_ones_own_is_known_where_its_folder_is_in_use(lab, capsys, mo
     assert checked(study, "+variant=reward_to_go", "+ablation=hot")["entropy_coefficient"] == 0.1
     for overrides, says in (
         ((study, "+variant=mne"), ("there is no 'mne'", "mine", "did you mean 'mine'?")),
-        ((study,), ("variant: none chosen", "leave_one_out|mine|")),
+        ((study,), ("variant: none chosen", "maxrl|mine|")),
         ((study, "+variant=mine", "ablation=hot"), ("ablation: not chosen yet", "+ablation=hot", "put a + before it")),
         (("+variant=baseline", "+ablation=hot"), ("ablation: unknown key",)),
     ):

@@ -106,7 +106,7 @@ def test_the_table_says_what_was_computed(made):
     own = (state.critic, algorithm)
     seen = [look(episodes, state.scaling, algorithm.reward_scale) for episodes in sets]
     seen_env = SeenEnv(env, state.scaling, algorithm.reward_scale)
-    found, value = measure(state.policy, *seen, None, *own, estimand, of_fit, (seen_env, of_paths), batch_sizes=(2, 4))
+    found, value = measure(state.policy, *seen, *own, estimand, of_fit, (seen_env, of_paths), batch_sizes=(2, 4), grouped=None)
     sizes = {"num_episodes": 24, "num_states": 6, "num_draws": 3, "num_continuations": 2}
     found |= decompose(seen_env, state.policy, value, *own, estimand, of_states, **sizes)
     written = [row for row in rows(made / "1") if row["update"] == "4"]

@@ -302,7 +302,7 @@ def test_three_sets_of_episodes_each_for_one_thing(every, monkeypatch):
 
     @quickly_compiled
     def run(policy, sets):
-        quality.measure(policy, *sets, None, None, LEARNERS["vanilla"], ESTIMAND, jax.random.key(1), None, batch_sizes=(20,))
+        quality.measure(policy, *sets, None, LEARNERS["vanilla"], ESTIMAND, jax.random.key(1), None, batch_sizes=(20,))
         return used
 
     used = run(POLICY, sets)

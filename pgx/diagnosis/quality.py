@@ -32,7 +32,6 @@ from pgx.envs.base import JittedEnv
 from pgx.estimators import lambda_return, reward_to_go, vanilla
 from pgx.policies import Distribution
 from pgx.rounding import differ, explained_variance
-from pgx.sizes import whole_groups
 from pgx.types import Episodes, TrainState
 from pgx.update import update
 
@@ -184,8 +183,8 @@ def own_gradients(
 
 def sizes_in_groups(sizes: tuple[int, ...], episodes: Episodes) -> tuple[int, ...]:
     """Each size, or the few episodes more that make whole groups, as far as there are three batches of it."""
-    whole = dict.fromkeys(whole_groups(size, episodes.group_size) for size in sizes)
-    return tuple(size for size in whole if size <= episodes.mask.shape[1] // 3)
+    G, most = episodes.group_size, episodes.mask.shape[1] // 3
+    return tuple(size for size in dict.fromkeys(-(-size // G) * G for size in sizes) if size <= most)
 
 
 def of_batches(gradients: Float[Array, "N P"], size: int) -> Float[Array, "K P"]:
@@ -262,7 +261,6 @@ def measure(
     fitted: Episodes,
     far: Episodes,
     episodes: Episodes,
-    grouped: Episodes | None,
     critic_state: PyTree,
     algorithm: Algorithm,
     estimand: Estimand,
@@ -270,13 +268,14 @@ def measure(
     paths: tuple[JittedEnv, PRNGKeyArray] | None,
     *,
     batch_sizes: tuple[int, ...],
+    grouped: Episodes | None = None,
 ) -> tuple[dict[Row, Float[Array, ""]], RidgeValue]:
     """(gradient quality and hidden units, V) of one policy.
 
-    It played three sets of episodes that share nothing: V is fitted to the first, the second makes the reference, the
-    third is measured. A run that learns from groups has a fourth, `grouped`, for `own`. They are given as the learner sees
-    them. `paths` is the environment, which is given so as well, and
-    a key for episodes that it is differentiated along, where it can be; None of an environment on the host.
+    It played sets of episodes that share nothing: V is fitted to the first, the second makes the reference, the third is
+    measured, and `own` of a run that learns from groups in a fourth, `grouped`. They are given as the learner sees them.
+    `paths` is the environment, which is given so as well, and a key for episodes that it is differentiated along, where it
+    can be; None of an environment on the host.
     """
     num_episodes = episodes.mask.shape[1]
     own = own_value(algorithm.critic, critic_state)
@@ -302,8 +301,7 @@ def measure(
     rows: dict[Row, Float[Array, ""]] = {}
     for size in batch_sizes:
         gradients = batches(found, size) | {name: of_batches(x, size) for name, x in beside.items()}
-        if grouped is None:
-            gradients["own"] = learned_from.pop(size)
+        gradients |= {"own": learned_from.pop(size)} if grouped is None else {}
         rows |= _of_batches(gradients, references, size, num_episodes // size)
     for size, gradient in learned_from.items():
         rows |= _of_batches({"own": gradient}, references, size, len(gradient))
