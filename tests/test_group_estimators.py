@@ -398,6 +398,14 @@ def variance_by_loops(chosen: Algorithm, episodes: Episodes) -> tuple[float, flo
     return MANY * ((of_group - overall) ** 2).sum() / 2, float(np.linalg.norm(overall))
 
 
+def test_an_accelerator_diagnoses_groups_as_well(monkeypatch):
+    """By all episodes side by side; with room for more groups."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    chosen, wide = case(GRPO, true_gradient).algorithm, dataclasses.replace(with_room(played(), 20), group_size=MANY)
+    row = quickly_compiled(lambda: update(state_for(chosen), wide, chosen, KEY, jnp.array(True)))()[1]
+    assert float(row["grad_variance"]) == pytest.approx(variance_by_loops(chosen, played())[0], rel=1e-3)
+
+
 def test_a_single_group_tells_nothing_of_the_variance():
     """There is nothing to compare it with: no number, and not one made of rounding."""
     one = choose_in_groups(played(), np.arange(4))
