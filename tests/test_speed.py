@@ -9,7 +9,19 @@ import numpy as np
 import pytest
 from program import checked
 
-from experiments.speed import common, evaluation, half_cheetah, host, pendulum, ppo, ppo_pendulum, ppo_seeds, purejaxrl
+from experiments.speed import (
+    accelerator,
+    common,
+    evaluation,
+    half_cheetah,
+    host,
+    pendulum,
+    ppo,
+    ppo_pendulum,
+    ppo_seeds,
+    purejaxrl,
+    vmapped,
+)
 from experiments.speed.common import Child
 
 TINY = (
@@ -192,3 +204,22 @@ def test_ppo_and_evaluation_at_a_tiny_scale(monkeypatch, in_process):
     short = "+env.params.max_steps_in_episode=3"
     ((seconds, returned),) = ppo_pendulum._trained(1, *ppo_pendulum.SETTINGS, *TINY, short, "num_updates=60")
     assert seconds > 0 and -60 < returned < 0
+
+
+def test_what_is_for_an_accelerator_is_skipped_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(accelerator.backend, "accelerator", lambda: False)
+    assert all("needs an accelerator" in figure.note and not figure.values for figure in accelerator.run(1, 0))
+
+
+@pytest.mark.slow
+def test_what_is_measured_on_an_accelerator_is_measured_at_a_small_scale(monkeypatch):
+    """On a CPU that is taken for one; a small task in the place of the cheetah."""
+    monkeypatch.setattr(accelerator.backend, "accelerator", lambda: True)
+    monkeypatch.setattr(accelerator, "without_brax", lambda: False)
+    monkeypatch.setattr(vmapped, "at_the_limit", lambda *words: common.assemble(*words, "tracker=none"))
+    short = ("+variant=ppo", "env=pendulum", "tracker=none", "+env.params.max_steps_in_episode=5")
+    for name, x in {"SEEDS": 3, "UPDATES": 2, "LANES": 4, "SETTINGS": short}.items():
+        monkeypatch.setattr(accelerator, name, x)
+    seeds, lanes = accelerator.run(1, 0)
+    assert seeds.name.endswith("3 seeds in one program") and lanes.name.endswith("4 lanes")
+    assert all(len(figure.values) == 1 and figure.values[0] > 0 and "cpu" in figure.note for figure in (seeds, lanes))

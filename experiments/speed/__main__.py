@@ -13,7 +13,7 @@ from pathlib import Path
 
 from experiments.speed.common import Figure
 
-PARTS = ("one_run", "host", "post_loop", "start_up", "overhead", "sweep", "vmapped", "evaluation")
+PARTS = ("one_run", "host", "post_loop", "start_up", "overhead", "sweep", "vmapped", "accelerator", "evaluation")
 PARTS += ("ppo", "ppo_seeds", "ppo_pendulum", "pendulum", "half_cheetah")
 PACKAGES = (
     *("jax", "jaxlib", "equinox", "optax", "gymnasium", "gymnax", "flax", "mujoco", "numpy", "wandb"),

@@ -19,27 +19,27 @@ def run(repeat: int, seconds: float) -> list[Figure]:
     return [Figure(f"baseline, {SEEDS} seeds in one program", "env steps/s", values, at_least=TARGET, note=note)]
 
 
-def _measure(repeat: int) -> tuple[list[float], float]:
+def side_by_side(repeat: int, seeds: int, updates: int) -> tuple[list[float], float]:
     """Env steps (padding not counted) a second of wall time, round by round, and the episodes' mean length."""
-    import jax
-
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     parts = at_the_limit("+variant=baseline")
     from pgx import build
     from pgx.loop import Limits
 
     same = parts.env, parts.algorithm, parts.state
-    lanes = [build.lane(parts.config | {"seed": seed}, *same) for seed in range(SEEDS)]
+    lanes = [build.lane(parts.config | {"seed": seed}, *same) for seed in range(seeds)]
     values = []
     for _ in range(repeat):  # each from the same state: a policy that has moved on may have left the limit
-        runner = build.pack_runner(parts.config | {"updates_per_chunk": UPDATES}, lanes, width=SEEDS)
+        runner = build.pack_runner(parts.config | {"updates_per_chunk": updates}, lanes, width=seeds)
         runner.compile()
         start = time.perf_counter()
-        chunks = runner([Limits(UPDATES)] * SEEDS)
+        chunks = runner([Limits(updates)] * seeds)
         env_steps = sum(int(chunk.rows["env_steps"].sum()) for chunk in chunks)
         values.append(env_steps / (time.perf_counter() - start))
     return values, env_steps / sum(int(chunk.rows["episodes"].sum()) for chunk in chunks)
 
 
 if __name__ == "__main__":
-    print(json.dumps(_measure(int(sys.argv[1]))))
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    print(json.dumps(side_by_side(int(sys.argv[1]), SEEDS, UPDATES)))
