@@ -136,6 +136,8 @@ def make_compiled(env: Any) -> "gymnasium.Env":
         stage = Stage(env)
         stage.reset(seed=0)
         stage.render()
+    except ConfigError:
+        raise
     except Exception as error:  # as above
         raise _not_drawn(env.spec.id, error) from error
     return stage

@@ -3,6 +3,7 @@
 import re
 import tomllib
 from functools import partial
+from types import SimpleNamespace
 
 import gymnasium
 import jax
@@ -15,12 +16,15 @@ from program import ROOT, checked, pgx, refusal, rows, start, train_here
 from quick import quickly_compiled
 from test_kill import kill, wait
 
+from experiments.speed import physics
 from pgx import build
 from pgx.config import check_overrides
 from pgx.envs import brax_source
-from pgx.envs.brax import BraxEnv, Task
+from pgx.envs.brax import PICTURE, BraxEnv, Task
 from pgx.envs.imports import without_warp
+from pgx.errors import ConfigError
 from pgx.loop import Limits
+from pgx.play import make_compiled
 from pgx.policies import MLPPolicy
 from pgx.rollout import rollout
 from pgx.runners import PackRunner
@@ -281,3 +285,51 @@ def test_mjx_agrees_with_mujoco_where_both_integrate_alike():
         apart[integrator] = np.array(differences)
     assert apart[mujoco.mjtIntegrator.mjINT_EULER].max() < 1e-5
     assert np.median(apart[mujoco.mjtIntegrator.mjINT_RK4]) > 1e-3
+
+
+# Drawing, and how fast it is
+
+
+def test_what_has_no_physics_cannot_be_drawn():
+    with pytest.raises(ConfigError, match="fast cannot be drawn: it has no physics"):
+        make_compiled(BraxEnv("fast"))
+
+
+class Artist:
+    """MuJoCo's renderer, whose pictures need OpenGL; this one's are the positions."""
+
+    def __init__(self, model, height, width):
+        assert (height, width) == PICTURE
+
+    def update_scene(self, data, camera):
+        self.data = data
+
+    def render(self):
+        return [*self.data.qpos, *self.data.xpos[-1]]
+
+
+def test_a_task_is_drawn_as_it_stands_and_at_its_own_speed(monkeypatch):
+    monkeypatch.setattr(mujoco, "Renderer", Artist)
+    env = BraxEnv("inverted_pendulum", "spring", action_repeat=2)
+    draw, steps_a_second = env.renderer()
+    assert steps_a_second == pytest.approx(25)
+    x, angle, *pole = draw(SimpleNamespace(q=np.array([0.5, 0.1]), qd=np.zeros(2)))
+    assert (x, angle) == (0.5, 0.1) and pole[0] == 0.5
+
+
+def test_speed_without_the_extra_is_skipped(monkeypatch):
+    monkeypatch.setattr(physics.importlib.util, "find_spec", lambda name: None)
+    assert all("needs brax and mujoco" in figure.note for figure in physics.run(1, 0))
+
+
+@pytest.mark.slow
+def test_speed_is_a_share_of_brax_alone(monkeypatch):
+    """At a tiny scale."""
+    tiny = ("tracker=none", "policy.width=2", "critic.width=2", "env.max_steps=3")
+    monkeypatch.setattr(physics, "TASK", "fast")
+    monkeypatch.setattr(physics, "LANES", 2)
+    monkeypatch.setattr(physics, "SETTINGS", (*BRAX, "env.id=fast", "episodes_per_update=2", *tiny))
+    monkeypatch.setattr(physics, "ON_HOST", (*physics.ON_HOST, *tiny))
+    monkeypatch.setattr(physics, "random_actions", lambda step, began: 1.0)
+    ours, alone, _, _, share, *_ = physics.run(1, 0)
+    assert share.values == [ours.values[0] / alone.values[0]] and share.at_least == 0.85

@@ -14,9 +14,9 @@ from pathlib import Path
 from experiments.speed.common import Figure
 
 PARTS = ("one_run", "host", "post_loop", "start_up", "overhead", "sweep", "vmapped", "accelerator", "evaluation")
-PARTS += ("ppo", "ppo_seeds", "ppo_pendulum", "pendulum", "half_cheetah")
+PARTS += ("ppo", "ppo_seeds", "ppo_pendulum", "pendulum", "half_cheetah", "physics")
 PACKAGES = (
-    *("jax", "jaxlib", "equinox", "optax", "gymnasium", "gymnax", "flax", "mujoco", "numpy", "wandb"),
+    *("jax", "jaxlib", "equinox", "optax", "gymnasium", "gymnax", "brax", "flax", "mujoco", "numpy", "wandb"),
     *("stable-baselines3", "torch"),
 )
 RESULTS = Path(__file__).parent / "results"

@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from pgx.envs.base import EnvSpec, JittedEnv
+from pgx.envs.brax_source import WITHOUT_PHYSICS
 from pgx.envs.imports import without_warp
 from pgx.envs.quiet import mujoco_to_log
+from pgx.errors import ConfigError
 from pgx.spaces import Box
 
 PICTURE = (320, 480)
@@ -70,6 +72,8 @@ class BraxEnv(JittedEnv):
     def renderer(self):
         import mujoco
 
+        if self.spec.id in WITHOUT_PHYSICS:
+            raise ConfigError("env.id", f"{self.spec.id} cannot be drawn: it has no physics", hint="pgx.evaluate needs none")
         model = self.task.env.sys.mj_model
         data, artist = mujoco.MjData(model), mujoco.Renderer(model, *PICTURE)
 
