@@ -5,6 +5,8 @@ import subprocess
 import sys
 from copy import copy
 from functools import partial
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ import pytest
 from program import ROOT, environment, refusal
 from quick import quickly_compiled
 
-from pgx.envs import playground_source
+from pgx.envs import playground, playground_source
 from pgx.envs.imports import module_of, without_warp
 from pgx.envs.playground import PlaygroundEnv
 from pgx.policies import MLPPolicy
@@ -209,6 +211,43 @@ def test_an_action_may_be_held_for_several_steps():
         rewards.append(float(reward))
     np.testing.assert_allclose(found, obs, rtol=1e-5)
     assert float(total) == pytest.approx(sum(rewards))
+
+
+class Fallen(NamedTuple):
+    """What a robot's task shows: here its steps, and as what is privileged their opposite. It ends at the third."""
+
+    obs: dict[str, jax.Array]
+    reward: jax.Array
+    done: jax.Array
+
+    def after(self, steps):
+        return Fallen({"state": steps, "privileged_state": -steps}, jnp.float32(1), jnp.float32(steps[0] == 3))
+
+
+class Robot:
+    action_size, dt = 2, 0.02
+    reset = staticmethod(lambda key: Fallen.after(None, jnp.zeros(1)))
+    step = staticmethod(lambda state, action: state.after(state.obs["state"] + 1))
+
+
+def test_a_policy_sees_what_is_not_privileged_and_nothing_is_paid_after_an_end(monkeypatch):
+    """Of robots; their own assets are not in the package."""
+    config = SimpleNamespace(action_repeat=2, episode_length=9)
+    monkeypatch.setattr(playground, "_load", lambda id, options: (Robot(), config))
+    monkeypatch.setattr(playground, "check", lambda id, options: options)
+    env = PlaygroundEnv("Go1Getup")
+    assert (env.spec.obs_size, env.spec.actions.size, env.spec.max_steps) == (1, 2, 5)
+    state, obs = env.reset(jax.random.key(0))
+    found = []
+    for _ in range(2):
+        state, obs, reward, ended = env.step(jax.random.key(0), state, jnp.zeros(2))
+        found.append((float(obs[0]), float(reward), bool(ended)))
+    assert found == [(2.0, 2.0, False), (4.0, 1.0, True)]
+
+
+def test_a_task_whose_source_is_older_than_this_mujoco_is_made():
+    """It compares 3.17 with 3.3 as texts, and asks for a function by its old name."""
+    assert PlaygroundEnv("ReacherEasy").spec.actions.size == 2
 
 
 def test_what_is_no_number_ends_an_episode(pole):

@@ -38,6 +38,11 @@ def test_a_run_is_evaluated_and_sees_scaled_observations(run):
     assert isinstance(policy, pgx.scaling.Scaled) and summary(run)["config"]["scale_observations"]
 
 
+def test_a_run_says_which_physics_it_is_made_with(run):
+    versions = summary(run)["made_with"][0]["versions"]
+    assert (versions["mujoco"], versions["mujoco-mjx"], versions["playground"]) == ("3.17.0", "3.17.0", "0.2.0")
+
+
 def test_a_seed_makes_the_same_table_twice_and_another_seed_another(run, tmp_path):
     train_here(*RUN, folder=tmp_path / "again")
     train_here(*RUN, "seed=1", folder=tmp_path / "other")
@@ -85,6 +90,16 @@ def test_it_is_drawn_or_says_what_that_would_take(run, tmp_path):
         pictures.seek(3)
         moved = (abs(np.asarray(pictures.convert("RGB")) - first).max(-1) > 30).mean()
     assert 0.0005 < moved < 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("id", ["CheetahRun", "WalkerWalk"])
+def test_what_is_for_a_gpu_makes_an_update(id, tmp_path):
+    """Of two short episodes, on a CPU."""
+    small = ("env.max_steps=5", "episodes_per_update=2", "num_updates=1")
+    done = train_here("+experiment=dm_control", f"env.id={id}", *small, folder=tmp_path / "r")
+    assert done["status"] == "completed" and done["env_steps"] == 10
+    assert done["config"]["scale_observations"] and done["config"]["update"]["minibatch_steps"] == 8192
 
 
 def test_what_tanh_and_none_do_to_actions_is_for_every_task_to_say():

@@ -30,6 +30,7 @@ class BraxEnv(JittedEnv):
     """
 
     example: ClassVar[str] = "halfcheetah"
+    packages: ClassVar[tuple[str, ...]] = ("brax", "mujoco", "mujoco-mjx")
 
     task: "Task" = eqx.field(static=True)
     action_repeat: int = eqx.field(static=True)

@@ -24,11 +24,13 @@ class PlaygroundEnv(JittedEnv):
     """A task of MuJoCo Playground, without Brax and without Warp.
 
     `options` are the task's own configuration. `max_steps` takes precedence over its `episode_length`, which is counted in
-    steps without `action_repeat`. Actions are from −1 to 1 in every task. Of observations that are dictionaries the policy
-    is given `state`, as Playground's own policies are, and not what is privileged.
+    steps without `action_repeat`. Rewards of a repeated action are added until the episode ends. Actions are from −1 to 1
+    in every task. Of observations that are dictionaries the policy is given `state`, as Playground's own policies are, and
+    not what is privileged.
     """
 
     example: ClassVar[str] = "CheetahRun"
+    packages: ClassVar[tuple[str, ...]] = ("playground", "mujoco", "mujoco-mjx")
 
     task: object = eqx.field(static=True)
     repeat: int = eqx.field(static=True)
@@ -89,12 +91,13 @@ def _reset(task, key):
 
 @partial(jax.jit, static_argnums=(0, 1), inline=True)
 def _step(task, repeat, state, action):
-    def once(state, _):
+    def once(so_far, _):
+        state, total, ended = so_far
         state = jax.tree.map(_strongly_typed, task.step(state, action))
-        return state, (state.reward, state.done > 0)
+        return (state, total + jnp.where(ended, 0.0, state.reward), ended | (state.done > 0)), None
 
-    state, (rewards, ended) = jax.lax.scan(once, state, length=repeat)
-    return state, rewards.sum(), ended.any()
+    start = state, jnp.float32(0), jnp.asarray(False)
+    return jax.lax.scan(once, start, length=repeat)[0]
 
 
 def _strongly_typed(x):
@@ -107,6 +110,15 @@ def _seen(state):
     return obs.reshape(-1).astype(jnp.float32)
 
 
+def _complete_mujoco() -> None:
+    """Playground compares versions as texts: 3.17 is less than 3.3 for it, and had another name for this."""
+    import mujoco
+
+    mujoco_to_log()
+    if not hasattr(mujoco.MjSpec, "find_body"):
+        mujoco.MjSpec.find_body = mujoco.MjSpec.body
+
+
 @cache  # one object a task: what is compiled for it serves the next run of the process, too
 def _load(id: str, options: str):
     """(the task, its configuration)."""
@@ -114,7 +126,7 @@ def _load(id: str, options: str):
     try:
         with without_warp():
             tasks = module_of("mujoco_playground", f"_src.{suite}")
-            mujoco_to_log()
+            _complete_mujoco()
             config = tasks.get_default_config(id)
             config.update_from_flattened_dict(IMPLEMENTATION | json.loads(options))
             task = tasks.load(id, config)
