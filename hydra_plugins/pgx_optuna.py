@@ -30,7 +30,7 @@ class OptunaConf:
     """tpe | random."""
     sampler_seed: int = 0
     direction: str = "maximize"
-    params: dict[str, Any] | None = None
+    params: dict[str, Any] = field(default_factory=dict)
     """The search space in a file: key → what one would type behind the `=`."""
     confirming: bool = False
     """Set in the runs on fresh seeds, so that a report tells them from those that were tuned on."""
@@ -65,6 +65,6 @@ class OptunaSweeper(Sweeper):
         if not isinstance(self._launcher, PgxLauncher):
             problem = f"optuna cannot resume trials that {type(self._launcher).__name__} runs"
             raise ConfigError("hydra/launcher", problem, "pgx, slurm")
-        words = [*(f"{key}={x}" for key, x in (self._settings["params"] or {}).items()), *arguments]
+        words = [*(f"{key}={x}" for key, x in self._settings["params"].items()), *arguments]
         overrides = OverridesParser.create(self._loader).parse_overrides(words)
         tune(self._config, self._settings, overrides, self._launcher)

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -118,3 +119,14 @@ def test_detached_tasks_are_preempted_requeued_and_resume(at_home, tmp_path):
     nothing = pgx(*SLURM, "hydra.launcher.detach=true", cwd=tmp_path)
     assert nothing.returncode == 0 and "nothing was submitted" in nothing.stdout
     assert summary(tmp_path / "s/0")["executor"] == "map"
+
+
+def test_a_tuning_on_the_cluster_has_the_trials_of_one_at_home(tmp_path):
+    """Groups of seeds are tasks; those that go on after a rung are resumed on whatever node is free."""
+    words = ("-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.seeds=2", "hydra.sweeper.rungs=[0.5]")
+    words += ("+variant=reward_to_go", "num_updates=6", "optimiser.learning_rate=tag(log,interval(1e-3,1e-1))")
+    for name, more in (("home", ()), ("s", ("hydra/launcher=slurm",))):
+        done = pgx(*words, f"hydra.sweep.dir={name}", *more, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    home, cluster = (json.loads((tmp_path / name / "trials.json").read_text())["trials"] for name in ("home", "s"))
+    assert home == cluster and [x["status"] for x in home] == ["completed"] * 2

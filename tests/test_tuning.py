@@ -328,6 +328,19 @@ def test_the_space_is_written_as_hydra_writes_it():
     assert probed["+variant"] == {"ppo", "gae"} and {0.0, 1.0} < probed["gamma"] and probed["policy.depth"] == {1, 3}
 
 
+def test_the_space_may_stand_in_a_file(command, tmp_path):
+    (tmp_path / "mine/experiment").mkdir(parents=True)
+    (tmp_path / "mine/experiment/tune.yaml").write_text(
+        "# @package _global_\ndefaults: [override /hydra/sweeper: optuna]\n"
+        "hydra: {sweeper: {n_trials: 1, seeds: [4, 7], params: {gamma: 'interval(0.9,1)'}}}\n"
+    )
+    words = ("-m", "--config-dir", "mine", "+experiment=tune", "+variant=vanilla", "num_updates=8", "hydra.sweep.dir=s")
+    code, _, err = command(*words, "whiten=true,false")
+    assert (code, err) == (0, "") and len(Trainer.ran) == 2
+    [trial] = tuned(tmp_path / "s")["trials"]
+    assert [x.partition("=")[0] for x in trial["chosen"]] == ["gamma", "whiten"] and [*trial["of_seeds"]] == ["4", "7"]
+
+
 @pytest.mark.parametrize(
     ("word", "says"),
     [
