@@ -5,6 +5,7 @@ program itself: XLA has laid out all its buffers. A device that has less would e
 that has less, without a word.
 """
 
+import contextlib
 import math
 import os
 from collections.abc import Iterator
@@ -17,6 +18,10 @@ FLOAT = 4
 """Bytes."""
 MOST_STEPS = 2**30
 """Of a batch: positions of steps, and as many that are out of reach, have 32 bits (`blocks`)."""
+
+
+processes = 1
+"""That are at work on this device together, in a sweep: a worker is told so by `sweep.pool`."""
 
 
 class Batch(NamedTuple):
@@ -43,7 +48,7 @@ def check_host(batch: Batch, obs_size: int) -> None:
     of_episode = 2 * FLOAT * batch.max_steps * obs_size
     needed, there = of_episode * batch.episodes, available()
     if needed > there:
-        what = f"{_what(batch)} × {obs_size:,} numbers take {_size(needed)} twice over, {_size(there)} are free"
+        what = f"{_what(batch)} × {obs_size:,} numbers take {_size(needed)} twice over, {_free(there)}"
         raise ConfigError(batch.key, what, hint=f"no more than {there // of_episode:,.0f} episodes have room")
 
 
@@ -53,7 +58,7 @@ def check_program(batch: Batch, program: object) -> None:
     needed = found.temp_size_in_bytes + found.output_size_in_bytes if found is not None else 0  # a device that does not say
     if needed <= there:
         return
-    what = f"{_what(batch)} take {_size(needed)}, {_size(there)} are free"
+    what = f"{_what(batch)} take {_size(needed)}, {_free(there)}"
     if batch.lanes > 1 and (lanes := _fitting(batch.lanes, needed, there)) > 0:
         raise ConfigError("hydra.launcher.width", what, hint=f"{lanes:,} lanes fit")
     of_lane = " in one lane" if batch.lanes > 1 else ""
@@ -74,52 +79,69 @@ def _fitting(number: int, needed: int, there: float) -> int:
     return most // unit * unit
 
 
+def _free(there: float) -> str:
+    return f"{_size(there)} are free" + (f" for each of {processes} processes" if processes > 1 else "")
+
+
 def _size(size: float) -> str:
     unit, name = (1e9, "GB") if size >= 1e8 else (1e6, "MB")
     return f"{size / unit:,.{0 if size >= 10 * unit else 1}f} {name}"
 
 
+class Room(NamedTuple):
+    """Bytes."""
+
+    free: float
+    whole: float
+
+
 def available() -> float:
     """Bytes that programs may still take on their device: of an accelerator's memory as jax was given it, or of the
-    machine's, within what the process's control group is allowed. Infinite of a device that does not say."""
+    machine's, within what the process's control group is allowed; no more than a part of the whole where `processes` are
+    at work. Infinite of a device that does not say."""
     import jax
 
     device = jax.local_devices()[0]
-    if device.platform == "cpu":
-        return min(_of_machine(), *_of_groups(), math.inf)
-    told = device.memory_stats() or {}
-    return told["bytes_limit"] - told.get("bytes_in_use", 0) if "bytes_limit" in told else math.inf
+    rooms = [_machine(), *_groups()] if device.platform == "cpu" else _of_accelerator(device.memory_stats() or {})
+    return min((min(room.free, room.whole / processes) for room in rooms), default=math.inf)
 
 
-def _of_machine() -> int:
+def _of_accelerator(told: dict[str, int]) -> list[Room]:
+    limit = told.get("bytes_limit")
+    return [] if limit is None else [Room(limit - told.get("bytes_in_use", 0), limit)]
+
+
+def _machine() -> Room:
     try:
-        lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
-        return next(1024 * int(words[1]) for words in lines if words[0] == "MemAvailable:")
+        lines = [line.split() for line in Path("/proc/meminfo").read_text().splitlines()]
     except OSError:  # not Linux
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return Room(math.inf, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    size = {words[0]: 1024 * int(words[1]) for words in lines}
+    return Room(size["MemAvailable:"], size["MemTotal:"])
 
 
-def _of_groups(process: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
-    """What each control group of this process has left, those around it included. A cache of files counts as left."""
-    names = {
-        2: ("memory.max", "memory.current", "inactive_file"),
-        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    }
+def _groups(process: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Iterator[Room]:
+    """Those of each control group of this process that has a limit, the ones around it included. A cache of files is
+    free."""
     for line in process.read_text().splitlines() if process.exists() else ():
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "memory"):
             continue
-        version, top = (1, root / "memory") if controllers else (2, root)
+        top, *names = (root / "memory", *_FILES[1]) if controllers else (root, *_FILES[2])
         here = Path(path.lstrip("/"))
         for folder in (top / here, *(top / above for above in here.parents)):
-            yield from _left(folder, *names[version])
+            with contextlib.suppress(OSError):  # not within this container, or the root, which has no limit
+                yield from _group(folder, *names)
 
 
-def _left(folder: Path, limit: str, usage: str, cached: str) -> Iterator[int]:
-    try:
-        most, used = (folder / limit).read_text().strip(), int((folder / usage).read_text())
-        told = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    except OSError:  # not within this container
-        return
-    if most != "max":
-        yield int(most) - used + int(told.get(cached, 0))
+_FILES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
+"""By version: the limit, what is used, and the cache of files in memory.stat."""
+
+
+def _group(folder: Path, limit: str, usage: str, cached: str) -> list[Room]:
+    most, used = (folder / limit).read_text().strip(), int((folder / usage).read_text())
+    told = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    return [] if most == "max" else [Room(int(most) - used + int(told.get(cached, 0)), int(most))]

@@ -130,6 +130,19 @@ def test_a_machine_has_what_the_control_groups_leave(version, tmp_path):
         (top / folder / "memory.stat").write_text("anon 400\ninactive_file 100\ntotal_inactive_file 100\n")
     process = tmp_path / "cgroup"
     process.write_text(("3:cpuset:/elsewhere\n4:memory:" if version == 1 else "0::") + "/slurm/job\n")
-    assert list(memory._of_groups(process, tmp_path)) == ([400, 8600] if version == 1 else [400])
-    assert list(memory._of_groups(tmp_path / "none", tmp_path)) == []
-    assert 0 < memory.available() <= memory._of_machine() * 1.5
+    tight, around = memory.Room(400, 800), memory.Room(8600, 9000)
+    assert list(memory._groups(process, tmp_path)) == ([tight, around] if version == 1 else [tight])
+    assert list(memory._groups(tmp_path / "none", tmp_path)) == []
+    assert 0 < memory._machine().free <= memory._machine().whole
+
+
+def test_workers_of_a_sweep_share_what_there_is(monkeypatch):
+    """Two members that begin together would each see all of it."""
+    monkeypatch.setattr(memory, "_machine", lambda: memory.Room(900, 1000))
+    monkeypatch.setattr(memory, "_groups", list)
+    assert memory.available() == 900
+    monkeypatch.setattr(memory, "processes", 2)
+    assert memory.available() == 500
+    program = SimpleNamespace(memory_analysis=lambda: SimpleNamespace(temp_size_in_bytes=10**9, output_size_in_bytes=0))
+    with pytest.raises(ConfigError, match="are free for each of 2 processes; not even one"):
+        memory.check_program(Batch("episodes_per_update", 2, 10), program)

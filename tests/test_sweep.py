@@ -285,7 +285,8 @@ def test_nothing_compiles_twice(tmp_path):
 
 
 def test_a_worker_waits_for_what_another_one_compiles(monkeypatch):
-    """Two that compile the same at once take longer than one that compiles and one that then finds it in the cache."""
+    """Two that compile the same at once take longer than one that compiles and one that then finds it in the cache. Each is
+    told how many are at work, whose memory is shared."""
 
     class Worker(pool._Worker):
         def __init__(self, _):
@@ -293,8 +294,9 @@ def test_a_worker_waits_for_what_another_one_compiles(monkeypatch):
             self.process = SimpleNamespace(is_alive=lambda: True)
             self.at_work, self.program = set(), None
 
-        def give(self, batch):
+        def give(self, batch, processes):
             self.at_work, self.program = {member.number for member in batch.members}, batch.program
+            assert processes == 2
 
     def batch(number):
         config = {"xla_threads": 1, "env": {"reward_threshold": None}}

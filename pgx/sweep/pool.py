@@ -25,6 +25,7 @@ from hydra.core.utils import JobReturn, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
+from pgx import memory
 from pgx.config import check
 from pgx.declared import on_search_path
 from pgx.errors import one_line
@@ -88,10 +89,11 @@ class _Worker:
         """XLA's are set once a process."""
         return self.program and self.program[0]
 
-    def give(self, batch: Batch) -> None:
+    def give(self, batch: Batch, processes: int) -> None:
+        """`processes`: as many as are at work together."""
         self.at_work, self.program = {member.number for member in batch.members}, batch.program
         with contextlib.suppress(ConnectionError):  # it has died: its end of the pipe says so
-            self.connection.send(([(member.number, member.hydra_config) for member in batch.members], *batch[1:]))
+            self.connection.send(([(member.number, member.hydra_config) for member in batch.members], *batch[1:], processes))
 
     def kill(self, why: str) -> None:
         self.killed = why
@@ -164,7 +166,7 @@ class Pool:
                         with contextlib.suppress(ConnectionError):
                             worker.connection.send(None)
                         worker = self._workers[i] = _Worker(self._callbacks)
-                    worker.give(waiting[chosen].pop(0))
+                    worker.give(waiting[chosen].pop(0), min(len(self._workers), len(batches)))
                     waiting = {key: left for key, left in waiting.items() if left}
             busy = [worker for worker in self._workers if worker.at_work]
             if not busy:
@@ -245,7 +247,7 @@ def _work(connection: Connection, callbacks: Callbacks) -> None:
 
     with contextlib.suppress(EOFError):  # our parent is gone
         while (given := connection.recv()) is not None:
-            members, executor, width = given
+            members, executor, width, memory.processes = given
             try:
                 if executor == "vmap":
                     returned = Pack(members, width, watch).run(context)
