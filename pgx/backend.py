@@ -50,7 +50,9 @@ def check_platforms() -> None:
 
 def _no_platform() -> ConfigError:
     asked = os.environ.get("JAX_PLATFORMS")
-    return ConfigError("JAX_PLATFORMS", f"jax finds no {asked!r} here", hint="unset it, or JAX_PLATFORMS=cpu")
+    return ConfigError(
+        "JAX_PLATFORMS", f"jax finds no {asked!r} here", hint="unset it, or pip install '.[cuda]' for a GPU of NVIDIA's"
+    )
 
 
 def _plugins() -> bool:

@@ -42,7 +42,7 @@ _DEVICE = ("device", "gpu", "cuda", "cpu", "accelerator", "platform")
 def hint_for(key: str, known: Iterable[str]) -> str | None:
     """The hint what to type instead, if `key` is near to one of the `known` keys."""
     if key.lower() in _DEVICE:
-        return "JAX takes an accelerator if it finds one; the environment variable JAX_PLATFORMS=cpu keeps it off"
+        return "JAX takes an accelerator if it finds one (docs/accelerators.md); the environment variable JAX_PLATFORMS=cpu keeps it off"
     near = _nearest(key, list(known))
     return near and f"did you mean {near!r}?"
 

@@ -52,7 +52,10 @@ def test_a_platform_that_is_not_there_is_named_in_one_line(tmp_path, monkeypatch
     with pytest.raises(SystemExit) as end:
         gate("+variant=baseline")  # before anything is imported, and a folder exists
     assert end.value.code == 2 and not list(tmp_path.iterdir())
-    assert capsys.readouterr().err == "pgx: JAX_PLATFORMS: jax finds no 'cuda' here; unset it, or JAX_PLATFORMS=cpu\n"
+    assert (
+        capsys.readouterr().err
+        == "pgx: JAX_PLATFORMS: jax finds no 'cuda' here; unset it, or pip install '.[cuda]' for a GPU of NVIDIA's\n"
+    )
 
     def broken():
         raise AssertionError

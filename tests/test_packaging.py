@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,17 @@ def test_lock_follows_pyproject():
         pins = versions.get(canonicalize_name(requirement.name), [])
         assert pins and all(requirement.specifier.contains(pin) for pin in pins), f"{requirement}: the lock has {pins}"
     assert not {"torch", "pgx"} & versions.keys()
+
+
+def test_the_cuda_extra_is_the_plugin_of_the_locked_jax():
+    """jax's own metadata pin it, so that a new lock brings the plugin along; the lock itself is for CPUs."""
+    [extra] = map(Requirement, PROJECT["project"]["optional-dependencies"]["cuda"])
+    [name], [version] = extra.extras, locked()["jax"]
+    assert extra.name == "jax" and metadata.version("jax") == version
+    of_extra = [Requirement(line) for line in metadata.requires("jax") if f'extra == "{name}"' in line]
+    [plugin] = [requirement for requirement in of_extra if requirement.name.endswith("-plugin")]
+    assert "with-cuda" in plugin.extras and str(plugin.specifier) in (f"<={version},>={version}", f"=={version}")
+    assert not [name for name in locked() if "cuda" in name or name.startswith("nvidia")]
 
 
 def test_import_is_light():
