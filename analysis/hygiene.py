@@ -128,7 +128,8 @@ def second_stage(runs: pd.DataFrame, scores: pd.DataFrame, output: str, least: i
 def second_stage_of_trials(sweep: Path) -> list[str]:
     """The same, of a sweep that was tuned: the best one is the one with the best value of its trials, as its command said."""
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
-        return [str(json.loads((sweep / "trials.json").read_bytes())["confirm"])]
+        words = json.loads((sweep / "trials.json").read_bytes())["confirm"]
+        return [shlex.join(["python", "-m", "pgx.run", *words])]
     return []
 
 

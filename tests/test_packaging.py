@@ -130,5 +130,5 @@ def test_a_plain_install_has_the_configuration_and_the_command(tmp_path: Path):
         "pgx", "analysis", "hydra_plugins", f"policy_gradient_harness-{PROJECT_VERSION}",
     }  # fmt: skip
     shared = {name for name in names if name.startswith("hydra_plugins/")}  # Hydra's own place: see docs/decisions.md
-    assert shared == {"hydra_plugins/pgx_launcher.py", "hydra_plugins/pgx_search_path.py"}
+    assert shared == {f"hydra_plugins/pgx_{name}.py" for name in ("launcher", "optuna", "search_path")}
     assert PROJECT["project"]["scripts"] == {"pgx": "pgx.cli:main"}

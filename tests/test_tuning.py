@@ -275,7 +275,7 @@ def test_the_best_trial_is_run_again_on_fresh_seeds_and_reports_know_which_seeds
     code, out, err = command(*words, "hydra.sweeper.confirm=6", "hydra.sweeper.confirm_default=true")
     assert (code, err) == (0, "") and len(Trainer.ran) == 12
     confirmed = tuned(tmp_path / "s")["confirmed"]
-    assert confirmed["seeds"] == [*range(7, 13)] and confirmed["folder"] == "s-confirmed"
+    assert confirmed["seeds"] == [*range(7, 13)]
     best = trials.best(tuned(tmp_path / "s")["trials"])
     [rate] = (float(x.partition("=")[2]) for x in best["overrides"] if x.startswith("optimiser."))
     values = np.array([100 - 10 * abs(np.log10(rate) + 2) + seed**2 for seed in range(7, 13)])
@@ -298,6 +298,21 @@ def test_runs_of_a_confirmation_that_fail_are_counted(command, tmp_path):
     words = (RATE, "hydra.sweeper.seeds=2", "hydra.sweeper.n_trials=1", "hydra.sweeper.confirm=[10,11,12,13]")
     code, out, _ = command(*TUNE, *words)
     assert code == 1 and "(1 of them did not complete); files in s-confirmed" in out.splitlines()[-1]
+
+
+def test_a_damaged_file_of_trials_is_no_obstacle_and_of_many_the_best_are_shown(command, tmp_path):
+    words = (*TUNE, RATE, "hydra.sweeper.seeds=2", "hydra.sweeper.n_trials=1")
+    assert command(*words)[0] == 0
+    whole = tuned(tmp_path / "s")
+    for damage in ("", "[]", '{"trials": [{"trial": 0}]}', json.dumps(whole | {"seeds": None})):
+        (tmp_path / "s/trials.json").write_text(damage)
+        assert trials.read(tmp_path / "s") is None
+    assert command(*words)[0] == 0 and tuned(tmp_path / "s") == whole
+    many = [whole["trials"][0] | {"trial": i, "value": float(i)} for i in range(70)]
+    many[3] |= {"status": "failed", "value": None}
+    shown = trials.summary(whole | {"trials": many}, tmp_path / "s").splitlines()
+    assert len(shown) == 1 + trials.MOST + 2 and shown[-2] == "… and 10 more, all in trials.json"
+    assert [line.split()[0] for line in shown[1:3]] == ["10", "11"] and shown[-1].startswith("best: trial 69")
 
 
 # The search space

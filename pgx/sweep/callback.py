@@ -25,7 +25,7 @@ class Sweep(Callback):
         """Show the table, before it that of a tuning's runs on fresh seeds; if a member failed, end with exit code 1."""
         sweep = Path(config.hydra.sweep.dir)
         confirmed = (trials.read(sweep) or {}).get("confirmed")
-        folders = [*([Path(confirmed["folder"])] if confirmed else []), sweep]
+        folders = [*([trials.confirmation(sweep)] if confirmed else []), sweep]
         codes = [ledger.show(index.Index(folder)) for folder in folders if (folder / index.FILE).exists()]
         if any(codes):
             raise SystemExit(1)

@@ -12,6 +12,13 @@ from pgx.runs.files import write_atomically
 from pgx.sweep.columns import aligned
 
 FILE = "trials.json"
+MOST = 60
+"""Trials that a table shows."""
+
+
+def confirmation(sweep: Path) -> Path:
+    """The folder of the runs on fresh seeds."""
+    return Path(f"{sweep}-confirmed")
 
 
 def write(sweep: Path, content: Mapping[str, Any]) -> None:
@@ -22,9 +29,10 @@ def read(sweep: Path) -> dict[str, Any] | None:
     """The file's content; None where nothing was tuned, or the file is damaged: the next command writes it again."""
     try:
         content = json.loads((sweep / FILE).read_bytes())
-        return content if all(isinstance(x["overrides"], list) for x in content["trials"]) else None
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        summary(content, sweep), number_of(content, [])  # which have what they need, or do not
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
+    return content
 
 
 def number_of(tuning: Mapping[str, Any] | None, overrides: Sequence[str]) -> int | None:
@@ -65,12 +73,15 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def summary(tuning: Mapping[str, Any], sweep: Path) -> str:
-    """The table of the trials, and a last line that says which one is the best, its value, and where the files are."""
+    """The table of the trials, of many those with the highest values, and a last line that says which one is the best, its
+    value, and where the files are."""
     lines = [["trial", "chosen", "status", "value", "reason"]]
-    for x in tuning["trials"]:
+    ranked = sorted(tuning["trials"], key=lambda x: -math.inf if x["value"] is None else x["value"], reverse=True)
+    for x in sorted(ranked[:MOST], key=lambda x: x["trial"]):
         value = "" if x["value"] is None else f"{x['value']:.1f}"
         lines.append([str(x["trial"]), " ".join(x["chosen"]), x["status"], value, x["reason"] or ""])
-    return f"{aligned(lines, right=(0, 3))}\n{_last_line(tuning, sweep)}"
+    more = f"… and {len(ranked) - MOST} more, all in {FILE}\n" if len(ranked) > MOST else ""
+    return f"{aligned(lines, right=(0, 3))}\n{more}{_last_line(tuning, sweep)}"
 
 
 def _last_line(tuning: Mapping[str, Any], sweep: Path) -> str:
@@ -85,7 +96,7 @@ def _last_line(tuning: Mapping[str, Any], sweep: Path) -> str:
             f"{said}; on fresh ones: the same command with hydra.sweep.dir={sweep} hydra.sweeper.confirm=20; files in {sweep}"
         )
     parts = [f"{name} {_estimate(x)}" for name, x in confirmed["groups"].items()]
-    return f"{said}; on {len(confirmed['seeds'])} fresh ones {', '.join(parts)}; files in {confirmed['folder']}"
+    return f"{said}; on {len(confirmed['seeds'])} fresh ones {', '.join(parts)}; files in {confirmation(sweep)}"
 
 
 def _estimate(group: Mapping[str, Any]) -> str:

@@ -9,7 +9,6 @@ finished trials are in the study, unfinished ones begin where their runs are.
 import contextlib
 import math
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,20 +102,21 @@ def _begun_with(settings: Mapping[str, Any], seeds: list[int], first: dict[str, 
     return kept | {"hydra.sweeper.seeds": seeds} | of_run | {key.lstrip("+"): text for key, text in space.asked.items()}
 
 
-def _with_fresh_seeds(config: DictConfig) -> str:
-    """The command that runs the best trial on fresh seeds: the same one, which has nothing else left to do."""
+def _with_fresh_seeds(config: DictConfig) -> list[str]:
+    """The words after `python -m pgx.run` of the command that runs the best trial on fresh seeds: the same one, which has
+    nothing else left to do."""
     words = [*config.hydra.overrides.task, *config.hydra.overrides.hydra]
     kept = [x for x in words if not x.startswith(("hydra.mode=", "hydra.sweep.dir=", "hydra.sweeper.confirm="))]
     folder = str(config.hydra.sweep.dir)
     word = folder if re.fullmatch(r"[\w./-]+", folder) else quoted(folder)
-    return shlex.join(["python", "-m", "pgx.run", "-m", *kept, f"hydra.sweep.dir={word}", "hydra.sweeper.confirm=20"])
+    return ["-m", *kept, f"hydra.sweep.dir={word}", "hydra.sweeper.confirm=20"]
 
 
 class Tuning:
     """A study, and the runs of its trials."""
 
-    confirm_command: str | None = None
-    """The one that runs the best trial on fresh seeds. None: nothing is written, for this is a dry run."""
+    confirm_command: list[str] | None = None
+    """The words of the one that runs the best trial on fresh seeds. None: nothing is written, for this is a dry run."""
 
     def __init__(
         self,
@@ -229,12 +229,11 @@ class Tuning:
         best = trials.best(self._rows())
         if best is None:
             return
-        folder = Path(f"{self._sweep}-confirmed")
         groups = {"best": best["overrides"]} | ({"default": list(self._space.fixed.values())} if beside_default else {})
-        self._launcher.begin(folder, "hydra.sweeper.confirming=true")
+        self._launcher.begin(trials.confirmation(self._sweep), "hydra.sweeper.confirming=true")
         summaries = self._launch(list(groups.values()), seeds, 0)
         results = {name: _estimate(of_group) for name, of_group in zip(groups, summaries, strict=True)}
-        self._confirmed = {"folder": str(folder), "seeds": seeds, "trial": best["trial"], "groups": results}
+        self._confirmed = {"seeds": seeds, "trial": best["trial"], "groups": results}
         self._write()
 
     def _rows(self) -> list[dict[str, Any]]:

@@ -52,9 +52,9 @@ def test_a_report_warns_of_the_seeds_that_were_tuned_on_and_not_of_fresh_ones(tm
     assert "3 runs were chosen by a sweeper that tunes (OptunaSweeper), on seeds 0–2" in said
     assert seed_hygiene(load(tmp_path / "s-confirmed").runs) == []
     assert not any("second stage" in line for line in Study(load(tmp_path / "s-confirmed")).warnings)
-    (tmp_path / "s/trials.json").write_text('{"confirm": "the same again"}')
+    (tmp_path / "s/trials.json").write_text('{"confirm": ["-m", "the same", "again"]}')
     [stage] = [line for line in Study(load(tmp_path / "s")).warnings if "second stage" in line]
-    assert "`the same again && python -m analysis.report" in stage  # by the tuning's own measure
+    assert "`python -m pgx.run -m 'the same' again && python -m analysis.report" in stage  # by the tuning's own measure
 
 
 def test_a_plain_grid_is_tuning_too(tmp_path: Path):
