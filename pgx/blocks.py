@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from pgx.device import of_each, on_cpu
 from pgx.lanes import largest
@@ -117,14 +117,23 @@ def from_blocks(row: Float[Array, "blocks N"], mask: Bool[Array, "T B"]) -> Floa
     return jnp.where(mask, of_episode.T, 0.0)
 
 
-def deal(blocks: Blocks, hands: Int[Array, ""], i: Int[Array, ""], size: int) -> Blocks:
-    """Hand i of all steps of `to_blocks`, dealt out like cards: steps i, i + hands, i + 2 · hands …, no more than `size`.
+def deal(
+    blocks: Blocks,
+    hands: Int[Array, ""],
+    i: Int[Array, ""],
+    size: int,
+    order: Callable[[Int[Array, " N"]], Int[Array, " N"]] | None = None,
+) -> Blocks:
+    """Hand i of all steps of `to_blocks`, dealt out like cards: steps i, i + hands, i + 2 · hands …, no more than `size`,
+    as they lie or in an `order` of them.
 
     So every hand has steps of all episodes, early and late, hands differ in size by one at most, and together they hold
-    every step once. A shuffle would cost a sort, of padding too, and V learned no more from it.
+    every step once. As they lie is the rule: V learned no more from a shuffle.
     """
     width = min(size, jax.tree.leaves(blocks.arrays)[0].shape[-1])
     index = i + hands * jnp.arange(-(-size // width) * width)
+    if order is not None:
+        index = order(index)
 
     def one(x):
         dealt = jnp.take(x.reshape(*x.shape[:-2], -1), index, axis=-1, mode="clip")
@@ -135,12 +144,37 @@ def deal(blocks: Blocks, hands: Int[Array, ""], i: Int[Array, ""], size: int) ->
     return Blocks(jax.tree.map(one, blocks.arrays), among(blocks.steps), among(end) - among(begin), blocks.count)
 
 
-def shuffle(blocks: Blocks, key: PRNGKeyArray) -> Blocks:
-    """All steps of `to_blocks` in a random order: each once, and what is no step after them, as before."""
-    random = jax.random.bits(key, blocks.taken.shape) >> 1
-    order = jnp.argsort(jnp.where(blocks.taken, random, jnp.uint32(2**32 - 1)).ravel())
-    one = lambda x: jnp.take(x.reshape(*x.shape[:-2], -1), order, axis=-1).reshape(x.shape)
-    return blocks._replace(arrays=jax.tree.map(one, blocks.arrays))
+def shuffled(n: Int[Array, ""], key: PRNGKeyArray) -> Callable[[Int[Array, " N"]], Int[Array, " N"]]:
+    """A random order of 0 … n − 1: which number is at an index, each once. At an index beyond, any of them.
+
+    No number is looked at but those that are asked for: a sort would order all that there is room for. Four rounds of
+    Feistel's network permute all numbers of an even number of bits (Luby & Rackoff 1988), and what comes to lie beyond n
+    goes through them again.
+    """
+    n = jnp.maximum(n, 1).astype(jnp.uint32)
+    half = (33 - jax.lax.clz(n - 1)) // 2  # of the bits that n − 1 has, rounded up
+    lower = (jnp.uint32(1) << half) - 1
+    keys = jax.random.bits(key, 4)
+
+    def permuted(x):
+        left, right = x >> half, x & lower
+        for k in keys:
+            left, right = right, left ^ (_scattered(right + k) & lower)
+        return left << half | right
+
+    def at(index):
+        start = permuted(jnp.minimum(index.astype(jnp.uint32), n - 1))
+        inside = jax.lax.while_loop(lambda x: (x >= n).any(), lambda x: jnp.where(x >= n, permuted(x), x), start)
+        return inside.astype(index.dtype)
+
+    return at
+
+
+def _scattered(x: Shaped[Array, " N"]) -> Shaped[Array, " N"]:
+    """Every bit of a 32-bit number depends on all of them (the last step of MurmurHash3)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
 
 
 def _segments(length: Int[Array, " B"]) -> tuple[Int[Array, " B"], Int[Array, " B"]]:

@@ -13,7 +13,7 @@ from program import checked, refusal, rows, train_here
 from quick import quickly_compiled
 
 from pgx import assemble, build, diagnose
-from pgx.blocks import Blocks, shuffle
+from pgx.blocks import shuffled
 from pgx.critics import LeaveOneOut
 from pgx.loop import Limits
 from pgx.runners import PackRunner
@@ -43,31 +43,44 @@ def test_a_ratio_that_overflows_leaves_a_number_where_it_is_clipped():
 # A shuffle
 
 
-def with_replacement(blocks, key):
+def with_replacement(n, key):
     """Steps drawn, some twice and some never."""
-    order = jax.random.randint(key, blocks.taken.shape, 0, blocks.steps)
-    return blocks._replace(arrays=blocks.arrays.ravel()[order.ravel()].reshape(order.shape))
+    return lambda index: jax.random.randint(key, index.shape, 0, n)
 
 
-def with_padding(blocks, key):
+def with_padding(n, key):
     """A permutation of the buffer."""
-    return blocks._replace(arrays=jax.random.permutation(key, blocks.arrays.ravel()).reshape(blocks.arrays.shape))
+    return lambda index: jax.random.permutation(key, 80)[index]
 
 
-@pytest.mark.parametrize("right, mix", [(True, shuffle), (False, with_replacement), (False, with_padding)])
+def wrong_after_n(n, key):
+    """A permutation of more than there are, cut off."""
+    return lambda index: jnp.minimum(shuffled(jnp.array(64), key)(index), n - 1)
+
+
+@pytest.mark.parametrize(
+    "right, mix", [(True, shuffled), (False, with_replacement), (False, with_padding), (False, wrong_after_n)]
+)
 def test_a_shuffle_has_every_step_once_and_no_padding(right, mix):
     """And is another one for another key, the same for the same; no order is preferred."""
     n = 60
-    steps = np.where(np.arange(80) < n, np.arange(1, 81), 0).reshape(2, 40)
-    blocks = Blocks(jnp.asarray(steps), jnp.array(n), jnp.array([20, 40]))
     keys = jax.random.split(KEY, 200)
-    many = np.asarray(jax.vmap(lambda key: mix(blocks, key).arrays)(keys)).reshape(200, -1)[:, :n]
-    each_once = all(sorted(row) == list(range(1, n + 1)) for row in many)
+    many = np.asarray(jax.vmap(lambda key: mix(jnp.array(n), key)(jnp.arange(80)))(keys))[:, :n]
+    each_once = all(sorted(row) == list(range(n)) for row in many)
     assert each_once == right
     if right:
         assert len({tuple(row) for row in many}) == 200
-        assert np.abs(many.mean(0) - (n + 1) / 2).max() < 5 * n / np.sqrt(12 * 200)
-        np.testing.assert_array_equal(mix(blocks, keys[0]).arrays.ravel()[:n], many[0])
+        assert np.abs(many.mean(0) - (n - 1) / 2).max() < 5 * n / np.sqrt(12 * 200)
+        after = many[:, 1:][many[:, :-1] == 7]  # whose next is anything but itself, as often
+        assert np.abs(after.mean() - (n * (n - 1) / 2 - 7) / (n - 1)) < 5 * n / np.sqrt(12 * len(after))
+        np.testing.assert_array_equal(mix(jnp.array(n), keys[0])(jnp.arange(80))[:n], many[0])
+
+
+def test_a_shuffle_of_any_number_of_steps_is_one_of_theirs():
+    """Of none it is something, so that a lane without steps holds nobody up."""
+    for n in (1, 2, 3, 4, 5, 16, 17, 320, 1025):
+        assert sorted(map(int, shuffled(jnp.array(n), KEY)(jnp.arange(n)))) == list(range(n))
+    assert int(shuffled(jnp.array(0), KEY)(jnp.arange(3))[0]) == 0
 
 
 # What adapts to the KL

@@ -106,11 +106,11 @@ def of_deal(monkeypatch, mutant):
 
 
 def padding_among_the_steps(monkeypatch):
-    of_deal(monkeypatch, lambda blocks, hands, i, size: deal(blocks, hands, i, size)._replace(steps=jnp.array(size)))
+    of_deal(monkeypatch, lambda blocks, hands, i, size, _: deal(blocks, hands, i, size)._replace(steps=jnp.array(size)))
 
 
 def a_step_dropped(monkeypatch):
-    def mutant(blocks, hands, i, size):
+    def mutant(blocks, hands, i, size, _):
         hand = deal(blocks, hands, i, size)
         return hand._replace(steps=hand.steps - 1)
 
@@ -118,11 +118,11 @@ def a_step_dropped(monkeypatch):
 
 
 def a_minibatch_repeated(monkeypatch):
-    of_deal(monkeypatch, lambda blocks, hands, i, size: deal(blocks, hands, i * 0, size))
+    of_deal(monkeypatch, lambda blocks, hands, i, size, _: deal(blocks, hands, i * 0, size))
 
 
 def the_last_minibatch_dropped(monkeypatch):
-    of_deal(monkeypatch, lambda blocks, hands, i, size: deal(blocks, hands + 1, i, size))
+    of_deal(monkeypatch, lambda blocks, hands, i, size, _: deal(blocks, hands + 1, i, size))
 
 
 def clipped_by_element(monkeypatch):

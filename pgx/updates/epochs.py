@@ -19,7 +19,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from pgx.advantages import weigh, whitened
-from pgx.blocks import Blocks, deal, fold, shuffle, to_blocks
+from pgx.blocks import Blocks, deal, fold, shuffled, to_blocks
 from pgx.lanes import largest
 from pgx.losses import policy_loss
 from pgx.optimiser import OptimiserLike
@@ -162,14 +162,13 @@ class Epochs(Update):
 
     def _pass(self, before: Progress, old: Blocks, factor: Float[Array, ""], key: PRNGKeyArray) -> tuple[PyTree, PyTree, Told]:
         """(policy, state of the optimiser, what was told so far) after a gradient step for every minibatch."""
-        if self.shuffle:
-            old = shuffle(old, key)
+        order = shuffled(old.steps, key) if self.shuffle else None
         size = min(self.minibatch_steps or old.arrays.weight.size, old.arrays.weight.size)
         minibatches = -(-old.steps // size)
 
         def one_step(i, carry):
             policy, opt_state, told = carry
-            minibatch = deal(old, minibatches, i, size)
+            minibatch = deal(old, minibatches, i, size, order)
             share = (1 / old.num_episodes) * (old.steps / minibatch.steps)
             (loss, clipped, gradient), ratio = self._gradient(policy, minibatch, share, factor)
             stepped, opt_state = self.optimiser.step(policy, gradient, opt_state)

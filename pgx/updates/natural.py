@@ -34,7 +34,7 @@ class Natural(GradientStep):
         flat, unravel = ravel_pytree(jax.tree.map(lambda g: g / steps.mean_length, gradient))
         product = lambda v: fisher_product(policy, steps, unravel(v)) + self.damping * v
         x, _ = jax.scipy.sparse.linalg.cg(product, flat, maxiter=self.iterations)
-        return unravel(x), x @ product(x)
+        return unravel(x), x @ flat  # what is left of g is orthogonal to x, after however many iterations
 
 
 class TRPO(Natural):
