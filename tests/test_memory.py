@@ -40,7 +40,9 @@ def number(pattern: str, error: pytest.ExceptionInfo) -> int:
 def test_a_batch_that_does_not_fit_is_refused_before_it_is_played_and_the_line_says_what_fits(free, tmp_path):
     """It ended in a page of XLA's text on an accelerator, and on a CPU without a word: killed."""
     free(10**12)
-    free(taken(runner_of("episodes_per_update=2000")) - 1)
+    needed, observations = taken(runner_of("episodes_per_update=2000")), 1000 * 2000 * 50 * 4
+    assert 2 * observations < needed < 2.5 * observations  # as they were played, and moved together: no third copy
+    free(needed - 1)
     with pytest.raises(
         ConfigError, match=r"^episodes_per_update: 1,000 steps × 2,000 episodes take .* GB, .* GB are free"
     ) as error:
