@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import equinox as eqx
@@ -432,3 +433,10 @@ def test_every_update_heeds_the_aggregation(name):
     for aggregation in ("own_mean", "batch_mean"):
         np.testing.assert_allclose(of(aggregation=aggregation), quarter, rtol=1e-4, atol=1e-6)
     assert name == "trpo" or np.abs(of() - quarter).max() > 1e-4
+
+
+@pytest.mark.slow
+def test_the_experiment_prints_the_table_that_its_page_shows():
+    from experiments.group_estimators import __main__ as experiment
+
+    assert experiment.table() in Path(experiment.__file__).with_name("README.md").read_text()
