@@ -120,11 +120,10 @@ class GroupStandardised(GroupMean):
 
 
 class MaxRL(GroupMean):
-    """A = (R − μ)/(μ − r) with r the return of a failure (Tajwar et al. 2026): of returns that are either r or r + 1, the
-    gradient of a sum over k ≤ G − 1 of (chance that k episodes are all failures)/k, negative, which tends to that of the
-    logarithm of the chance of success.
+    """A = (R − μ)/(μ − r) within the group, r the return of a failure (MaxRL; Tajwar et al. 2026).
 
-    Starts at which there is little success count for more. A group of failures only, μ ≤ r, has A = 0.
+    Where R is r or more by one, with a chance of success p from this start, it ascends −Σ_{k<G} (1 − p)^k / k, the beginning
+    of the series of log p: starts at which little succeeds count for more. A group of failures only, μ ≤ r, has A = 0.
     """
 
     measured_from: ClassVar[str | None] = "failure"
