@@ -22,6 +22,7 @@ from sweeps import Trainer, files, refused
 
 from analysis.statistics.aggregates import Bootstrap, interval, iqm
 from pgx.errors import ConfigError
+from pgx.sweep import study as studies
 from pgx.sweep import trials
 from pgx.sweep.space import space_of, words_of
 
@@ -203,6 +204,30 @@ def test_killed_at_any_write_it_ends_with_the_same_trials_and_runs_nothing_twice
     mine, theirs = of_optuna(tmp_path / "s"), of_optuna(tmp_path / "whole")
     for a, b in zip(mine, theirs, strict=True):
         assert (a.params, a.state, a.value, a.intermediate_values) == (b.params, b.state, b.value, b.intermediate_values)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_trial_depends_on_those_before_it_and_on_nothing_else(sampler, tmp_path):
+    """Also where the sampler has begun to learn (after ten), beside trials of its batch that have not ended."""
+    distributions = space(RATE, "gamma=0.9,0.99", "policy.depth=int(interval(1,5))").distributions
+
+    def trial_15(folder, together):
+        with studies.opened(folder, {}) as study:
+            for number in range(12):
+                studies.ask(study, distributions, sampler, 3)
+                study.tell(number, 100 - abs(np.log10(study.trials[number].params["optimiser.learning_rate"]) + 2))
+            for _ in range(4 if together else 3):
+                studies.ask(study, distributions, sampler, 3)
+        if not together:  # a new process
+            with studies.opened(folder, {}) as study:
+                studies.ask(study, distributions, sampler, 3)
+        return of_optuna(folder)[15].params
+
+    params = trial_15(tmp_path / "a", True)
+    assert trial_15(tmp_path / "b", False) == params
+    with studies.opened(tmp_path / "a", {}) as study:
+        studies.ask(study, distributions, sampler, 3)
+        assert study.trials[16].params != params
 
 
 @pytest.mark.slow
