@@ -342,7 +342,7 @@ def test_every_experiment_passes_the_check_and_says_its_command():
         config = checked(f"+experiment={file.stem}")
         assert f"# python -m pgx.run +experiment={file.stem}\n" in file.read_text()
         assert config["variant"] in ("gae", "ppo")
-        assert config["num_env_steps"] <= 1_000_000 or "for a GPU" in file.read_text()
+        assert config["num_env_steps"] <= 2_000_000 or "for a GPU" in file.read_text()
     assert len(files) >= 6
 
 
