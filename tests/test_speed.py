@@ -146,17 +146,21 @@ def test_without_purejaxrl_its_rows_are_skipped(monkeypatch, tmp_path, in_proces
 def test_seeds_that_do_not_end_in_time_are_reported(monkeypatch, tmp_path, in_process):
     """Not waited for, and no part of the ratio; both sides train as long and on the same cores."""
     purejaxrl_in(tmp_path, monkeypatch)
-    waits = iter([True, False])
+    wholes = iter([True, False])
 
     def measure(module, *words):
-        if module == "purejaxrl" and next(waits):
+        if module == "purejaxrl" and words[3] == "128" and next(wholes):
             raise subprocess.TimeoutExpired("theirs", ppo_seeds.TIMEOUT)
+        return sorted(os.sched_getaffinity(0))
 
     asked = in_process(ppo_seeds, measure)
-    ours, default, theirs, ratio, _ = ppo_seeds.run(2, 0)
-    assert len(ours.values) == len(default.values) == 2
-    assert theirs.values == [3.0] and ratio.values == [1.0] and ratio.met is False
+    ours, default, theirs, ratio, _, halves, of_halves, _ = ppo_seeds.run(2, 0)
+    assert len(ours.values) == len(default.values) == len(halves.values) == len(of_halves.values) == 2
+    assert theirs.values == [3.0] and ratio.values == [1.0] and ratio.met is False and of_halves.met is None
     assert theirs.note == ratio.note == "1 of 2 did not end within 150 s"
+    seeds = [words[3] for words in asked["purejaxrl"]]
+    cores = min(2, os.cpu_count())
+    assert seeds == ["128", *[str(128 // cores)] * cores] * 2
     assert f"num_env_steps={asked['purejaxrl'][0][1]}" in asked["pgx.run"][0]
     assert f"seed=range(0,{asked['purejaxrl'][0][3]})" in asked["pgx.run"][0]
 

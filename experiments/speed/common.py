@@ -131,11 +131,12 @@ class Child(NamedTuple):
 
 @contextlib.contextmanager
 def on_cores(number: int):
-    """What begins within, child processes too, has so many of our cores."""
+    """What begins within, child processes too, has so many of our cores: these."""
     ours = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(ours)[-number:])
+    chosen = sorted(ours)[-number:]
+    os.sched_setaffinity(0, chosen)
     try:
-        yield
+        yield chosen
     finally:
         os.sched_setaffinity(0, ours)
 
