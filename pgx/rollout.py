@@ -147,7 +147,8 @@ class HostRollout:
         """Padded to the time limit, and with a `count` by empty episodes to `num_episodes`, so that no length of episode
         and no number of them compiles anything.
 
-        Raises RuntimeError if an episode goes on beyond its limit where another has to begin.
+        Raises RuntimeError if an episode goes on beyond its limit where another has to begin, or one of a group begins
+        where the others did not.
         """
         B = self.num_episodes if count is None else count
         play = partial(self._play, *jax.tree.flatten(policy))  # once, and not at every step
@@ -160,10 +161,16 @@ class HostRollout:
         return Episodes(*jax.device_put(tuple(arrays)), group_size=self.group_size)
 
     def _groups(self, play: Callable, key: PRNGKeyArray, number: int) -> Iterator[np.ndarray]:
-        """The arrays of the first fields of Episodes: so many groups, a few side by side, then the next few."""
+        """The arrays of the first fields of Episodes: so many groups, a few side by side, then the next few.
+
+        Raises RuntimeError if the environment does not begin again as it began with the same seed.
+        """
         lanes, G = self.env.num_lanes, self.group_size
         turns = [(jax.random.fold_in(key, first), min(lanes, number - first)) for first in range(0, number, lanes)]
         members = [[play(key, groups, piece=member) for key, groups in turns] for member in range(G)]
+        starts = [np.concatenate([obs[0] for obs, *_ in each]) for each in members]
+        if not all(np.array_equal(start, starts[0], equal_nan=True) for start in starts):
+            raise RuntimeError(f"{self.env.spec.id} begins elsewhere with the same seed: its episodes make no groups")
         for x, axis in enumerate(AXES):
             of_member = [np.concatenate([turn[x] for turn in each], axis) for each in members]
             array = np.stack(of_member, axis + 1)

@@ -121,6 +121,19 @@ def test_on_the_host_a_group_begins_with_the_same_seed(count):
     assert in_common(other, 6)["start"] and not in_common(other, G)["start"]
 
 
+class Unseeded(DriftsOnTheHost):
+    """It pays no heed to the seed."""
+
+    def reset(self, seed):
+        return super().reset(None)
+
+
+def test_an_environment_that_does_not_heed_its_seed_makes_no_groups():
+    """Episodes that begin anywhere would pass for a group, and nobody would see it."""
+    with pytest.raises(RuntimeError, match="Drifts-v0 begins elsewhere with the same seed"):
+        HostRollout(Unseeded(), 4, group_size=2)(POLICY, jax.random.key(0))
+
+
 def test_environments_of_gymnasium_begin_again_as_they_began():
     """Also where one random stream is for all lanes."""
     env = GymnasiumEnv("CartPole-v1", 2)
