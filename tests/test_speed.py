@@ -157,7 +157,7 @@ def test_seeds_that_do_not_end_in_time_are_reported(monkeypatch, tmp_path, in_pr
     ours, default, theirs, ratio, _, halves, of_halves, _ = ppo_seeds.run(2, 0)
     assert len(ours.values) == len(default.values) == len(halves.values) == len(of_halves.values) == 2
     assert theirs.values == [3.0] and ratio.values == [1.0] and ratio.met is False and of_halves.met is None
-    assert theirs.note == ratio.note == "1 of 2 did not end within 150 s"
+    assert theirs.note == ratio.note == f"1 of 2 did not end within {ppo_seeds.TIMEOUT:g} s"
     seeds = [words[3] for words in asked["purejaxrl"]]
     cores = min(2, os.cpu_count())
     assert seeds == ["128", *[str(128 // cores)] * cores] * 2

@@ -17,8 +17,8 @@ from experiments.speed import purejaxrl
 from experiments.speed.common import Figure, child, interleave, on_cores, ratios, skipped
 from experiments.speed.ppo import MINIBATCH, settings
 
-SEEDS, ENV_STEPS, CORES = 128, 100_000, 2
-RATIO, TIMEOUT = 2.0, 150.0
+SEEDS, ENV_STEPS, CORES = 128, 200_000, 2
+RATIO, TIMEOUT = 2.0, 180.0
 
 
 def run(repeat: int, seconds: float) -> list[Figure]:
