@@ -20,8 +20,9 @@ from experiments.speed import physics
 from pgx import build
 from pgx.config import check_overrides
 from pgx.envs import brax_source
-from pgx.envs.brax import PICTURE, BraxEnv, Task
+from pgx.envs.brax import BraxEnv, Task
 from pgx.envs.imports import without_warp
+from pgx.envs.stage import PICTURE
 from pgx.errors import ConfigError
 from pgx.loop import Limits
 from pgx.play import make_compiled
@@ -305,7 +306,7 @@ class Artist:
         self.data = data
 
     def render(self):
-        return [*self.data.qpos, *self.data.xpos[-1]]
+        return np.array([*self.data.qpos, *self.data.xpos[-1]])
 
 
 def test_a_task_is_drawn_as_it_stands_and_at_its_own_speed(monkeypatch):

@@ -17,9 +17,6 @@ from pgx.envs.quiet import mujoco_to_log
 from pgx.errors import ConfigError
 from pgx.spaces import Box
 
-PICTURE = (320, 480)
-"""Height and width, in pixels."""
-
 
 class BraxEnv(JittedEnv):
     """The task `id` on one of brax's four kinds of physics; by default the one that the task itself takes.
@@ -71,20 +68,13 @@ class BraxEnv(JittedEnv):
         return state, obs[-1], reward, ended
 
     def renderer(self):
-        import mujoco
+        from pgx.envs.stage import drawn_by_mujoco
 
         if self.spec.id in WITHOUT_PHYSICS:
             raise ConfigError("env.id", f"{self.spec.id} cannot be drawn: it has no physics", hint="pgx.evaluate needs none")
-        model = self.task.env.sys.mj_model
-        data, artist = mujoco.MjData(model), mujoco.Renderer(model, *PICTURE)
-
-        def draw(state):
-            data.qpos[:], data.qvel[:] = state.q, state.qd
-            mujoco.mj_forward(model, data)
-            artist.update_scene(data, camera=0 if model.ncam else -1)
-            return artist.render()
-
-        return draw, 1 / float(self.task.env.dt * self.action_repeat)
+        draw = drawn_by_mujoco(self.task.env.sys.mj_model)
+        picture = lambda state: draw(qpos=state.q, qvel=state.qd)
+        return picture, 1 / float(self.task.env.dt * self.action_repeat)
 
 
 class Task:

@@ -16,9 +16,6 @@ from pgx.envs.quiet import mujoco_to_log
 from pgx.errors import ConfigError, one_line
 from pgx.spaces import Box
 
-PICTURE = (320, 480)
-"""Height and width, in pixels."""
-
 
 class PlaygroundEnv(JittedEnv):
     """A task of MuJoCo Playground, without Brax and without Warp.
@@ -66,19 +63,11 @@ class PlaygroundEnv(JittedEnv):
         return state, _seen(state), reward, ended
 
     def renderer(self):
-        import mujoco
+        from pgx.envs.stage import drawn_by_mujoco
 
-        model, camera = self.task.mj_model, 0 if self.task.mj_model.ncam else -1
-        data, artist = mujoco.MjData(model), mujoco.Renderer(model, *PICTURE)
-
-        def draw(state):
-            for name in ("qpos", "qvel", "mocap_pos", "mocap_quat", "xfrc_applied"):
-                getattr(data, name)[:] = getattr(state.data, name)
-            mujoco.mj_forward(model, data)
-            artist.update_scene(data, camera=camera)
-            return artist.render()
-
-        return draw, 1 / (self.repeat * self.task.dt)
+        draw, names = drawn_by_mujoco(self.task.mj_model), ("qpos", "qvel", "mocap_pos", "mocap_quat", "xfrc_applied")
+        picture = lambda state: draw(**{name: getattr(state.data, name) for name in names})
+        return picture, 1 / (self.repeat * self.task.dt)
 
 
 # Both are traced once a task, wherever they are called: that takes seconds.

@@ -1,11 +1,17 @@
 """A compiled environment on the host, one step at a time, where somebody wants to see it."""
 
+from collections.abc import Callable
+from typing import Any
+
 import gymnasium
 import jax
 import numpy as np
 
 from pgx.envs.base import JittedEnv
 from pgx.spaces import Discrete
+
+PICTURE = (320, 480)
+"""Height and width of MuJoCo's pictures, in pixels."""
 
 
 class Stage(gymnasium.Env):
@@ -37,3 +43,20 @@ class Stage(gymnasium.Env):
 
     def render(self):
         return self._draw(jax.device_get(self._state))
+
+
+def drawn_by_mujoco(model: Any) -> Callable[..., np.ndarray]:
+    """A function from a state of this model, `qpos=…, qvel=…` and others by their names, to its picture from the model's
+    first camera."""
+    import mujoco
+
+    data, artist = mujoco.MjData(model), mujoco.Renderer(model, *PICTURE)
+
+    def draw(**state: np.ndarray) -> np.ndarray:
+        for name, x in state.items():
+            getattr(data, name)[:] = x
+        mujoco.mj_forward(model, data)
+        artist.update_scene(data, camera=0 if model.ncam else -1)
+        return artist.render()
+
+    return draw
