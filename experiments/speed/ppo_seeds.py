@@ -29,9 +29,9 @@ def run(repeat: int, seconds: float) -> list[Figure]:
 def _run(repeat: int, scratch: Path, cores: list[int]) -> list[Figure]:
     count = iter(range(10**6))
 
-    def ours(*settings: str) -> float:
+    def ours(*variant: str) -> float:
         n = next(count)
-        words = (*settings, f"num_env_steps={ENV_STEPS}", f"seed=range(0,{SEEDS})", f"hydra.sweep.dir={scratch}/{n}")
+        words = (*variant, f"num_env_steps={ENV_STEPS}", f"seed=range(0,{SEEDS})", f"hydra.sweep.dir={scratch}/{n}")
         return child("-m", "pgx.run", "-m", *words, cache=scratch / f"cache-{n}").seconds
 
     contenders = {
