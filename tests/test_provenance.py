@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pgx import backend
-from pgx.runs.provenance import environment, own_code, repository, stretches
+from pgx.runs.provenance import PACKAGES, environment, made_with, own_code, repository, stretches
 
 
 @pytest.fixture
@@ -132,3 +132,18 @@ def test_a_run_of_an_older_version_keeps_what_it_knew():
     made, changes = stretches({"git_commit": "a" * 40, "versions": {"jax": "1"}}, 5, now)
     assert made[0] == {"from_update": 1, "git_commit": "a" * 40, "versions": {"jax": "1"}} and made[1]["from_update"] == 6
     assert changes == [f"git_commit {'a' * 12} → {'b' * 12}", "jax 1 → 2"]
+
+
+@pytest.mark.parametrize(
+    ("target", "id", "has"),
+    [
+        ("pgx.envs.gymnasium.GymnasiumEnv", "HalfCheetah-v5", {"mujoco"}),
+        ("pgx.envs.gymnasium.GymnasiumEnv", "CartPole-v1", set()),
+        ("pgx.envs.gymnax.GymnaxEnv", "Pendulum-v1", set()),
+        ("pgx.envs.playground.PlaygroundEnv", "CheetahRun", {"playground", "mujoco", "mujoco-mjx"}),
+    ],
+)
+def test_the_version_of_what_moves_an_environment_is_kept(target, id, has):
+    """A robot's returns are those of a version of MuJoCo."""
+    found = made_with({"env": {"_target_": target, "id": id}}, "cpu")["versions"]
+    assert found.keys() - set(PACKAGES) == has

@@ -14,7 +14,6 @@ import optuna
 import pytest
 import sweeps
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from program import finish, ledger, pgx, start, summary
@@ -24,7 +23,7 @@ from analysis.statistics.aggregates import Bootstrap, interval, iqm
 from pgx.errors import ConfigError
 from pgx.sweep import study as studies
 from pgx.sweep import trials
-from pgx.sweep.space import space_of, words_of
+from pgx.sweep.space import space_of
 
 RATE = "optimiser.learning_rate=tag(log,interval(1e-4,1e-1))"
 TUNE = ("-m", "hydra/sweeper=optuna", "+variant=vanilla", "num_updates=8", "hydra.sweep.dir=s")
@@ -67,10 +66,6 @@ def of_optuna(folder):
     """The study, as everybody's Optuna reads it."""
     storage = JournalStorage(JournalFileBackend(str(folder / "optuna.log")))
     return optuna.load_study(study_name=None, storage=storage).trials
-
-
-def space(*words):
-    return space_of(OverridesParser.create().parse_overrides(list(words)))
 
 
 # A trial
@@ -209,7 +204,8 @@ def test_killed_at_any_write_it_ends_with_the_same_trials_and_runs_nothing_twice
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_a_trial_depends_on_those_before_it_and_on_nothing_else(sampler, tmp_path):
     """Also where the sampler has begun to learn (after ten), beside trials of its batch that have not ended."""
-    distributions = space(RATE, "gamma=0.9,0.99", "policy.depth=int(interval(1,5))").distributions
+    words = [RATE, "gamma=0.9,0.99", "policy.depth=int(interval(1,5))"]
+    distributions = space_of(OverridesParser.create().parse_overrides(words)).distributions
 
     def trial_15(folder, together):
         with studies.opened(folder, {}) as study:
@@ -343,31 +339,6 @@ def test_a_damaged_file_of_trials_is_no_obstacle_and_of_many_the_best_are_shown(
 # The search space
 
 
-def test_the_space_is_written_as_hydra_writes_it():
-    found = space(
-        "+variant=ppo,gae", "gamma=interval(0,1)", "optimiser.b1=tag(log,interval(0.1,0.9))", "policy.depth=int(interval(1,3))",
-        "policy.width=tag(log,range(16,129))", "critic.passes=range(1,9,2)", "optimiser.eps=range(0.1,0.5,0.1)",
-        "policy.activation=choice(relu,tanh)", "whiten=true", "env.bound=clip,tanh", "critic.clip=null,0.2",
-    )  # fmt: skip
-    assert found.fixed == {"whiten": "whiten=true"}
-    assert found.distributions == {
-        "+variant": CategoricalDistribution(["ppo", "gae"]),
-        "gamma": FloatDistribution(0.0, 1.0),
-        "optimiser.b1": FloatDistribution(0.1, 0.9, log=True),
-        "policy.depth": IntDistribution(1, 3),
-        "policy.width": IntDistribution(16, 128, log=True),
-        "critic.passes": IntDistribution(1, 7, step=2),
-        "optimiser.eps": FloatDistribution(0.1, 0.4, step=0.1),
-        "policy.activation": CategoricalDistribution(["relu", "tanh"]),
-        "env.bound": CategoricalDistribution(["clip", "tanh"]),
-        "critic.clip": CategoricalDistribution(["null", "0.2"]),
-    }
-    words = words_of(found, {"+variant": "gae", "gamma": 0.25}, seed=3, whiten="false")
-    assert words == ["+variant=gae", "gamma=0.25", "seed=3", "whiten=false"]
-    probed = {key: {corner[key] for corner in found.corners} for key in found.distributions}
-    assert probed["+variant"] == {"ppo", "gae"} and {0.0, 1.0} < probed["gamma"] and probed["policy.depth"] == {1, 3}
-
-
 def test_the_space_may_stand_in_a_file(command, tmp_path):
     (tmp_path / "mine/experiment").mkdir(parents=True)
     (tmp_path / "mine/experiment/tune.yaml").write_text(
@@ -379,29 +350,6 @@ def test_the_space_may_stand_in_a_file(command, tmp_path):
     assert (code, err) == (0, "") and len(Trainer.ran) == 2
     [trial] = tuned(tmp_path / "s")["trials"]
     assert [x.partition("=")[0] for x in trial["chosen"]] == ["gamma", "whiten"] and [*trial["of_seeds"]] == ["4", "7"]
-
-
-@pytest.mark.parametrize(
-    ("word", "says"),
-    [
-        ("seed=0,1", "seed: is not chosen: every trial has the same ones; allowed: hydra.sweeper.seeds=5"),
-        ("num_updates=1,2", "num_updates: is not chosen"),
-        ("tracker=none,wandb", "tracker: is not chosen"),
-        ("env=cartpole,acrobot", "env: is not chosen: returns of different tasks cannot be compared"),
-        ("evaluate_every=1,2", "evaluate_every: is not chosen"),
-        ("gamma=tag(log,interval(0,1))", "gamma: tag(log,interval(0,1)) has no logarithm at 0.0"),
-        ("gamma=tag(log,range(0.1,0.5,0.1))", "a logarithmic range has no step"),
-        ("gamma=tag(log,choice(0.1,0.2))", "choices have no order"),
-        ("gamma=tag(fast,interval(0,1))", "fast is no tag of a search space; allowed: log"),
-        ("gamma=interval(1,0)", "gamma: interval(1,0) is empty"),
-        ("gamma=range(1,1)", "gamma: range(1,1) is empty"),
-        ("gamma=shuffle(range(1,5))", "the sampler decides the order"),
-    ],
-)
-def test_what_cannot_be_chosen_is_refused(word, says):
-    with pytest.raises(ConfigError) as error:
-        space(word)
-    assert says in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -214,11 +214,21 @@ def _leaves(space: Any) -> Iterator[Any]:
 
 def tell_mujoco_where(id: str) -> None:
     """… to put its warnings, if the environment is one of MuJoCo's."""
+    if _of_mujoco(id) and find_spec("mujoco"):
+        mujoco_to_log()
+
+
+def packages(env: dict[str, Any]) -> tuple[str, ...]:
+    """The distributions, beside those of every run, whose versions decide what this environment does."""
+    of_gymnasium = parts.derives(env["_target_"], "pgx.envs.gymnasium.GymnasiumEnv")
+    return ("mujoco",) if of_gymnasium and _of_mujoco(env["id"]) else parts.declared(env["_target_"], "packages", ())
+
+
+def _of_mujoco(id: str) -> bool:
     import gymnasium
 
     declared = gymnasium.registry.get(id)
-    if declared is not None and "mujoco" in str(declared.entry_point) and find_spec("mujoco"):
-        mujoco_to_log()
+    return declared is not None and "mujoco" in str(declared.entry_point)
 
 
 def _ends_are_finite(id: str, actions: Any) -> bool | None:

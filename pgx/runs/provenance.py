@@ -12,7 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pgx import backend, parts
+from pgx import backend
+from pgx.envs.checks import packages
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "gymnax", "numpy", "orbax-checkpoint", "wandb")
@@ -26,7 +27,7 @@ def made_with(config: dict[str, Any], device: str) -> dict[str, Any]:
     """The provenance of this process, once the run's parts are built."""
     return repository() | {
         "own_code": own_code(config),
-        "versions": versions(config["env"]["_target_"]),
+        "versions": versions(packages(config["env"])),
         "device": device,
         "matmul_precision": backend.PINNED["jax_default_matmul_precision"],
         "environment": environment(),
@@ -34,9 +35,9 @@ def made_with(config: dict[str, Any], device: str) -> dict[str, Any]:
 
 
 @cache
-def versions(env: str) -> dict[str, str]:
-    """Of the packages that every run is made with, and of those that this environment says it is made of (`packages`)."""
-    return {name: metadata.version(name) for name in (*PACKAGES, *parts.declared(env, "packages", ()))}
+def versions(more: tuple[str, ...] = ()) -> dict[str, str]:
+    """Of the packages that every run is made with, and of those that its environment is made of."""
+    return {name: metadata.version(name) for name in (*PACKAGES, *more)}
 
 
 def stretches(before: dict[str, Any] | None, update: int, now: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
