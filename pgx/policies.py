@@ -233,7 +233,7 @@ class MLPPolicy(eqx.Module):
         if state_dependent_std:
             last = eqx.tree_at(lambda layer: layer.bias, last, last.bias.at[actions.size :].add(rho))
         else:
-            self.rho = jnp.full(actions.size, rho)
+            self.rho = jnp.full(actions.size, rho, jnp.float32)
         self.network = eqx.tree_at(lambda network: network.layers[-1], network, last)
 
     def __call__(self, obs: Float[Array, "O N"], matmul: Callable = jnp.matmul) -> Distribution:

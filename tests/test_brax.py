@@ -332,5 +332,6 @@ def test_speed_is_a_share_of_brax_alone(monkeypatch):
     monkeypatch.setattr(physics, "SETTINGS", (*BRAX, "env.id=fast", "episodes_per_update=2", *tiny))
     monkeypatch.setattr(physics, "ON_HOST", (*physics.ON_HOST, *tiny))
     monkeypatch.setattr(physics, "random_actions", lambda step, began: 1.0)
-    ours, alone, _, _, share, *_ = physics.run(1, 0)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as outside of tests
+        ours, alone, _, _, share, *_ = physics.run(1, 0)
     assert share.values == [ours.values[0] / alone.values[0]] and share.at_least == 0.85

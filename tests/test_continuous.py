@@ -9,7 +9,7 @@ from program import checked, rows, train_here
 from pgx import build
 from pgx.loop import Limits
 from pgx.policies import ClippedGaussian, Gaussian
-from pgx.runners import PackRunner
+from pgx.runners import PackRunner, signature
 
 PENDULUM = ("env=pendulum", "+env.params.max_steps_in_episode=20", "diagnose_every=4")
 VARIANTS = ("vanilla", "reward_to_go", "baseline", "gae", "leave_one_out")
@@ -23,6 +23,12 @@ def parts(*overrides: str):
 
 def bits(chunk) -> list[bytes]:
     return [np.asarray(x).tobytes() for x in jax.tree.leaves((chunk.rows, chunk.state))]
+
+
+def test_a_run_compiles_for_the_state_that_it_begins_with():
+    """It compiles for a skeleton: were the types of a fresh state others, a notebook would compile the program once more."""
+    config, env, algorithm, state, _ = parts("+variant=ppo")
+    assert signature(state) == signature(build.skeleton(config, env, algorithm))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
