@@ -23,13 +23,14 @@ def run(repeat: int, seconds: float) -> list[Figure]:
     import gymnasium
 
     parts = assemble(*SETTINGS)
-    throughput(parts.runner, parts.untrained, 1)
+    one_update = _one_update(parts.runner)
+    throughput(one_update, parts.untrained, 1)
     on_host = assemble(*ON_HOST)
     throughput(on_host.runner, on_host.untrained, 1)
     cheetahs = gymnasium.make_vec(ID, HOST_LANES, vectorization_mode="sync")
     alone = f"random actions, brax, {LANES} lanes"
     contenders = {
-        ours: lambda: throughput(_one_update(parts.runner), parts.untrained, 1).steps_per_second,
+        ours: lambda: throughput(one_update, parts.untrained, 1).steps_per_second,
         alone: stepped_alone(parts.env.spec.max_steps),
         f"pgx gae 64×64 on the host's MuJoCo, {HOST_LANES} lanes": lambda: (
             throughput(on_host.runner, on_host.untrained, 1).steps_per_second
@@ -58,9 +59,11 @@ def stepped_alone(steps: int) -> Callable[[], float]:
     import jax
     from brax import envs
 
+    from pgx.envs.imports import without_warp
     from pgx.runners import compiler_options
 
-    env = envs.get_environment(TASK, backend="spring")
+    with without_warp():
+        env = envs.get_environment(TASK, backend="spring")
     began = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), LANES))
 
     def step(state, key):
