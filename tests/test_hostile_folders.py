@@ -172,7 +172,8 @@ def test_a_part_that_cannot_be_made_is_said_in_one_line(here, capsys):
         ),
         (
             "critic._target_=pgx.critics.Nothing",
-            "allowed: pgx.critics.LeaveOneOut, pgx.critics.NoCritic, pgx.critics.ValueNetwork;",
+            "allowed: pgx.critics.GroupMean, pgx.critics.GroupStandardised, pgx.critics.LeaveOneOut, "
+            "pgx.critics.MaxRL, pgx.critics.NoCritic, pgx.critics.ValueNetwork;",
         ),
         ("+env.kwargs.x._target_=os.system env=gymnasium_cartpole", "env.kwargs.x._target_: 'os.system' is not declared"),
         ("+env.kwargs.x=[{_target_:os.system}] env=gymnasium_cartpole", "env.kwargs.x._target_: 'os.system' is not declared"),

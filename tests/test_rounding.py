@@ -82,8 +82,8 @@ def test_ratios_of_nothing_are_not_numbers():
     varied = same + jnp.broadcast_to(jnp.arange(B, dtype=jnp.float32), (T, B))
     assert float(explained_variance(varied, varied, MASK)) == 1.0
     for norm, spread in ((0.0, 0.0), (3.0, 1e-13), (3.0, 0.0)):
-        assert np.isnan(gradient_quality(jnp.float32(norm), jnp.float32(spread), 10)["grad_snr"])
-    assert float(gradient_quality(jnp.float32(3.0), jnp.float32(1e-3), 10)["grad_snr"]) > 1e4
+        assert np.isnan(gradient_quality(jnp.float32(norm), jnp.float32(spread), 10, None)["grad_snr"])
+    assert float(gradient_quality(jnp.float32(3.0), jnp.float32(1e-3), 10, None)["grad_snr"]) > 1e4
 
 
 def test_what_is_not_finite_is_equal_to_nothing():
