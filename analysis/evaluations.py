@@ -45,13 +45,14 @@ def scores_of(evaluated: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
 def method(evaluated: pd.DataFrame) -> str:
     """A sentence about how the episodes were played."""
-    how = []
-    how.append(_one_or_range(evaluated["episodes"]) + " fresh episodes a run")
-    how.append("with the most probable action" if evaluated["greedy"].all() else "with the policy's own noise")
-    how.append("of the best checkpoint" if evaluated["best"].all() else "of the newest checkpoint")
-    seeds = evaluated["seed"].dropna().unique()
-    how.append(f"the same for all runs (seed {seeds[0]:.0f})" if len(seeds) == 1 and evaluated["seed"].notna().all()
-               else "each run's own")  # fmt: skip
+    seeds = evaluated["seed"]
+    same = seeds.notna().all() and seeds.nunique() == 1
+    how = [
+        f"{_one_or_range(evaluated['episodes'])} fresh episodes a run",
+        "with the most probable action" if evaluated["greedy"].all() else "with the policy's own noise",
+        "of the best checkpoint" if evaluated["best"].all() else "of the newest checkpoint",
+        f"the same for all runs (seed {seeds.iloc[0]:.0f})" if same else "each run's own",
+    ]
     return ", ".join(how)
 
 

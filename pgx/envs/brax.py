@@ -1,8 +1,6 @@
 """Tasks of brax: physics that compiles."""
 
-import contextlib
 import json
-from collections.abc import Iterator
 from functools import cache
 from typing import Any, ClassVar
 
@@ -13,6 +11,7 @@ import jax.numpy as jnp
 from pgx.envs.base import EnvSpec, JittedEnv
 from pgx.envs.brax_source import WITHOUT_PHYSICS
 from pgx.envs.imports import without_warp
+from pgx.envs.physics import as_others_write, held, strongly_typed
 from pgx.envs.quiet import mujoco_to_log
 from pgx.errors import ConfigError
 from pgx.spaces import Box
@@ -58,14 +57,7 @@ class BraxEnv(JittedEnv):
         return self.task.reset(key)
 
     def step(self, key, state, action):
-        def once(so_far, _):
-            state, total, ended = so_far
-            state, obs, reward, ends = self.task.step(state, action)
-            return (state, total + jnp.where(ended, 0.0, reward), ended | ends), obs
-
-        start = state, jnp.zeros(()), jnp.array(False)
-        (state, reward, ended), obs = jax.lax.scan(once, start, length=self.action_repeat)
-        return state, obs[-1], reward, ended
+        return held(lambda state: self.task.step(state, action), state, self.action_repeat)
 
     def renderer(self):
         from pgx.envs.stage import drawn_by_mujoco
@@ -91,30 +83,18 @@ class Task:
         self.reset, self.step = jax.jit(self._reset, inline=True), jax.jit(self._step, inline=True)
 
     def _reset(self, key):
-        with _as_brax_is_written():
+        with as_others_write():
             state = self.env.reset(key)
-        return _strong((state.pipeline_state, state.obs))
+        return strongly_typed((state.pipeline_state, state.obs))
 
     def _step(self, physics, action):
         nothing = jnp.zeros(())
-        with _as_brax_is_written():
+        with as_others_write():
             state = self.env.step(self._state(physics, None, nothing, nothing), action)
-        physics, obs, reward = _strong((state.pipeline_state, state.obs, jnp.asarray(state.reward)))
+        physics, obs, reward = strongly_typed((state.pipeline_state, state.obs, jnp.asarray(state.reward)))
         return physics, obs, reward, jnp.asarray(state.done) > 0.5
 
 
 @cache  # one object a task: what is compiled for it serves the next run of the process, too
 def _load(id: str, arguments: str) -> Task:
     return Task(id, json.loads(arguments))
-
-
-def _strong(tree):
-    """With types of their own: what a Python number has made would be traced a second time in a loop."""
-    return jax.tree.map(lambda x: x.astype(x.dtype), tree)
-
-
-@contextlib.contextmanager
-def _as_brax_is_written() -> Iterator[None]:
-    """It mixes types and ranks, also where jax is told to refuse."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield

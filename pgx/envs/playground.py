@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from pgx.envs.base import EnvSpec, JittedEnv
 from pgx.envs.imports import module_of, without_warp
+from pgx.envs.physics import as_others_write, held, strongly_typed
 from pgx.envs.playground_source import IMPLEMENTATION, INSTALL, check, suites
 from pgx.envs.quiet import mujoco_to_log
 from pgx.errors import ConfigError, one_line
@@ -52,14 +53,13 @@ class PlaygroundEnv(JittedEnv):
         )
 
     def reset(self, key):
-        # MJX adds integers to floats and vectors to matrices, even where jax is told to refuse
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        with as_others_write():
             state = _reset(self.task, key)
         return state, _seen(state)
 
     def step(self, key, state, action):
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            state, reward, ended = _step(self.task, self.repeat, state, action)
+        with as_others_write():
+            state, _, reward, ended = _step(self.task, self.repeat, state, action)
         return state, _seen(state), reward, ended
 
     def renderer(self):
@@ -75,23 +75,16 @@ class PlaygroundEnv(JittedEnv):
 
 @partial(jax.jit, static_argnums=0, inline=True)
 def _reset(task, key):
-    return jax.tree.map(_strongly_typed, task.reset(key))
+    return strongly_typed(task.reset(key))
 
 
 @partial(jax.jit, static_argnums=(0, 1), inline=True)
 def _step(task, repeat, state, action):
-    def once(so_far, _):
-        state, total, ended = so_far
-        state = jax.tree.map(_strongly_typed, task.step(state, action))
-        return (state, total + jnp.where(ended, 0.0, state.reward), ended | (state.done > 0)), None
+    def once(state):
+        state = strongly_typed(task.step(state, action))
+        return state, None, state.reward, state.done > 0
 
-    start = state, jnp.float32(0), jnp.asarray(False)
-    return jax.lax.scan(once, start, length=repeat)[0]
-
-
-def _strongly_typed(x):
-    """A loop whose state changes its type is traced twice."""
-    return jnp.asarray(x, jnp.result_type(x))
+    return held(once, state, repeat)
 
 
 def _seen(state):
